@@ -1,0 +1,314 @@
+"""Where a run's progress is kept: in memory, or on disk with Orbax. The only Orbax import.
+
+On disk a checkpoint is Orbax's tree of the state plus, in its metadata, the names and checksums of
+the immutable history parts that belong to it. A part counts only once a checkpoint names it, so a
+run killed at any moment resumes from the last commit.
+"""
+
+import hashlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from collapse_jax.recording import Totals
+
+Record = Mapping[str, Any]
+
+
+class CheckpointError(RuntimeError):
+    """A run's saved progress cannot be read or written; the message names the path."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint read back."""
+
+    position: dict[str, Any]  # what `commit` was given
+    tree: Any  # NumPy arrays in the structure asked for
+
+
+class MemoryStore:
+    """Keeps the records of a run that is not to be resumed."""
+
+    def __init__(self) -> None:
+        """An empty store."""
+        self._parts: list[tuple[int, int, Record]] = []
+
+    def append(self, start: int, stop: int, record: Record) -> None:
+        """Adds the record of generations [start, stop)."""
+        self._parts.append((start, stop, record))
+
+    def commit(self, position: Mapping[str, Any], tree: Callable[[], Any]) -> None:
+        """Nothing to make durable."""
+
+    def restore(self, abstract: Callable[[Mapping[str, Any]], Any]) -> Restored | None:
+        """Nothing is ever there."""
+        del abstract
+        return None
+
+    def parts(self) -> list[tuple[int, int, Record]]:
+        """All records, in order."""
+        return self._parts
+
+    def close(self) -> None:
+        """Nothing to wait for."""
+
+    def abandon(self) -> None:
+        """Nothing to leave behind."""
+
+
+class DiskStore:
+    """Durable records and states of one cohort of chains under a directory."""
+
+    def __init__(self, directory: epath.Path, keep: int = 2) -> None:
+        """Opens (or creates) the store; `keep` is how many checkpoints stay."""
+        import orbax.checkpoint.experimental.v1 as ocp
+
+        self._directory = directory
+        self._history = directory / "history"
+        self._log = directory / "committed"
+        self._history.mkdir(parents=True, exist_ok=True)
+        self._listed: list[dict[str, Any]] = []
+        self._pending: Any = None
+        self._step = -1
+        policies = ocp.training
+        self._orbax = policies.Checkpointer(
+            os.fspath(directory / "states"),
+            # The default policy skips a save while another is running.
+            save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=policies.preservation_policies.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def append(self, start: int, stop: int, record: Record) -> None:
+        """Writes the record of generations [start, stop) to a part of its own, durably."""
+        name = f"{start:08d}-{stop:08d}.npz"
+        path = self._history / name
+        with _explained(path):
+            digest = _write_durably(path, record)
+        self._listed.append({"start": start, "stop": stop, "file": name, "sha256": digest})
+
+    def commit(self, position: Mapping[str, Any], tree: Callable[[], Any]) -> None:
+        """Saves the state that follows all parts so far; returns while it is being written."""
+        leaves = [_host(leaf) for leaf in jax.tree.leaves(tree())]
+        named = {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}
+        metadata = {
+            "position": dict(position),
+            "parts": list(self._listed),
+            "sha256": _digest(leaves),
+        }
+        path = self._directory / "states"
+        self._wait()
+        self._step += 1
+        with _explained(path):
+            response = self._orbax.save_async(
+                self._step, named or {"empty": np.zeros(1)}, custom_metadata=metadata
+            )
+        self._pending = (response, self._step)
+
+    def restore(self, abstract: Callable[[Mapping[str, Any]], Any]) -> Restored | None:
+        """The newest intact checkpoint, or None if none was ever committed.
+
+        Args:
+          abstract: position -> pytree of shapes and dtypes that was saved there.
+
+        Raises:
+          CheckpointError: if checkpoints were committed but none can be read.
+        """
+        found = sorted((m.step for m in self._orbax.checkpoints), reverse=True)
+        promised = self._committed()
+        present = {p.name for p in (self._directory / "states").iterdir() if p.name.isdigit()}
+        troubles = []
+        newest = max([*promised[-1:], *map(int, present)], default=-1)
+        for step in range(newest, max(found, default=-1), -1):
+            troubles.append(f"{self._directory / 'states' / str(step)}: missing or incomplete")
+        for step in found:
+            try:
+                restored = self._read(step, abstract)
+            except Exception as error:
+                first_line = (str(error).splitlines() or [type(error).__name__])[0]
+                troubles.append(f"{self._directory / 'states' / str(step)}: {first_line}")
+                continue
+            for trouble in troubles:
+                warnings.warn(
+                    f"checkpoint skipped, going back to the one before: {trouble}", stacklevel=2
+                )
+            self._step = newest if newest > step else step
+            self._forget_after(step)
+            return restored
+        if troubles:
+            raise CheckpointError(
+                "no checkpoint can be read, and starting over would lose the run: "
+                + "; ".join(troubles)
+            )
+        self._drop_unlisted()
+        return None
+
+    def parts(self) -> list[tuple[int, int, Record]]:
+        """All records, in order, read from disk."""
+        return [
+            (part["start"], part["stop"], _read_part(self._history / part["file"]))
+            for part in self._listed
+        ]
+
+    def close(self) -> None:
+        """Waits for what is being written; its failure is raised here."""
+        self._wait()
+        self._orbax.close()
+
+    def abandon(self) -> None:
+        """Closes on the way out of another error, which is the one to be reported."""
+        try:
+            self.close()
+        except Exception as error:
+            warnings.warn(f"while closing {self._directory}: {error}", stacklevel=2)
+
+    def _read(self, step: int, abstract: Callable[[Mapping[str, Any]], Any]) -> Restored:
+        metadata = self._orbax.metadata(step).custom_metadata
+        if not metadata:
+            raise CheckpointError("its metadata cannot be read")
+        for part in metadata["parts"]:
+            path = self._history / part["file"]
+            if not path.exists():
+                raise CheckpointError(f"{path} is missing")
+            if hashlib.sha256(path.read_bytes()).hexdigest() != part["sha256"]:
+                raise CheckpointError(f"{path} is damaged")
+        wanted = abstract(metadata["position"])
+        leaves, structure = jax.tree.flatten(wanted)
+        loaded = self._orbax.load(step)
+        arrays = [np.asarray(loaded[f"{i:04d}"]) for i in range(len(leaves))]
+        if _digest(arrays) != metadata["sha256"]:
+            raise CheckpointError("its arrays are damaged")
+        for array, leaf in zip(arrays, leaves, strict=True):
+            if array.shape != _data_shape(leaf):
+                raise CheckpointError(f"expected shape {_data_shape(leaf)}, found {array.shape}")
+        self._listed = list(metadata["parts"])
+        restored = [_unhost(array, leaf) for array, leaf in zip(arrays, leaves, strict=True)]
+        return Restored(metadata["position"], jax.tree.unflatten(structure, restored))
+
+    def _wait(self) -> None:
+        if self._pending is None:
+            return
+        (response, step), self._pending = self._pending, None
+        path = self._directory / "states" / str(step)
+        with _explained(path):
+            saved = response.result()
+        if saved is False:
+            raise CheckpointError(f"Orbax skipped the save of {path}")
+        with _explained(self._log), (self._log).open("a") as file:
+            file.write(f"{step}\n")
+
+    def _committed(self) -> list[int]:
+        if not self._log.exists():
+            return []
+        return [int(line) for line in self._log.read_text().split()]
+
+    def _forget_after(self, step: int) -> None:
+        """Removes broken later checkpoints and uncommitted parts, so their names are free."""
+        for path in (self._directory / "states").iterdir():
+            if path.name.isdigit() and int(path.name) > step:
+                shutil.rmtree(path)
+        self._orbax.reload()
+        self._step = step
+        self._log.write_text("".join(f"{s}\n" for s in self._committed() if s <= step))
+        self._drop_unlisted()
+
+    def _drop_unlisted(self) -> None:
+        known = {part["file"] for part in self._listed}
+        for path in self._history.iterdir():
+            if path.name not in known:
+                path.unlink()
+
+
+class _explained:
+    """Turns failures to write into one line that names the path and the cause."""
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, CheckpointError | KeyboardInterrupt):
+            return
+        text = str(error)
+        full = isinstance(error, OSError) and error.errno == 28 or "No space left" in text
+        reason = "no space left on the device" if full else (text.splitlines() or [repr(error)])[0]
+        raise CheckpointError(
+            f"cannot write {self._path}: {reason}; earlier checkpoints are intact"
+        ) from error
+
+
+def _host(leaf: Any) -> np.ndarray:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def _data_shape(leaf: Any) -> tuple[int, ...]:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.eval_shape(jax.random.key_data, leaf).shape
+    return tuple(leaf.shape)
+
+
+def _unhost(array: np.ndarray, leaf: Any) -> Any:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+    return array
+
+
+def _digest(leaves: list[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for leaf in leaves:
+        digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()
+
+
+def _write_durably(path: epath.Path, record: Record) -> str:
+    """Writes flattened arrays as .npz, flushed to the device; the SHA-256 of the file."""
+    temporary = path.parent / f"{path.name}.tmp"
+    flat = flatten_record(record)
+    with temporary.open("wb") as file:
+        np.savez(file, **flat)
+        file.flush()
+        if hasattr(file, "fileno"):
+            os.fsync(file.fileno())
+    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    temporary.rename(path)
+    return digest
+
+
+def _read_part(path: epath.Path) -> Record:
+    with path.open("rb") as file, np.load(file) as arrays:
+        return unflatten_record({name: arrays[name] for name in arrays.files})
+
+
+def flatten_record(record: Record) -> dict[str, np.ndarray]:
+    """{metric: array or NamedTuple of arrays} to {"metric" or "metric/field": array}."""
+    flat: dict[str, np.ndarray] = {}
+    for name, value in record.items():
+        if hasattr(value, "_asdict"):
+            flat |= {f"{name}/{field}": np.asarray(x) for field, x in value._asdict().items()}
+        else:
+            flat[name] = np.asarray(value)
+    return flat
+
+
+def unflatten_record(flat: Mapping[str, np.ndarray]) -> Record:
+    """The inverse of `flatten_record`."""
+    record: dict[str, Any] = {}
+    grouped: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in flat.items():
+        name, _, field = key.partition("/")
+        if field:
+            grouped.setdefault(name, {})[field] = array
+        else:
+            record[name] = array
+    return record | {name: Totals(**fields) for name, fields in grouped.items()}

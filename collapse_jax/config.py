@@ -1,0 +1,125 @@
+"""Frozen configs, their validation, and the absl flags made from their fields."""
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PRNGS = ("philox4x32", "threefry2x32", "threefry4x32")
+KEEPS = ("auto", "chains", "summary")
+
+
+def setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
+    """A dataclass field that becomes a flag with this help text."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": tuple(choices)})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """How a run is carried out; see each field's help."""
+
+    chains: int = setting(1000, "Number of independent chains.")
+    generations: int = setting(100, "Number of fits per chain, generation 0 included.")
+    seed: int = setting(0, "Seed of all random numbers.")
+    workdir: str | None = setting(
+        None, "Where to save and resume (a local path or gs://...); none: keep in memory."
+    )
+    checkpoint_every: int = setting(50, "Generations between checkpoints.")
+    checkpoint_seconds: float = setting(
+        600.0, "Seconds between checkpoints inside one generation of a long fit."
+    )
+    keep_checkpoints: int = setting(2, "Checkpoints to keep.")
+    chains_per_batch: int = setting(
+        0, "Chains compiled into one program; part of the result's identity; 0: chosen by size."
+    )
+    keep: str = setting(
+        "auto", "Keep every chain's history, or summaries (auto: above 1 GB).", KEEPS
+    )
+    prng: str = setting("philox4x32", "Random number generator.", PRNGS)
+
+    def __post_init__(self) -> None:
+        """Refuses values outside their range."""
+        for name in ("chains", "generations", "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.chains_per_batch < 0:
+            raise ValueError(f"chains_per_batch: expected 0 or more, got {self.chains_per_batch}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed: expected an integer in [0, 2^32), got {self.seed}")
+        check_choice("keep", self.keep, KEEPS)
+        if self.prng in ("rbg", "unsafe_rbg"):
+            raise ValueError(
+                f"prng: {self.prng} is refused, since its batched draws depend on the batch;"
+                f" expected one of {', '.join(PRNGS)}"
+            )
+        if self.prng == "philox2x32":
+            raise ValueError(
+                "prng: philox2x32 is refused, since its 32-bit keys collide between chains;"
+                f" expected one of {', '.join(PRNGS)}"
+            )
+        check_choice("prng", self.prng, PRNGS)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses a value that is not among the choices, by name."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of everything that changes results, as canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """One entry "field: was ..., now ..." for each leaf in which two JSON trees differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for key in sorted({*old, *new}):
+            inner = f"{path}.{key}" if path else key
+            found += differences(old.get(key), new.get(key), inner)
+        return found
+    return [] if old == new else [f"{path}: was {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def define_flags(config: type) -> None:
+    """Defines one absl flag for each field of a config dataclass."""
+    from absl import flags
+
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind, text = _plain(hints[field.name]), field.metadata["help"]
+        choices = field.metadata["choices"]
+        if choices:
+            # A plain string: absl's own enum error is not one line that names what came.
+            text = f"{text} One of {', '.join(choices)}."
+        define = {
+            bool: flags.DEFINE_bool,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            str: flags.DEFINE_string,
+        }[kind]
+        define(field.name, field.default, text)
+
+
+def from_flags(config: type) -> Any:
+    """A config from the values of the flags that `define_flags` made."""
+    from absl import flags
+
+    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config)}
+    return config(**values)
+
+
+def _plain(hint: Any) -> type:
+    """The type behind `X | None`."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint

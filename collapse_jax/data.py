@@ -1,0 +1,226 @@
+r"""Text corpora as word counts: found on disk, verified, and loaded without JAX or the network.
+
+Three kinds of corpus, by name:
+
+* ``wikitext-2``: the training split of WikiText-2 (Merity et al. 2016, arXiv:1609.07843; CC BY-SA),
+  36,718 rows. Words are what whitespace separates, plus one ``<eos>`` for each row: 2,051,910 +
+  36,718 = 2,088,628 words of 33,277 + 1 = 33,278 types, the figures the paper gives. The file is
+  never downloaded from here; the rows of Hugging Face's ``Salesforce/wikitext`` (configuration
+  ``wikitext-2-v1``, split ``train``) give it back with
+  ``"".join(text or " \n" for text in rows)``.
+* ``pydoc-topics``: the language reference that ships inside Python, always at hand. Words are
+  lower-cased runs of letters and inner apostrophes. The text differs between Python versions, so
+  the title carries the version and the start of the checksum.
+* any other name is the path of a UTF-8 text file, plain, ``.gz`` or ``.xz``. Words are what
+  whitespace separates, as they stand.
+"""
+
+import gzip
+import hashlib
+import lzma
+import os
+import platform
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+WIKITEXT_2 = "wikitext-2"
+PYDOC_TOPICS = "pydoc-topics"
+OTHER = "<other>"
+ENVIRONMENT_VARIABLE = "COLLAPSE_JAX_DATA"
+
+SHA256 = {  # of the published file, decompressed
+    WIKITEXT_2: "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+}
+
+_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+}
+
+
+class Corpus(NamedTuple):
+    """A text as the number of times each word occurs in it.
+
+    Axis names: ``word`` indexes word types, most frequent first, ties in alphabetical order. The
+    pool of rare words, if there is one, comes last whatever its count.
+    """
+
+    name: str
+    title: str  # for plots and reports
+    words: tuple[str, ...]  # [word]
+    counts: np.ndarray  # i64[word]
+    sha256: str  # of the raw bytes, decompressed
+
+
+def data_dir(override: str | os.PathLike[str] | None = None) -> Path:
+    """The directory that holds downloaded corpora; it need not exist.
+
+    Args:
+        override: the value of ``--data_dir``, if the user gave one.
+
+    Returns:
+        ``override``, else ``$COLLAPSE_JAX_DATA``, else ``collapse_jax`` in the user's cache
+        directory (``$XDG_CACHE_HOME`` or ``~/.cache``).
+    """
+    chosen = override or os.environ.get(ENVIRONMENT_VARIABLE)
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):  # the XDG specification: "should consider the path invalid"
+        cache = os.path.expanduser("~/.cache")
+    return Path(cache, "collapse_jax")
+
+
+def load_corpus(
+    name: str, data_dir: str | os.PathLike[str] | None = None, vocabulary: int | None = None
+) -> Corpus:
+    """Loads a corpus and counts its words.
+
+    Args:
+        name: ``wikitext-2``, ``pydoc-topics``, or the path of a UTF-8 text file (plain, ``.gz`` or
+            ``.xz``).
+        data_dir: where ``wikitext-2/wiki.train.tokens`` (or ``.gz``, ``.xz``) lies; ``None`` for
+            the places that the function ``data_dir`` names.
+        vocabulary: how many of the most frequent words to keep; all others become the one symbol
+            ``<other>``, so the counts keep their sum. ``None`` keeps every word.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, not the published one, not UTF-8 text or without words, or
+            ``vocabulary`` is not between 1 and the number of word types.
+
+    Examples:
+        >>> corpus = load_corpus("pydoc-topics", vocabulary=1)
+        >>> corpus.words
+        ('the', '<other>')
+    """
+    if name == WIKITEXT_2:
+        title, raw = "WikiText-2", _wikitext_2_bytes(data_dir)
+        text = _decode(raw, title)
+        tally = Counter(text.split())
+        tally["<eos>"] += text.count("\n")
+    elif name == PYDOC_TOPICS:
+        raw = _pydoc_topics_bytes()
+        title = f"Python {platform.python_version()} topics ({_sha256(raw)[:8]})"
+        tally = Counter(_english_words(raw.decode()))
+    else:
+        path = _user_path(name)
+        title, raw = path.name, _read(path)
+        tally = Counter(_decode(raw, str(path)).split())
+    if not tally:
+        raise ValueError(f"expected a text with words in it, got none in {name!r}; give another")
+    ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
+    words, counts = zip(*ranked, strict=True)
+    corpus = Corpus(name, title, words, np.array(counts, np.int64), _sha256(raw))
+    return corpus if vocabulary is None else _pool_rare_words(corpus, vocabulary)
+
+
+def _pool_rare_words(corpus: Corpus, vocabulary: int) -> Corpus:
+    types = len(corpus.words)
+    if not 1 <= vocabulary <= types:
+        raise ValueError(
+            f"expected a vocabulary from 1 to {types}, the word types of {corpus.title}, got "
+            f"{vocabulary}; choose one in that range, or none to keep every word"
+        )
+    if vocabulary == types:
+        return corpus
+    kept = corpus.words[:vocabulary]
+    if OTHER in kept:
+        raise ValueError(
+            f"expected {OTHER} to be free for the pooled words, but {corpus.title} uses it as a "
+            "word; rename it there, or give no vocabulary"
+        )
+    return corpus._replace(
+        title=f"{corpus.title}, {vocabulary:,} most frequent words",
+        words=(*kept, OTHER),
+        counts=np.append(corpus.counts[:vocabulary], corpus.counts[vocabulary:].sum()),
+    )
+
+
+def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
+    plain = data_dir(override) / "wikitext-2" / "wiki.train.tokens"
+    candidates = [plain, *(plain.with_name(plain.name + suffix) for suffix in _DECOMPRESS)]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"expected WikiText-2's training split at {plain} (or .gz, .xz), found no file; set "
+            f"--data_dir or {ENVIRONMENT_VARIABLE} to the directory that holds wikitext-2, or make "
+            "the file from the Hugging Face data set Salesforce/wikitext, configuration "
+            'wikitext-2-v1, split train: "".join(text or " \\n" for text in rows); '
+            f"{PYDOC_TOPICS} needs no file"
+        )
+    raw = _read(path)
+    if _sha256(raw) != SHA256[WIKITEXT_2]:
+        raise ValueError(
+            f"expected WikiText-2's training split at {path}, SHA-256 {SHA256[WIKITEXT_2]} after "
+            f"decompression, got {_sha256(raw)} ({len(raw):,} bytes); fetch it again, or give the "
+            "file's path as the corpus to use it as it is"
+        )
+    return raw
+
+
+def _pydoc_topics_bytes() -> bytes:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise ValueError(
+            "expected Python's own pydoc_data.topics, but this Python was installed without it "
+            f"({error}); name another corpus, or a text file of your own"
+        ) from error
+    return "\n".join(topics[key] for key in sorted(topics)).encode()
+
+
+def _english_words(text: str) -> list[str]:
+    """Lower-cased runs of letters; apostrophes, straight or typographic, count inside a run only.
+
+    At a run's ends they are quotation marks: ``'red'`` is the word ``red``, ``isn’t`` is ``isn't``.
+    """
+    letters = r"[^\W\d_]+"
+    return re.findall(rf"{letters}(?:'{letters})*", text.lower().replace("\u2019", "'"))
+
+
+def _user_path(name: str) -> Path:
+    path = Path(os.path.expanduser(name))
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a corpus ({WIKITEXT_2}, {PYDOC_TOPICS}) or the path of a text file, got "
+            f"{name!r}, and there is no such file; correct the name, or give the path in full"
+        )
+    return path
+
+
+def _read(path: Path) -> bytes:
+    """The file's bytes, decompressed as its suffix says."""
+    try:
+        raw = path.read_bytes()
+        return _DECOMPRESS[path.suffix](raw) if path.suffix in _DECOMPRESS else raw
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(
+            f"expected a complete {path.suffix or 'text'} file at {path}, but reading it failed: "
+            f"{error}; copy or fetch it again"
+        ) from error
+
+
+def _decode(raw: bytes, source: str) -> str:
+    nul = raw.find(0)  # English in UTF-16 is valid UTF-8 full of NULs, as many binary files are
+    if nul < 0:
+        try:
+            return raw.decode("utf-8-sig")  # a byte-order mark is not part of the first word
+        except UnicodeDecodeError as error:
+            problem = f"byte 0x{raw[error.start]:02x} at {error.start:,}, which is not UTF-8"
+    else:
+        problem = f"a NUL at byte {nul:,}"
+    raise ValueError(f"expected UTF-8 text in {source}, got {problem}; convert it, or give another")
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,5 @@
+"""Model families: one factory a file."""
+
+from collapse_jax.families.gaussian import gaussian
+
+__all__ = ["gaussian"]

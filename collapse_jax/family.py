@@ -1,0 +1,108 @@
+"""The contract of a model family: how one chain's model is fitted, sampled and measured.
+
+A family is a factory that returns a `Family` of pure functions of one chain; the engine vmaps,
+compiles, saves and resumes them. docs/add_a_family.md builds one from nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from collapse_jax.pools import Count, Pool, Pools
+
+Params = Any
+Metrics = dict[str, jax.Array]
+
+
+class Request(NamedTuple):
+    """How much data to draw: `count` members into a pool with room for `capacity`."""
+
+    count: Count
+    capacity: int
+
+
+class Training(NamedTuple):
+    """What one fit sees."""
+
+    pool: Pool  # finite data that the regime chose
+    teacher: Params | None = None  # params that made the synthetic share
+    live: float = 0.0  # share of each minibatch drawn anew from teacher; 0: all is in the pool
+
+
+class Origin(NamedTuple):
+    """What a chain keeps of its beginning, written once."""
+
+    data: Pool | None  # D_0, for regimes that reuse it
+    anchor: Any = None  # e.g. generation 0's encoder
+
+
+class Steps(NamedTuple):
+    """A long fit, sample or measure, cut into pieces between which the runner can save.
+
+    `begin(key, *inputs) -> carry`, `advance(carry) -> carry` (a bounded piece of work),
+    `done(carry) -> bool`, `finish(carry) -> outputs`; all pure and of one chain.
+    """
+
+    begin: Callable[..., Any]
+    advance: Callable[[Any], Any]
+    done: Callable[[Any], jax.Array]
+    finish: Callable[[Any], Any]
+
+
+class Metric(NamedTuple):
+    """What one measured quantity is, and where its distribution is expected to lie.
+
+    `scale` and `limit` only place the fixed histogram edges of summaries: near-linear within
+    +-scale, geometric out to +-limit (from 0 where `nonnegative`).
+    """
+
+    long_name: str
+    units: str = "1"
+    dims: tuple[str, ...] = ()
+    scale: float = 1.0
+    limit: float = 1e4
+    nonnegative: bool = False
+
+
+class Threshold(NamedTuple):
+    """A collapse: the first generation at which `metric` is below `level`."""
+
+    metric: str
+    level: float
+    long_name: str
+
+
+class Family(NamedTuple):
+    """Pure functions of one chain, and what the engine must know of them.
+
+    Attributes:
+      name: of the family, as on the command line.
+      config: everything that changes results; JSON-serialisable; goes into the fingerprint.
+      pools: the algebra of its data.
+      metrics: {name: Metric} for all that `measure` and `fit`'s info return.
+      coords: {dim: values} of vector metrics' dims.
+      thresholds: {"early": ..., "late": ...}.
+      original: (key, request) -> pool drawn from the population.
+      init: (key) -> params before the first fit.
+      fit: (key, params, training) -> (params, info), or Steps.
+      sample: (key, params, request) -> pool, or Steps.
+      measure: (key, params, training, origin) -> {name: array}, or Steps.
+      anchor: (key, params, training) -> anchor, once after generation 0, or None.
+      check: (sizes of a generation) -> None, or a ValueError why this family can't be fitted so.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    pools: Pools
+    metrics: Mapping[str, Metric]
+    thresholds: Mapping[str, Threshold]
+    original: Callable[[jax.Array, Request], Pool]
+    init: Callable[[jax.Array], Params]
+    fit: Callable[..., Any] | Steps
+    sample: Callable[..., Any] | Steps
+    measure: Callable[..., Any] | Steps
+    anchor: Callable[..., Any] | None = None
+    coords: Mapping[str, np.ndarray] = {}
+    check: Callable[[Any], None] = lambda sizes: None

@@ -1,0 +1,91 @@
+"""What a run is refused for before it starts, and what is chosen by its size."""
+
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+
+from collapse_jax.config import RunConfig
+from collapse_jax.family import Family
+from collapse_jax.regimes import Regime
+
+# Above this many bytes a history is kept as summaries.
+_HISTORY_BYTES = 1e9
+# Large enough to keep two cores busy, small enough for a batch's arrays to stay in cache.
+_LARGEST_BATCH = 16384
+_BATCH_BYTES = 2**28
+
+
+def check_pair(family: Family, regime: Regime, generations: int) -> None:
+    """Refuses a regime that a family cannot serve, and sizes that cannot be fitted.
+
+    Raises:
+      ValueError: naming both, and why.
+    """
+    if regime.subsamples and family.pools.subsample is None:
+        raise ValueError(
+            f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
+            f" with {family.pools.name} cannot (a subsample of merged moments would be wrong);"
+            " use sampler=rows"
+        )
+    if regime.realise is not None and family.pools.name == "moments":
+        raise ValueError(
+            f"regime: {regime.name} with independent members has a random number of real samples,"
+            f" which {family.name} with moments cannot serve; use sampler=rows"
+        )
+    seen = set()
+    for generation in range(generations):
+        sizes = regime.sizes(generation)
+        if sizes not in seen:
+            seen.add(sizes)
+            family.check(sizes)
+
+
+def batch_size(shapes: Any, chains: int) -> int:
+    """Chains per compiled program: all of them if they fit, else a power of two."""
+    per_chain = max(_bytes(shapes), 1)
+    fitting = 2 ** max(int(math.log2(_BATCH_BYTES / per_chain)), 0)
+    return min(chains, _LARGEST_BATCH, fitting)
+
+
+def choose_keep(shapes: Any, chains: int, generations: int) -> str:
+    """Every chain's history while it stays below 1 GB, else summaries."""
+    _, metrics = shapes
+    return "summary" if _bytes(metrics) * chains * generations > _HISTORY_BYTES else "chains"
+
+
+def check_memory(
+    shapes: Any, family: Family, regime: Regime, config: RunConfig, batch: int
+) -> None:
+    """Refuses a run whose last generation would not fit, with the number.
+
+    The estimate: the state of all chains, and the training sets of one batch four times over
+    (drawn, merged, fitted, and a copy).
+    """
+    state, _ = shapes
+    capacity = regime.sizes(config.generations - 1).capacity
+    pool = family.pools.bytes(capacity) or 0
+    needed = _bytes(state) * max(config.chains, batch) + 4 * pool * batch
+    available = _memory()
+    if needed > available:
+        raise ValueError(
+            f"memory: {config.chains} chains of {family.name} under {regime.name} need about"
+            f" {needed / 1e9:.1f} GB at generation {config.generations - 1}, and there are"
+            f" {available / 1e9:.1f} GB; use fewer chains, samples or generations"
+        )
+
+
+def _bytes(tree: Any) -> int:
+    return sum(
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def _memory() -> float:
+    """Bytes of memory of all local devices, or of this machine."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return float(stats["bytes_limit"] * jax.local_device_count())
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

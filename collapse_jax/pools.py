@@ -1,0 +1,170 @@
+"""The algebra of a generation's data: rows, moments and counts, each merged and subsampled.
+
+A pool is a pytree of one chain; counts of its members are Python ints where they are known when the
+program is traced and i32 scalars otherwise, so that a full pool needs no masks.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax import affine
+
+Count = int | jax.Array
+Pool = Any
+
+
+class Pools(NamedTuple):
+    """What a regime may do with a family's data, whatever their form.
+
+    Attributes:
+      name: "rows", "moments" or "counts".
+      merge: (a, b, capacity) -> pool of all members of both, in a's frame of reference.
+      subsample: (key, pool, count, capacity) -> `count` members, uniform without replacement; None
+        where the form does not allow it.
+      size: pool -> number of members.
+      grow: (pool, capacity) -> the same pool with room for more.
+      bytes: (capacity) -> memory of one chain's pool of that capacity, or None if it doesn't grow.
+    """
+
+    name: str
+    merge: Callable[[Pool, Pool, int], Pool]
+    subsample: Callable[[jax.Array, Pool, Count, int], Pool] | None
+    size: Callable[[Pool], Count]
+    grow: Callable[[Pool, int], Pool]
+    bytes: Callable[[int], int | None]
+
+
+class Rows(NamedTuple):
+    """Up to `capacity` samples, of which the first `count` are live."""
+
+    values: jax.Array  # f32[capacity, ...]
+    count: Count
+    frame: affine.Affine | None = None  # the coordinates that `values` are in
+
+
+class Moments(NamedTuple):
+    """Sufficient statistics of `count` samples of dimension d."""
+
+    count: Count
+    spread: affine.Affine  # centre: the mean; factor: Cholesky factor of the ddof=0 covariance
+
+
+class Counts(NamedTuple):
+    """How often each symbol occurred."""
+
+    counts: jax.Array  # i32[symbol]
+    total: Count
+
+
+def live(pool: Rows) -> jax.Array | None:
+    """Mask of the live rows, bool[capacity]; None where all are."""
+    capacity = pool.values.shape[0]
+    if isinstance(pool.count, int) and pool.count == capacity:
+        return None
+    return jnp.arange(capacity) < pool.count
+
+
+def rows(row_bytes: int) -> Pools:
+    """Rows of `row_bytes` each; a merged pool stays in the frame of its first part."""
+
+    def merge(a: Rows, b: Rows, capacity: int) -> Rows:
+        values = b.values
+        if a.frame is not None and b.frame is not None:
+            values = affine.apply(affine.relative(a.frame, b.frame), values)
+        total = a.count + b.count
+        if isinstance(a.count, int):
+            head = jax.lax.slice_in_dim(a.values, 0, a.count)
+            return Rows(_resize(jnp.concatenate([head, values]), capacity), total, a.frame)
+        # A slice that would overrun is shifted by XLA, so there must be room for all of b.
+        room = _resize(a.values, max(capacity, a.values.shape[0]) + values.shape[0])
+        room = jax.lax.dynamic_update_slice_in_dim(room, values, a.count, 0)
+        return Rows(_resize(room, capacity), total, a.frame)
+
+    def subsample(key: jax.Array, pool: Rows, count: Count, capacity: int) -> Rows:
+        chosen = _distinct(key, pool.values.shape[0], pool.count, capacity)
+        return Rows(pool.values[chosen], count, pool.frame)
+
+    return Pools(
+        "rows",
+        merge,
+        subsample,
+        size=lambda pool: pool.count,
+        grow=lambda pool, capacity: pool._replace(values=_resize(pool.values, capacity)),
+        bytes=lambda capacity: capacity * row_bytes,
+    )
+
+
+def moments() -> Pools:
+    """Means and covariances: O(d^2) however many samples they stand for."""
+
+    def merge(a: Moments, b: Moments, capacity: int) -> Moments:
+        del capacity
+        total = a.count + b.count
+        share = jnp.float32(b.count) / jnp.float32(total)
+        other = affine.relative(a.spread, b.spread)
+        dim = other.centre.shape[-1]
+        # Pooled ddof=0 covariance in a's coordinates, (1-s) I + s R R' + s(1-s) d d', divided by
+        # its own scale e^2m so that nothing overflows when b is far wider than a.
+        top = jnp.maximum(jnp.max(other.log_scale), jnp.log(jnp.max(jnp.abs(other.centre)) + 1.0))
+        top = jnp.maximum(top, 0.0)
+        scaled = affine.factor(other._replace(log_scale=other.log_scale - top))
+        shift = other.centre * jnp.exp(-top)
+        pooled = (
+            (1.0 - share) * jnp.exp(-2.0 * top) * jnp.eye(dim)
+            + share * scaled @ scaled.T
+            + share * (1.0 - share) * jnp.outer(shift, shift)
+        )
+        factor = jnp.sqrt(pooled) if dim == 1 else jnp.linalg.cholesky(pooled)
+        inner = affine.from_factor(share * other.centre, factor)
+        inner = inner._replace(log_scale=inner.log_scale + top)
+        return Moments(total, affine.compose(a.spread, inner))
+
+    return Pools(
+        "moments",
+        merge,
+        subsample=None,
+        size=lambda pool: pool.count,
+        grow=lambda pool, capacity: pool,
+        bytes=lambda capacity: None,
+    )
+
+
+def counts() -> Pools:
+    """Counts of symbols; exact while the total stays below 2^31."""
+
+    def merge(a: Counts, b: Counts, capacity: int) -> Counts:
+        del capacity
+        return Counts(a.counts + b.counts, a.total + b.total)
+
+    def subsample(key: jax.Array, pool: Counts, count: Count, capacity: int) -> Counts:
+        raise NotImplementedError
+
+    return Pools(
+        "counts",
+        merge,
+        subsample,
+        size=lambda pool: pool.total,
+        grow=lambda pool, capacity: pool,
+        bytes=lambda capacity: None,
+    )
+
+
+def _resize(values: jax.Array, capacity: int) -> jax.Array:
+    missing = capacity - values.shape[0]
+    if missing <= 0:
+        return jax.lax.slice_in_dim(values, 0, capacity)
+    return jnp.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+
+
+def _distinct(key: jax.Array, capacity: int, population: Count, count: int) -> jax.Array:
+    """`count` distinct indices below `population` <= `capacity`, uniform, i32[count].
+
+    The positions of the smallest of `capacity` random words. Equal words (probability about
+    capacity^2 / 2^33) fall to the lower index, a bias far below any test's resolution.
+    """
+    order = jax.random.bits(key, (capacity,)) >> 1
+    order = jnp.where(jnp.arange(capacity) < population, order, jnp.uint32(2**32 - 1))
+    return jnp.argsort(order)[:count]

@@ -1,0 +1,182 @@
+"""run(): restore, advance, save, report. The only outer loop.
+
+A run is one or more cohorts (chains that advance together; more are added when a finished run is
+given more chains), each of whole batches. The loop over segments is outside that over batches, so
+that all chains of a cohort are at the same generation when they are saved.
+"""
+
+import json
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import xarray as xr
+
+from collapse_jax import history, limits, segment, summary
+from collapse_jax.checkpoint import DiskStore, MemoryStore
+from collapse_jax.cohort import Cohort
+from collapse_jax.config import RunConfig, fingerprint
+from collapse_jax.family import Family
+from collapse_jax.parallel import chain_mesh
+from collapse_jax.progress import Progress
+from collapse_jax.recording import every_chain, summaries
+from collapse_jax.regimes import Regime
+from collapse_jax.segment import FusedEngine
+from collapse_jax.stepped import SteppedEngine, is_stepped
+from collapse_jax.stopping import StopSignal
+from collapse_jax.workdir import Workdir
+
+# Generations between looks at signals; also the length of a compiled record.
+_LONGEST_SEGMENT = 64
+
+
+class Result(NamedTuple):
+    """What a run gives back.
+
+    Attributes:
+      history: every chain's values with dims (chain, generation, ...), or, with keep="summary",
+        the summary; always with early_collapse, late_collapse and nonfinite by chain.
+      summary: count, mean, sd and quantiles of each metric over chains, by generation.
+      family, regime, config: what was run.
+      seconds: wall-clock of this call.
+    """
+
+    history: xr.Dataset
+    summary: xr.Dataset
+    family: Family
+    regime: Regime
+    config: RunConfig
+    seconds: float
+
+
+def run(
+    family: Family,
+    regime: Regime,
+    *,
+    progress: bool = False,
+    devices: list[jax.Device] | None = None,
+    **settings: Any,
+) -> Result:
+    """Runs chains of a family under a regime; resumes if `workdir` holds the same run.
+
+    Args:
+      family: from `collapse_jax.families`.
+      regime: from `collapse_jax.regimes`.
+      progress: whether to show a progress bar on standard error.
+      devices: to spread batches over; default all.
+      **settings: the fields of `collapse_jax.config.RunConfig`: chains, generations, seed,
+        workdir, checkpoint_every, chains_per_batch, keep, prng, ...
+
+    Returns:
+      A `Result`; results do not depend on the number of devices, on the segments a run is cut
+      into, or on whether it was interrupted.
+
+    Raises:
+      ValueError: for settings that cannot be run, saying what was expected and what came.
+      CheckpointError: if saved progress cannot be read or written.
+      Stopped: after SIGTERM, when all progress has been saved.
+    """
+    began = time.perf_counter()
+    config = RunConfig(**settings)
+    limits.check_pair(family, regime, config.generations)
+    workdir = Workdir(config.workdir) if config.workdir else None
+    root = jax.random.key(config.seed, impl=config.prng)
+    identity = _identity(family, regime, config, root, workdir)
+    cohorts = [(0, config.chains)]
+    if workdir:
+        cohorts = workdir.open(identity, config.chains, config.generations)
+    mesh = chain_mesh(devices)
+    engine = _engine(family, regime, identity["keep"], config, mesh, root)
+    parts, passages = [], []
+    with (
+        StopSignal(active=workdir is not None) as stop,
+        Progress(
+            f"{family.name} / {regime.name}", config.chains * config.generations, progress
+        ) as bar,
+    ):
+        for index, (first, count) in enumerate(cohorts):
+            store = _store(workdir, index, config)
+            try:
+                cohort = Cohort(
+                    engine, store, config, identity["chains_per_batch"], mesh.size, first, count
+                )
+                passages.append(cohort.advance(stop, bar))
+                store.close()
+            except BaseException:
+                store.abandon()
+                raise
+            parts.append(store.parts())
+    joined = {name: np.concatenate([p[name] for p in passages]) for name in passages[0]}
+    whole, short = _datasets(family, config, identity["keep"], parts, joined)
+    attributes = {
+        "title": f"{family.name}, {regime.name}",
+        "family": json.dumps(identity["family"]),
+        "regime": json.dumps(identity["regime"]),
+        "seed": config.seed,
+        "fingerprint": fingerprint(identity),
+    }
+    whole.attrs |= attributes
+    short.attrs |= attributes
+    return Result(whole, short, family, regime, config, time.perf_counter() - began)
+
+
+def _store(workdir: Workdir | None, index: int, config: RunConfig) -> MemoryStore | DiskStore:
+    if workdir is None:
+        return MemoryStore()
+    directory = workdir.path / "checkpoints" / f"cohort-{index}"
+    return DiskStore(directory, config.keep_checkpoints)
+
+
+def _engine(
+    family: Family, regime: Regime, keep: str, config: RunConfig, mesh: Any, root: jax.Array
+) -> FusedEngine | SteppedEngine:
+    _, shapes = segment.abstract_chain(family, regime, 0, root)
+    recorder = every_chain(shapes) if keep == "chains" else summaries(family.metrics, shapes)
+    if is_stepped(family):
+        return SteppedEngine(family, regime, recorder, mesh, root)
+    longest = max(config.generations - 1, 1)
+    length = min(config.checkpoint_every, _LONGEST_SEGMENT, longest)
+    return FusedEngine(family, regime, recorder, mesh, root, length)
+
+
+def _datasets(
+    family: Family, config: RunConfig, keep: str, parts: Any, passages: dict[str, np.ndarray]
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """The history and its summary."""
+    times = history.collapse_times(passages, family)
+    if keep == "chains":
+        whole = history.every_chain(parts, family, config.generations)
+        short = summary.from_chains(whole, family.metrics, family.coords)
+        return whole.assign(times), short.assign(times)
+    merged = history.totals(parts, config.generations)
+    short = summary.from_totals(merged, family.metrics, family.coords, config.chains)
+    short = short.assign(times)
+    return short, short
+
+
+def _identity(
+    family: Family, regime: Regime, config: RunConfig, root: jax.Array, workdir: Workdir | None
+) -> dict[str, Any]:
+    """Everything that changes results, with what is chosen automatically resolved.
+
+    A choice that depends on how long the run is, is made once and then read back.
+    """
+    stored = workdir.stored() if workdir else None
+    shapes = segment.abstract_chain(family, regime, config.generations - 1, root)
+    batch, keep = config.chains_per_batch, config.keep
+    if not batch:
+        batch = limits.batch_size(shapes, config.chains)
+        batch = stored["identity"]["chains_per_batch"] if stored else batch
+    if keep == "auto":
+        keep = limits.choose_keep(shapes, config.chains, config.generations)
+        keep = stored["identity"]["keep"] if stored else keep
+    limits.check_memory(shapes, family, regime, config, batch)
+    return {
+        "family": {"name": family.name, **family.config},
+        "regime": {"name": regime.name, **regime.config},
+        "seed": config.seed,
+        "prng": config.prng,
+        "chains_per_batch": batch,
+        "keep": keep,
+    }

@@ -1,0 +1,191 @@
+"""Compiled programs over batches of chains: generation 0, and a segment of later generations.
+
+Every device of the mesh works on one whole batch, so the arithmetic of a batch, and with it every
+bit of the result, is the same on one device or many; no collective is needed.
+Axis legend: b batches in flight (one a device), n chains of a batch, t generations of a record.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from collapse_jax import chain
+from collapse_jax.chain import ChainState
+from collapse_jax.family import Family, Request
+from collapse_jax.parallel import per_device
+from collapse_jax.recording import Record, Recorder
+from collapse_jax.regimes import Regime, Sizes
+
+# counts of a Sizes' requests, in order: i32[5] or i32[t, 5]
+_REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")
+
+
+def counts(sizes: Sizes) -> list[int]:
+    """The counts of a generation's requests, in the order that programs take them."""
+    return [getattr(sizes, name).count for name in _REQUESTS]
+
+
+def shape_of(regime: Regime, number: int) -> Sizes:
+    """The sizes that a program for this generation is compiled for.
+
+    Counts that a schedule may change later on are replaced by -1 and passed at run time, so that
+    one program serves all generations of the same capacities.
+    """
+    sizes = regime.sizes(number)
+    if number == 0:
+        return sizes
+    one, two = regime.sizes(1), regime.sizes(2)
+
+    def settle(name: str) -> Request:
+        request = getattr(sizes, name)
+        fixed = regime.constant_samples and getattr(one, name).count == getattr(two, name).count
+        return request if fixed else Request(-1, request.capacity)
+
+    return sizes._replace(**{name: settle(name) for name in _REQUESTS})
+
+
+def fill(shape: Sizes, values: jax.Array) -> Sizes:
+    """A program's sizes at one generation: the counts left open, from i32[5]."""
+    requests = {
+        name: getattr(shape, name)._replace(count=values[i])
+        for i, name in enumerate(_REQUESTS)
+        if getattr(shape, name).count == -1
+    }
+    return shape._replace(**requests)
+
+
+def first_program(
+    family: Family, regime: Regime, recorder: Recorder, mesh: Mesh
+) -> Callable[..., tuple[ChainState, Record]]:
+    """Generation 0: (root key data, chain numbers [b, n], valid [b, n]) -> (state, record)."""
+    sizes = regime.sizes(0)
+
+    def batch(root: jax.Array, numbers: jax.Array, valid: jax.Array):
+        def one(number: jax.Array):
+            key = chain.chain_key(root, number)
+            return chain.generation(family, regime, sizes, key, 0, None)
+
+        state, metrics, finite = jax.vmap(one)(numbers)
+        record = recorder.empty(1, numbers.shape[0])
+        return state, recorder.write(record, jnp.int32(0), metrics, finite, valid)
+
+    return per_device(batch, mesh, shared=1)
+
+
+def later_program(
+    family: Family,
+    regime: Regime,
+    shape: Sizes,
+    length: int,
+    recorder: Recorder,
+    mesh: Mesh,
+) -> Callable[..., tuple[ChainState, Record]]:
+    """Up to `length` generations in one compiled loop with a traced number of turns.
+
+    Takes (root, start, stop, counts i32[length, 5], chain numbers, valid, state); returns the state
+    after generation stop - 1 and a record whose first stop - start entries are written.
+    """
+
+    def batch(root, start, stop, requests, numbers, valid, state):
+        keys = jax.vmap(functools.partial(chain.chain_key, root))(numbers)
+        state = jax.vmap(lambda state: room(family, state, shape))(state)
+
+        def turn(number, carry):
+            state, record = carry
+            row = number - start
+            sizes = fill(shape, requests[row])
+            step = functools.partial(chain.generation, family, regime, sizes)
+            state, metrics, finite = jax.vmap(step, in_axes=(0, None, 0))(keys, number, state)
+            return state, recorder.write(record, row, metrics, finite, valid)
+
+        record = recorder.empty(length, numbers.shape[0])
+        return jax.lax.fori_loop(start, stop, turn, (state, record))
+
+    return per_device(batch, mesh, shared=4)
+
+
+def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array) -> Any:
+    """Shapes and dtypes of one chain's state and metrics after generation `number`."""
+
+    def first(key):
+        return chain.generation(family, regime, regime.sizes(0), key, 0, None)
+
+    state, metrics, _ = jax.eval_shape(first, root)
+    if number == 0:
+        return state, metrics
+    shape = shape_of(regime, number)
+    values = jax.ShapeDtypeStruct((len(_REQUESTS),), jnp.int32)
+
+    def later(key, state, values):
+        sizes = fill(shape, values)
+        return chain.generation(family, regime, sizes, key, jnp.int32(1), room(family, state, shape))
+
+    state, metrics, _ = jax.eval_shape(later, root, state, values)
+    return state, metrics
+
+
+def room(family: Family, state: ChainState, shape: Sizes) -> ChainState:
+    """One chain's state with room for what it will remember after a generation of this shape."""
+    if state.kept is None:
+        return state
+    return state._replace(kept=family.pools.grow(state.kept, shape.capacity))
+
+
+class FusedEngine:
+    """Many generations in one compiled call, for families without `Steps`."""
+
+    def __init__(
+        self, family: Family, regime: Regime, recorder: Recorder, mesh: Mesh, root: jax.Array,
+        length: int,
+    ) -> None:  # fmt: skip
+        """Nothing is compiled before it is needed."""
+        self._family, self._regime, self._recorder = family, regime, recorder
+        self._mesh, self._root, self._length = mesh, root, length
+        self._later = functools.cache(self._compile)
+
+    def boundary(self, start: int, stop: int) -> int:
+        """Where a segment that begins at `start` has to end, at `stop` at the latest."""
+        if start == 0:
+            return 1
+        shape = shape_of(self._regime, start)
+        end = start + 1
+        while end < min(stop, start + self._length) and shape_of(self._regime, end) == shape:
+            end += 1
+        return end
+
+    def advance(
+        self,
+        start: int,
+        stop: int,
+        numbers: np.ndarray,
+        valid: np.ndarray,
+        state: ChainState | None,
+    ) -> tuple[ChainState, Record]:
+        """Generations [start, stop) of b batches; None as the state before generation 0."""
+        if state is None:
+            return self._first(self._root, numbers, valid)
+        requests = np.zeros((self._length, len(_REQUESTS)), np.int32)
+        for row, number in enumerate(range(start, stop)):
+            requests[row] = counts(self._regime.sizes(number))
+        program = self._later(shape_of(self._regime, start))
+        return program(
+            self._root, np.int32(start), np.int32(stop), requests, numbers, valid, state
+        )
+
+    def abstract_state(self, number: int) -> Any:
+        """Shapes and dtypes of one chain's state after generation `number`."""
+        return abstract_chain(self._family, self._regime, number, self._root)[0]
+
+    @functools.cached_property
+    def _first(self) -> Callable[..., Any]:
+        return first_program(self._family, self._regime, self._recorder, self._mesh)
+
+    def _compile(self, shape: Sizes) -> Callable[..., Any]:
+        return later_program(
+            self._family, self._regime, shape, self._length, self._recorder, self._mesh
+        )

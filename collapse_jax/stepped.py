@@ -1,0 +1,196 @@
+"""One generation of a family whose fit, sample or measure is cut into `Steps`.
+
+The pieces are compiled one by one and driven from the host, so that the runner can save between
+them. Axis legend: b batches in flight (one a device), n chains of a batch.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from collapse_jax import chain, segment
+from collapse_jax.chain import ChainState
+from collapse_jax.family import Family, Steps
+from collapse_jax.parallel import per_device
+from collapse_jax.recording import Record, Recorder
+from collapse_jax.regimes import Regime, Sizes
+
+
+class Flight(NamedTuple):
+    """Where inside a generation b batches are."""
+
+    stage: int
+    work: Any  # the workspace, leaves [b, n, ...]
+    carry: Any  # of the stage's Steps if they have begun, else None
+
+
+Pause = Callable[[Flight], None]
+
+
+def is_stepped(family: Family) -> bool:
+    """Whether any of a family's stages is cut."""
+    return any(isinstance(work, Steps) for work in (family.fit, family.sample, family.measure))
+
+
+class SteppedEngine:
+    """One generation at a time, each piece of each stage a compiled program."""
+
+    def __init__(
+        self, family: Family, regime: Regime, recorder: Recorder, mesh: Mesh, root: jax.Array
+    ) -> None:
+        """Nothing is compiled before it is needed."""
+        self._family, self._regime, self._recorder = family, regime, recorder
+        self._mesh, self._root = mesh, root
+        self._program = functools.cache(self._build)
+
+    def boundary(self, start: int, stop: int) -> int:
+        """A segment is one generation."""
+        del stop
+        return start + 1
+
+    def advance(
+        self,
+        start: int,
+        stop: int,
+        numbers: np.ndarray,
+        valid: np.ndarray,
+        state: ChainState | None,
+        flight: Flight | None = None,
+        pause: Pause = lambda flight: None,
+    ) -> tuple[ChainState, Record]:
+        """Generation `start` of b batches.
+
+        Args:
+          start, stop: the generation, and the one after it.
+          numbers, valid: chain numbers i32[b, n], and which of them are recorded.
+          state: after the previous generation; None at generation 0.
+          flight: where to go on inside the generation; None for its start.
+          pause: called between pieces with the present flight.
+        """
+        del stop
+        place = self._place(start, numbers)
+        build = functools.partial(self._program, segment.shape_of(self._regime, start), start == 0)
+        flight = flight or Flight(0, _workspace(state), None)
+        listed = self._stages(start)
+        for index in range(flight.stage, len(listed)):
+            work, carry = flight.work, flight.carry
+            if isinstance(listed[index].work, Steps):
+                if carry is None:
+                    carry = build(index, "begin")(*place, work)
+                while bool(jnp.any(build(index, "active")(*place, carry))):
+                    carry = build(index, "advance")(*place, carry)
+                    pause(Flight(index, work, carry))
+                work = build(index, "finish")(*place, work, carry)
+            else:
+                work = build(index, "plain")(*place, work)
+            flight = Flight(index + 1, work, None)
+            if index + 1 < len(listed):
+                pause(flight)
+        return build(len(listed), "conclude")(*place, flight.work, valid)
+
+    def abstract_state(self, number: int) -> Any:
+        """Shapes and dtypes of one chain's state after generation `number`."""
+        return segment.abstract_chain(self._family, self._regime, number, self._root)[0]
+
+    def abstract_flight(
+        self, number: int, numbers: np.ndarray, state: Any, stage: int, begun: bool
+    ) -> Flight:
+        """Shapes and dtypes of a flight, found by following the stages without running them."""
+        place = self._place(number, numbers)
+        shape = segment.shape_of(self._regime, number)
+
+        def follow(index: int, piece: str, *args: Any) -> Any:
+            return jax.eval_shape(self._program(shape, number == 0, index, piece), *place, *args)
+
+        work = _workspace(state)
+        for index, listed in enumerate(self._stages(number)[:stage]):
+            if isinstance(listed.work, Steps):
+                work = follow(index, "finish", work, follow(index, "begin", work))
+            else:
+                work = follow(index, "plain", work)
+        return Flight(stage, work, follow(stage, "begin", work) if begun else None)
+
+    def abstract_record(self, numbers: np.ndarray) -> Any:
+        """Shapes and dtypes of the record of one generation of b batches."""
+        record = jax.eval_shape(lambda: self._recorder.empty(1, numbers.shape[1]))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((numbers.shape[0], *x.shape), x.dtype), record
+        )
+
+    def _place(self, number: int, numbers: np.ndarray) -> tuple[Any, ...]:
+        requests = np.array(segment.counts(self._regime.sizes(number)), np.int32)
+        return self._root, np.int32(number), requests, numbers
+
+    def _stages(self, number: int) -> list[chain.Stage]:
+        shape = segment.shape_of(self._regime, number)
+        return chain.stages(self._family, self._regime, shape, number == 0)
+
+    def _build(self, shape: Sizes, first: bool, index: int, piece: str) -> Callable[..., Any]:
+        def local(root, number, requests, numbers, *args):
+            if piece == "conclude":
+                return self._conclude(first, number, numbers, *args)
+            sizes = segment.fill(shape, requests)
+            stages = chain.stages(self._family, self._regime, sizes, first)
+
+            def one(chain_number, *args):
+                keys = chain.generation_keys(chain.chain_key(root, chain_number), number)
+                return _PIECES[piece](stages[index], keys, *args)
+
+            return jax.vmap(one)(numbers, *args)
+
+        return per_device(local, self._mesh, shared=3)
+
+    def _conclude(self, first: bool, number: jax.Array, numbers: jax.Array, work: Any, valid: Any):
+        passages = None if first else work["passages"]
+        conclude = functools.partial(chain.conclude, self._family)
+        axes = (0, None, None if first else 0)
+        state, metrics, finite = jax.vmap(conclude, in_axes=axes)(work, number, passages)
+        record = self._recorder.empty(1, numbers.shape[0])
+        return state, self._recorder.write(record, jnp.int32(0), metrics, finite, valid)
+
+
+def _workspace(state: ChainState | None) -> dict[str, Any]:
+    if state is None:
+        return {}
+    return {**chain.begin_work(state), "passages": state.passages}
+
+
+def _begin(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
+    return stage.work.begin(*stage.inputs(keys, work))
+
+
+def _active(stage: chain.Stage, keys: chain.Keys, carry: Any) -> jax.Array:
+    del keys
+    return ~stage.work.done(carry)
+
+
+def _advance(stage: chain.Stage, keys: chain.Keys, carry: Any) -> Any:
+    del keys
+    done = stage.work.done(carry)
+    # A chain that is done waits unchanged for its neighbours.
+    return jax.tree.map(
+        lambda old, new: jnp.where(done, old, new), carry, stage.work.advance(carry)
+    )
+
+
+def _finish(stage: chain.Stage, keys: chain.Keys, work: Any, carry: Any) -> Any:
+    del keys
+    return {**work, **stage.outputs(work, stage.work.finish(carry))}
+
+
+def _plain(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
+    return {**work, **stage.outputs(work, stage.work(*stage.inputs(keys, work)))}
+
+
+_PIECES: dict[str, Callable[..., Any]] = {
+    "begin": _begin,
+    "active": _active,
+    "advance": _advance,
+    "finish": _finish,
+    "plain": _plain,
+}

@@ -1,0 +1,165 @@
+"""The files of a run beside its checkpoints: config.json, env.json, and whether they allow a resume."""
+
+import json
+import platform
+import subprocess
+import warnings
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+from etils import epath
+
+from collapse_jax.checkpoint import CheckpointError
+from collapse_jax.config import differences, fingerprint
+
+_PACKAGES = ("collapse_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+class Workdir:
+    """One run's directory, local or gs://."""
+
+    def __init__(self, path: str) -> None:
+        """Creates the directory if need be."""
+        self.path = epath.Path(path)
+        if "://" not in path:
+            self.path = self.path.expanduser().resolve()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"workdir: cannot create {path}: {error.strerror}") from error
+
+    def stored(self) -> dict[str, Any] | None:
+        """config.json of the run that is here already."""
+        path = self.path / "config.json"
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+    def open(
+        self, identity: Mapping[str, Any], chains: int, generations: int
+    ) -> list[tuple[int, int]]:
+        """Starts or resumes a run of this identity.
+
+        Args:
+          identity: everything that changes results.
+          chains, generations: how far the run is to go; may grow between calls.
+
+        Returns:
+          The cohorts as (first chain, number of chains).
+
+        Raises:
+          ValueError: if another run is here, or this one would shrink.
+        """
+        stored = self.stored()
+        if stored is None:
+            cohorts = [(0, chains)]
+        else:
+            changed = differences(stored["identity"], json.loads(json.dumps(identity)))
+            if changed:
+                raise ValueError(
+                    f"workdir: {self.path} holds a run with another config ({'; '.join(changed)});"
+                    " use another workdir or the same settings"
+                )
+            cohorts = self._grown(stored, chains, generations, identity["chains_per_batch"])
+        self.write_json(
+            "config.json",
+            {
+                "fingerprint": fingerprint(identity),
+                "identity": identity,
+                "chains": chains,
+                "generations": generations,
+                "cohorts": cohorts,
+            },
+        )
+        self._check_environment()
+        return cohorts
+
+    def _grown(
+        self, stored: Mapping[str, Any], chains: int, generations: int, batch: int
+    ) -> list[tuple[int, int]]:
+        cohorts = [(first, count) for first, count in stored["cohorts"]]
+        for name, old, new in (
+            ("generations", stored["generations"], generations),
+            ("chains", stored["chains"], chains),
+        ):
+            if new < old:
+                raise ValueError(
+                    f"{name}: {self.path} holds a run of {old}, which cannot shrink to {new}"
+                )
+        if chains > stored["chains"]:
+            if stored["chains"] % batch:
+                raise ValueError(
+                    f"chains: only whole batches can be added, and the {stored['chains']} chains in"
+                    f" {self.path} do not fill batches of {batch}"
+                )
+            cohorts.append((stored["chains"], chains - stored["chains"]))
+        return cohorts
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Replaces a JSON file as a whole: a killed run leaves the old or the new one."""
+        temporary = self.path / f"{name}.tmp"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(self.path / name)
+
+    def _check_environment(self) -> None:
+        """Records where the run takes place; warns if it began elsewhere."""
+        now = environment()
+        path = self.path / "env.json"
+        if path.exists():
+            then = json.loads(path.read_text())
+            matters = ("packages", "devices", "cpu")
+            changed = differences(
+                {k: then.get(k) for k in matters}, {k: now[k] for k in matters}
+            )
+            if changed:
+                warnings.warn(
+                    "this run began in another environment, so its bits may change: "
+                    + "; ".join(changed),
+                    stacklevel=2,
+                )
+        self.write_json("env.json", now)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, processor and source revision."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "devices": {"kind": devices[0].device_kind, "platform": devices[0].platform},
+        "device_count": len(devices),
+        "cpu": {"machine": platform.machine(), "features": _cpu_features()},
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_features() -> str:
+    """A hash of the processor's instruction sets, on which compiled code depends."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = platform.processor()
+    return fingerprint({"flags": sorted(flags.split())})[:16]
+
+
+def _git_commit() -> str | None:
+    here = epath.Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
