@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.family import Family, Metrics, Origin, Steps, Training
-from collapse_jax.regimes import NOTHING, Parts, Regime, Sizes
+from collapse_jax.regimes import Parts, Regime, Sizes
 
 NEVER = -1
 Work = dict[str, Any]
@@ -91,7 +91,7 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
 
     def draw(k_init, k_original):
         data = fixed = family.original(jax.random.fold_in(k_original, 0), sizes.fresh)
-        if sizes.reused != NOTHING:  # D_0 in two parts, of which one is reused for ever
+        if sizes.reused:  # D_0 in two parts, of which one is reused for ever
             fixed = family.original(jax.random.fold_in(k_original, 1), sizes.reused)
             data = family.pools.merge(data, fixed, sizes.capacity)
         return family.init(k_init), data, fixed
@@ -122,7 +122,7 @@ def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
     def assemble(keys, work):
         actual = realised(keys)
         fresh = None
-        if sizes.fresh != NOTHING:
+        if sizes.fresh:
             fresh = family.original(keys(Purpose.FRESH), actual.fresh)
         parts = Parts(work.get("synthetic"), fresh, work["kept"], work["origin"].data)
         pool, kept = regime.assemble(keys(Purpose.ASSEMBLE), family.pools, parts, actual)
@@ -137,7 +137,7 @@ def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
     assembling = Stage(
         "assemble", assemble, lambda keys, work: (keys, work), lambda work, result: result
     )
-    return [*([sample] if sizes.synthetic != NOTHING else []), assembling]
+    return [*([sample] if sizes.synthetic else []), assembling]
 
 
 def generation(

@@ -1,6 +1,6 @@
 """Chains that advance together, from generation 0 or a checkpoint to the end of a run.
 
-Axis legend: groups of b batches (one a device) of n chains; t generations of a record.
+Axis legend: n chains of a batch; t generations of a record.
 """
 
 import time
@@ -12,7 +12,7 @@ import numpy as np
 
 from collapse_jax import summary
 from collapse_jax.chain import ChainState
-from collapse_jax.checkpoint import CheckpointError, DiskStore, MemoryStore
+from collapse_jax.checkpoint import DiskStore, MemoryStore
 from collapse_jax.config import RunConfig
 from collapse_jax.progress import Progress
 from collapse_jax.recording import Totals
@@ -26,12 +26,12 @@ Host = Mapping[str, Any]
 class _Inside(NamedTuple):
     """Where a restored run stands inside a generation."""
 
-    records: Sequence[Any]  # of the groups that are through it
-    flight: Flight  # of the next group
+    records: Sequence[Any]  # of the batches that are through it
+    flight: Flight  # of the next batch
 
 
 class Cohort:
-    """Chains first ... first + count - 1 in batches of `batch`, `devices` batches at a time."""
+    """Chains first ... first + count - 1, in batches of `batch` dealt out to the devices."""
 
     def __init__(
         self,
@@ -39,18 +39,19 @@ class Cohort:
         store: MemoryStore | DiskStore,
         config: RunConfig,
         batch: int,
-        devices: int,
+        devices: Sequence[jax.Device],
         first: int,
         count: int,
     ) -> None:
         """Nothing runs yet; the last batch is filled up with chains that are not recorded."""
         self._engine, self._store, self._config = engine, store, config
-        self._count, self._devices = count, devices
-        self._batches = -(-count // batch)
-        self._groups = -(-self._batches // devices)
-        numbers = first + np.arange(self._groups * devices * batch, dtype=np.int32)
-        self._numbers = numbers.reshape(self._groups, devices, batch)
-        self._valid = self._numbers < first + count
+        self._count, self._batch, self._devices = count, batch, devices
+        self._numbers, self._valid = [], []
+        for i in range(-(-count // batch)):
+            numbers = first + i * batch + np.arange(batch, dtype=np.int32)
+            device = devices[i % len(devices)]
+            self._numbers.append(jax.device_put(numbers, device))
+            self._valid.append(jax.device_put(numbers < first + count, device))
         self._unsaved: list[tuple[int, int, Host]] = []
         self._saved = time.monotonic()
 
@@ -91,22 +92,22 @@ class Cohort:
         signal: StopSignal,
         inside: "_Inside | None",
     ) -> tuple[list[ChainState | None], Host]:
-        """All groups through generations [start, stop)."""
+        """All batches through generations [start, stop)."""
         records = list(inside.records) if inside else []
         states = list(states)
-        for group in range(len(records), self._groups):
-            place = (start, stop, self._numbers[group], self._valid[group], states[group])
+        for i in range(len(records), len(states)):
+            place = (start, stop, self._numbers[i], self._valid[i], states[i])
             if isinstance(self._engine, SteppedEngine):
                 pause = self._saver(start, states, records, signal)
-                flight = inside.flight if inside and group == len(inside.records) else None
-                states[group], record = self._engine.advance(*place, flight, pause)
+                flight = inside.flight if inside and i == len(inside.records) else None
+                states[i], record = self._engine.advance(*place, flight, pause)
             else:
-                states[group], record = self._engine.advance(*place)
-            if records:  # fetched while the next group is being computed
-                records[-1] = jax.device_get(records[-1])
+                states[i], record = self._engine.advance(*place)
             records.append(record)
-        records[-1] = jax.device_get(records[-1])
-        return states, self._join(records, stop - start)
+            behind = i - len(self._devices)
+            if behind >= 0:  # fetched while every device has a batch to work on
+                records[behind] = jax.device_get(records[behind])
+        return states, self._join(jax.device_get(records), stop - start)
 
     def _saver(
         self, done: int, states: list[Any], records: list[Any], signal: StopSignal
@@ -119,10 +120,9 @@ class Cohort:
                 return
             position = {
                 "done": done,
-                "groups": len(records),
+                "batches": len(records),
                 "stage": flight.stage,
                 "begun": flight.carry is not None,
-                "devices": self._devices,
             }
             self._flush()
             tree = (list(states), list(records), (flight.work, flight.carry))
@@ -134,18 +134,14 @@ class Cohort:
         return pause
 
     def _join(self, records: Sequence[Host], length: int) -> Host:
-        """One record of all chains from those of the groups, whose leaves are [b, t, ...]."""
+        """One record of all chains from those of the batches, whose leaves are [t, ...]."""
         joined: dict[str, Any] = {}
         for name, first in records[0].items():
             if isinstance(first, Totals):
-                batches = [
-                    Totals(*(np.asarray(field)[i, :length] for field in record[name]))
-                    for record in records
-                    for i in range(self._devices)
-                ]
-                joined[name] = summary.merge(batches[: self._batches])
+                fields = ((field[:length] for field in record[name]) for record in records)
+                joined[name] = summary.merge([Totals(*batch) for batch in fields])
             else:
-                values = [record[name][i, :length] for record in records for i in range(len(first))]
+                values = [record[name][:length] for record in records]
                 joined[name] = np.concatenate(values, axis=1)[:, : self._count]
         return joined
 
@@ -156,68 +152,55 @@ class Cohort:
 
     def _commit(self, done: int, states: list[ChainState | None]) -> None:
         self._flush()
-        self._store.commit({"done": done}, lambda: self._by_batch(states))
+        self._store.commit({"done": done}, lambda: self._stacked(states))
         self._saved = time.monotonic()
 
-    def _by_batch(self, states: Sequence[Any]) -> Any:
-        """The groups' states as one tree [batches, n, ...], whatever the number of devices."""
-        return jax.tree.map(
-            lambda *groups: np.concatenate([np.asarray(x) for x in groups])[: self._batches],
-            *states,
-        )
+    def _stacked(self, states: Sequence[Any]) -> Any:
+        """The batches' states as one tree, leaves [batch, n, ...]: few arrays to save."""
+        return jax.tree.map(lambda *batches: np.stack([np.asarray(x) for x in batches]), *states)
 
     def _restore(self) -> "tuple[int, list[ChainState | None], _Inside | None]":
         restored = self._store.restore(self._abstract)
         if restored is None:
-            return 0, [None] * self._groups, None
+            return 0, [None] * len(self._numbers), None
         position = restored.position
         if "stage" in position:
             states, records, (work, carry) = restored.tree
-            return position["done"], states, _Inside(records, Flight(position["stage"], work, carry))
-        missing = self._groups * self._devices - self._batches
-
-        def split(leaf: np.ndarray) -> list[np.ndarray]:
-            whole = np.concatenate([leaf, np.repeat(leaf[-1:], missing, axis=0)])
-            return np.split(whole, self._groups)
-
+            inside = _Inside(records, Flight(position["stage"], work, carry))
+            return position["done"], list(states), inside
         leaves, structure = jax.tree.flatten(restored.tree)
-        pieces = [split(leaf) for leaf in leaves]
         states = [
-            jax.tree.unflatten(structure, [piece[group] for piece in pieces])
-            for group in range(self._groups)
+            jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
+            for i in range(len(self._numbers))
         ]
         return position["done"], states, None
 
     def _abstract(self, position: Mapping[str, Any]) -> Any:
         """Shapes and dtypes of what was saved at a position."""
         done = position["done"]
+        batches = len(self._numbers)
         if "stage" not in position:
-            return self._abstract_state(done, self._batches)
-        if position["devices"] != self._devices:
-            raise CheckpointError(
-                f"saved inside generation {done} on {position['devices']} devices, so it can only"
-                f" go on with as many, not {self._devices}"
-            )
+            return _with_axes(self._engine.abstract_state(done - 1), batches, self._batch)
         assert isinstance(self._engine, SteppedEngine)
-        ready = position["groups"]
-        before, after = (self._abstract_state(n, self._devices) for n in (done, done + 1))
-        states = [after] * ready + [before] * (self._groups - ready)
+        ready, (before, after) = position["batches"], (
+            self._engine.abstract_state(n) if n >= 0 else None for n in (done - 1, done)
+        )
+        before, after = (_with_axes(state, self._batch) for state in (before, after))
+        states = [after] * ready + [before] * (batches - ready)
         flight = self._engine.abstract_flight(
             done, self._numbers[ready], before, position["stage"], position["begun"]
         )
         records = [self._engine.abstract_record(self._numbers[0])] * ready
         return states, records, (flight.work, flight.carry)
 
-    def _abstract_state(self, done: int, batches: int) -> Any:
-        if done == 0:
-            return None
-        shape = (batches, self._numbers.shape[-1])
-        state = self._engine.abstract_state(done - 1)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*shape, *x.shape), x.dtype), state)
-
     def _passages(self, states: Sequence[ChainState | None]) -> dict[str, np.ndarray]:
-        whole = self._by_batch([state.passages for state in states if state is not None])
+        whole = self._stacked([state.passages for state in states if state is not None])
         return {name: values.ravel()[: self._count] for name, values in whole.items()}
+
+
+def _with_axes(tree: Any, *axes: int) -> Any:
+    """Shapes with more leading axes."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
 
 
 def _merged(parts: Sequence[tuple[int, int, Host]]) -> list[tuple[int, int, Host]]:

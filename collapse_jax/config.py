@@ -63,6 +63,99 @@ class RunConfig:
         check_choice("prng", self.prng, PRNGS)
 
 
+REGIMES = ("replace", "preserve", "fresh", "accumulate", "subsample", "mixture")
+
+
+@dataclasses.dataclass(frozen=True)
+class RegimeConfig:
+    """Which data each generation is fitted to."""
+
+    regime: str = setting("replace", "Which data the next generation is fitted to.", REGIMES)
+    samples: str = setting(
+        "100", "Size M of each training set; or several, comma-separated, of which the last repeats."
+    )
+    real_fraction: float = setting(
+        0.1, "Share of original data in each training set (preserve, fresh)."
+    )
+    fixed_subset: bool = setting(False, "preserve: the same original data every generation.")
+    independent: bool = setting(
+        False, "fresh: each member is real with probability real_fraction, not exactly that share."
+    )
+    mixture: str = setting(
+        "0.8,0.1,0.1", "mixture: shares alpha (synthetic), beta (previous set), gamma (original)."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown regime and shares that are none."""
+        check_choice("regime", self.regime, REGIMES)
+        if not 0 <= self.real_fraction <= 1:
+            raise ValueError(
+                f"real_fraction: expected a share in [0, 1], got {self.real_fraction}"
+            )
+
+    @property
+    def sizes(self) -> int | list[int]:
+        """M, or its schedule."""
+        listed = _numbers("samples", self.samples, int)
+        return listed[0] if len(listed) == 1 else listed
+
+    @property
+    def shares(self) -> list[float]:
+        """alpha, beta and gamma."""
+        listed = _numbers("mixture", self.mixture, float)
+        if len(listed) != 3:
+            raise ValueError(f"mixture: expected three shares, got {self.mixture!r}")
+        return listed
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianConfig:
+    """The Gaussian family; see `collapse_jax.families.gaussian`."""
+
+    dim: int = setting(1, "Dimension.")
+    estimator: str = setting(
+        "unbiased", "Covariance estimator: divides by M - 1, or by M.", ("unbiased", "ml")
+    )
+    sampler: str = setting(
+        "exact", "Draw a sample's moments (O(1) in M), or its rows.", ("exact", "rows")
+    )
+    sampling_bias: float = setting(1.0, "lambda: synthetic data come from N(mu, lambda Sigma).")
+    tail: float = setting(0.02, "The original's probability beyond its two tail quantiles.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteConfig:
+    """The discrete family; see `collapse_jax.families.discrete`."""
+
+    dataset: str = setting(
+        "pydoc-topics",
+        "Corpus whose words are counted: pydoc-topics (offline), wikitext-2, or a text file's path.",
+    )
+    vocabulary: int | None = setting(
+        None, "Keep this many of the most frequent words and pool the rest; none: all."
+    )
+    probabilities: str | None = setting(
+        None, "Given probabilities (or counts) instead of a corpus, comma-separated."
+    )
+    data_dir: str | None = setting(
+        None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
+    )
+    tail: float = setting(0.02, "The rarest words of this total probability are the tail.")
+
+    @property
+    def given(self) -> list[float]:
+        """The given probabilities."""
+        return _numbers("probabilities", self.probabilities or "", float)
+
+
+def _numbers(name: str, text: str, kind: type) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        expected = "integers" if kind is int else "numbers"
+        raise ValueError(f"{name}: expected comma-separated {expected}, got {text!r}") from None
+
+
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Refuses a value that is not among the choices, by name."""
     if value not in choices:

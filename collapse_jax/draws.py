@@ -92,6 +92,11 @@ def log_chi_square_ratio(key: jax.Array, degrees: Sequence[int]) -> jax.Array:
     return jnp.stack(draws)
 
 
+def mulhi(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The high 32 bits of the 64-bit product of two u32: b times the fraction a / 2^32."""
+    return jax.lax.mulhi(a, b)
+
+
 def _horner(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
     value = jnp.full_like(x, coefficients[-1])
     for coefficient in coefficients[-2::-1]:

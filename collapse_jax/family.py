@@ -20,7 +20,11 @@ class Request(NamedTuple):
     """How much data to draw: `count` members into a pool with room for `capacity`."""
 
     count: Count
-    capacity: int
+    capacity: int  # 0 where a regime never asks for any
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to draw; known even where the count is traced."""
+        return self.capacity > 0
 
 
 class Training(NamedTuple):
@@ -90,6 +94,7 @@ class Family(NamedTuple):
       sample: (key, params, request) -> pool, or Steps.
       measure: (key, params, training, origin) -> {name: array}, or Steps.
       anchor: (key, params, training) -> anchor, once after generation 0, or None.
+      population: the original law, for closed forms; f64[symbol] for discrete.
       check: (sizes of a generation) -> None, or a ValueError why this family can't be fitted so.
     """
 
@@ -106,3 +111,4 @@ class Family(NamedTuple):
     anchor: Callable[..., Any] | None = None
     coords: Mapping[str, np.ndarray] = {}
     check: Callable[[Any], None] = lambda sizes: None
+    population: Any = None

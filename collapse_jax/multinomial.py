@@ -56,10 +56,9 @@ def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> j
     :math:`S`. With :math:`\lambda = M - 2.5 \sqrt M` the event :math:`S \le M` fails with
     probability 0.6 % and the counts are then drawn again; being an event about `S` alone, it
     leaves them multinomial given `S`, and adding `M - S` single draws from `p` makes them
-    multinomial with total `M`. The result is a function of the arguments alone: a static and a
-    traced `total` give the same counts, and so do vmap and a loop over chains, save that a
-    program compiled otherwise may round the other way and move a count by one (chance below
-    1e-6 a symbol).
+    multinomial with total `M`. The counts depend on the arguments alone: a static or a traced
+    `total`, vmap or a loop give the same, save where another compiled program rounds otherwise
+    (a chance below 1e-6 a symbol).
 
     Accuracy: each Poisson follows its distribution function to 2e-7, with means right to 3e-7
     relative, and a single draw picks each symbol with its probability to 2^-64 for int32
@@ -70,8 +69,7 @@ def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> j
         key: Typed key. Two words a symbol are hashed: philox4x32 is fastest on CPU.
         weights: int32[symbol] counts of a sum below 2^31, or float32[symbol] weights of a sum
             from 1e-28 to 1e38; negative ones count as 0. Batch chains by vmap or lax.map.
-        total: Number of draws, 0 to 2^31 - 1, an int or an int32 scalar. A traced total that is
-            negative counts as 0.
+        total: Number of draws, 0 to 2^31 - 1: an int, or an int32 scalar (negative counts as 0).
 
     Returns:
         int32[symbol] counts. They sum to `total`, but are all 0 if every weight is.
@@ -105,22 +103,20 @@ def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> j
     draws = jnp.where(has_mass, jnp.maximum(jnp.asarray(total, jnp.int32), 0), 0)
     counts, missing = jnp.zeros(weights.shape, jnp.int32), draws
     if fixed is None or fixed > _BLOCK:
-        counts, missing = _poisson_part(k_poisson, weights, draws)
+        _, counts, missing = _poisson_part(k_poisson, weights, draws)
     block = _BLOCK if fixed is None else max(1, min(fixed, _BLOCK))
     return _add_single_draws(k_single, counts, missing, tree, block)
 
 
-def _poisson_part(
-    key: jax.Array, weights: jax.Array, total: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Draw Poisson counts until they sum to no more than `total`; also return what is missing."""
+def _poisson_part(key: jax.Array, weights: jax.Array, total: jax.Array) -> _Attempt:
+    """Draw Poisson counts until they sum to no more than `total`."""
     total_f32 = total.astype(jnp.float32)
     mean_total = jnp.where(total > _BLOCK, total_f32 - _SLACK * jnp.sqrt(total_f32), 0.0)
     mass = weights.sum(dtype=weights.dtype).astype(jnp.float32)
     scale = mean_total / jnp.where(mass > 0, mass, 1.0)
 
     def attempt(state: _Attempt) -> _Attempt:
-        number, _, _ = state
+        number = state[0]
         # The select, always of `scale`, keeps XLA from hoisting the tail sums, which depend on
         # the means only, out of the loop as 42 separate arrays: twice the time.
         means = weights.astype(jnp.float32) * jnp.where(number < 0, 0.0, scale)
@@ -132,7 +128,7 @@ def _poisson_part(
         return (state[2] < 0) & (state[0] < 32)  # 32 in a row: 1e-70, or weights of sum >= 2^31
 
     start = jnp.int32(0), jnp.zeros(weights.shape, jnp.int32), jnp.int32(-1)
-    return lax.while_loop(overshoots, attempt, start)[1:]
+    return lax.while_loop(overshoots, attempt, start)
 
 
 def _add_single_draws(
@@ -147,8 +143,7 @@ def _add_single_draws(
         wanted = (indices < missing).astype(jnp.int32)
         return drawn + block, counts.at[symbols].add(wanted, mode="drop")
 
-    start = jnp.int32(0), counts
-    return lax.while_loop(lambda state: state[0] < missing, add_block, start)[1]
+    return lax.while_loop(lambda state: state[0] < missing, add_block, (jnp.int32(0), counts))[1]
 
 
 def _words(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,30 +154,27 @@ def _words(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
     """Invert Poisson distribution functions (means >= 0) at one 64-bit uniform each."""
-    small = _small_poisson(mean, high, low)
-    return jnp.where(mean < _MEAN_SPLIT, small, _large_poisson(mean, high))
+    large = _large_poisson(mean, high)
+    return jnp.where(mean < _MEAN_SPLIT, _small_poisson(mean, high, low), large)
 
 
 def _small_poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
     """Count the k >= 1 with P(X >= k) above the uniform."""
     unit = jnp.float32(2.0**-32)
     uniform = ((low.astype(jnp.float32) + 0.5) * unit + high.astype(jnp.float32)) * unit
-    mass = jnp.exp(-mean)
-    masses = []
+    masses = [jnp.exp(-mean)]
     for k in range(1, _LARGEST_SMALL + 1):
-        mass = mass * (mean * jnp.float32(1 / k))
-        masses.append(mass)
-    at_least = jnp.zeros_like(mean)
-    count = jnp.zeros(mean.shape, jnp.int32)
+        masses.append(masses[-1] * (mean * jnp.float32(1 / k)))
+    at_least, count = jnp.zeros_like(mean), jnp.zeros(mean.shape, jnp.int32)
     # From the far tail down: terms of one sign, smallest first, lose no relative precision.
-    for mass in reversed(masses):
+    for mass in reversed(masses[1:]):
         at_least = at_least + mass
         count = count + (uniform < at_least).astype(jnp.int32)
     return count
 
 
 def _large_poisson(mean: jax.Array, high: jax.Array) -> jax.Array:
-    """Round down the expansion of the continuous quantile, for means >= 12; smaller ones count as 12."""
+    """Round down the expansion of the quantile, for means >= 12; smaller count as 12."""
     mean = jnp.maximum(mean, _MEAN_SPLIT)
     z = _normal_quantile(high)
     root = jnp.sqrt(mean)
@@ -238,16 +230,16 @@ def _pick(tree: _SumTree, high: jax.Array, low: jax.Array) -> jax.Array:
     product = high * mass
     carry = product + _multiply_high(low, mass) < product
     position = (_multiply_high(high, mass) + carry.astype(jnp.uint32)).astype(jnp.int32)
-    level_starts = jnp.asarray(tree.starts, jnp.int32)
+    starts = jnp.asarray(tree.starts, jnp.int32)
 
     def descend(level: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         node, position = state
-        left = tree.nodes.at[level_starts[level] + 2 * node].get(mode="promise_in_bounds")
+        left = tree.nodes.at[starts[level] + 2 * node].get(mode="promise_in_bounds")
         is_right = position >= left
         return 2 * node + is_right.astype(jnp.int32), position - jnp.where(is_right, left, 0)
 
-    start = jnp.zeros_like(position), position
-    return lax.fori_loop(0, len(tree.starts), descend, start)[0]
+    root = jnp.zeros_like(position), position
+    return lax.fori_loop(0, len(tree.starts), descend, root)[0]
 
 
 def _multiply_high(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -101,7 +101,7 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
         return Sizes(synthetic, reused=real, training=whole, capacity=whole.capacity)
 
     def assemble(key, pools, parts, sizes):
-        if sizes.reused == NOTHING or fixed:
+        if not sizes.reused or fixed:
             return _blend(key, pools, parts, sizes)
         reused = pools.subsample(key, parts.original, *sizes.reused)
         return _blend(key, pools, parts._replace(original=reused), sizes)
@@ -245,10 +245,10 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
 
     def assemble(key, pools, parts, sizes):
         previous, reused = None, None
-        if sizes.previous != NOTHING:
+        if sizes.previous:
             k_previous = jax.random.fold_in(key, 0)
             previous = pools.subsample(k_previous, parts.kept, *sizes.previous)
-        if sizes.reused != NOTHING:
+        if sizes.reused:
             k_reused = jax.random.fold_in(key, 1)
             reused = pools.subsample(k_reused, parts.original, *sizes.reused)
         training, _ = _blend(key, pools, Parts(parts.synthetic, None, previous, reused), sizes)

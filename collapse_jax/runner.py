@@ -18,7 +18,6 @@ from collapse_jax.checkpoint import DiskStore, MemoryStore
 from collapse_jax.cohort import Cohort
 from collapse_jax.config import RunConfig, fingerprint
 from collapse_jax.family import Family
-from collapse_jax.parallel import chain_mesh
 from collapse_jax.progress import Progress
 from collapse_jax.recording import every_chain, summaries
 from collapse_jax.regimes import Regime
@@ -86,8 +85,8 @@ def run(
     cohorts = [(0, config.chains)]
     if workdir:
         cohorts = workdir.open(identity, config.chains, config.generations)
-    mesh = chain_mesh(devices)
-    engine = _engine(family, regime, identity["keep"], config, mesh, root)
+    devices = devices or jax.local_devices()
+    engine = _engine(family, regime, identity["keep"], config, root)
     parts, passages = [], []
     with (
         StopSignal(active=workdir is not None) as stop,
@@ -99,7 +98,7 @@ def run(
             store = _store(workdir, index, config)
             try:
                 cohort = Cohort(
-                    engine, store, config, identity["chains_per_batch"], mesh.size, first, count
+                    engine, store, config, identity["chains_per_batch"], devices, first, count
                 )
                 passages.append(cohort.advance(stop, bar))
                 store.close()
@@ -129,15 +128,15 @@ def _store(workdir: Workdir | None, index: int, config: RunConfig) -> MemoryStor
 
 
 def _engine(
-    family: Family, regime: Regime, keep: str, config: RunConfig, mesh: Any, root: jax.Array
+    family: Family, regime: Regime, keep: str, config: RunConfig, root: jax.Array
 ) -> FusedEngine | SteppedEngine:
     _, shapes = segment.abstract_chain(family, regime, 0, root)
     recorder = every_chain(shapes) if keep == "chains" else summaries(family.metrics, shapes)
     if is_stepped(family):
-        return SteppedEngine(family, regime, recorder, mesh, root)
+        return SteppedEngine(family, regime, recorder, root)
     longest = max(config.generations - 1, 1)
     length = min(config.checkpoint_every, _LONGEST_SEGMENT, longest)
-    return FusedEngine(family, regime, recorder, mesh, root, length)
+    return FusedEngine(family, regime, recorder, root, length)
 
 
 def _datasets(

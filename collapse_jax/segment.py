@@ -1,8 +1,8 @@
 """Compiled programs over batches of chains: generation 0, and a segment of later generations.
 
-Every device of the mesh works on one whole batch, so the arithmetic of a batch, and with it every
-bit of the result, is the same on one device or many; no collective is needed.
-Axis legend: b batches in flight (one a device), n chains of a batch, t generations of a record.
+A program works on one whole batch on one device, so the arithmetic of a batch, and with it every
+bit of the result, does not depend on how many devices there are.
+Axis legend: n chains of a batch, t generations of a record.
 """
 
 import functools
@@ -12,12 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from collapse_jax import chain
 from collapse_jax.chain import ChainState
 from collapse_jax.family import Family, Request
-from collapse_jax.parallel import per_device
+from collapse_jax.parallel import compiled
 from collapse_jax.recording import Record, Recorder
 from collapse_jax.regimes import Regime, Sizes
 
@@ -30,7 +29,7 @@ def counts(sizes: Sizes) -> list[int]:
     return [getattr(sizes, name).count for name in _REQUESTS]
 
 
-def shape_of(regime: Regime, number: int) -> Sizes:
+def shape_of(family: Family, regime: Regime, number: int) -> Sizes:
     """The sizes that a program for this generation is compiled for.
 
     Counts that a schedule may change later on are replaced by -1 and passed at run time, so that
@@ -44,9 +43,11 @@ def shape_of(regime: Regime, number: int) -> Sizes:
     def settle(name: str) -> Request:
         request = getattr(sizes, name)
         fixed = regime.constant_samples and getattr(one, name).count == getattr(two, name).count
-        return request if fixed else Request(-1, request.capacity)
+        return request if fixed else Request(-1, request.capacity if grows else bool(request))
 
-    return sizes._replace(**{name: settle(name) for name in _REQUESTS})
+    grows = family.pools.bytes(1) is not None
+    shape = sizes._replace(**{name: settle(name) for name in _REQUESTS})
+    return shape if grows else shape._replace(capacity=0)
 
 
 def fill(shape: Sizes, values: jax.Array) -> Sizes:
@@ -60,9 +61,9 @@ def fill(shape: Sizes, values: jax.Array) -> Sizes:
 
 
 def first_program(
-    family: Family, regime: Regime, recorder: Recorder, mesh: Mesh
+    family: Family, regime: Regime, recorder: Recorder
 ) -> Callable[..., tuple[ChainState, Record]]:
-    """Generation 0: (root key data, chain numbers [b, n], valid [b, n]) -> (state, record)."""
+    """Generation 0: (root key, chain numbers i32[n], valid bool[n]) -> (state, record)."""
     sizes = regime.sizes(0)
 
     def batch(root: jax.Array, numbers: jax.Array, valid: jax.Array):
@@ -74,7 +75,7 @@ def first_program(
         record = recorder.empty(1, numbers.shape[0])
         return state, recorder.write(record, jnp.int32(0), metrics, finite, valid)
 
-    return per_device(batch, mesh, shared=1)
+    return compiled(batch)
 
 
 def later_program(
@@ -83,7 +84,6 @@ def later_program(
     shape: Sizes,
     length: int,
     recorder: Recorder,
-    mesh: Mesh,
 ) -> Callable[..., tuple[ChainState, Record]]:
     """Up to `length` generations in one compiled loop with a traced number of turns.
 
@@ -106,7 +106,7 @@ def later_program(
         record = recorder.empty(length, numbers.shape[0])
         return jax.lax.fori_loop(start, stop, turn, (state, record))
 
-    return per_device(batch, mesh, shared=4)
+    return compiled(batch)
 
 
 def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array) -> Any:
@@ -118,7 +118,7 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
     state, metrics, _ = jax.eval_shape(first, root)
     if number == 0:
         return state, metrics
-    shape = shape_of(regime, number)
+    shape = shape_of(family, regime, number)
     values = jax.ShapeDtypeStruct((len(_REQUESTS),), jnp.int32)
 
     def later(key, state, values):
@@ -140,21 +140,20 @@ class FusedEngine:
     """Many generations in one compiled call, for families without `Steps`."""
 
     def __init__(
-        self, family: Family, regime: Regime, recorder: Recorder, mesh: Mesh, root: jax.Array,
-        length: int,
-    ) -> None:  # fmt: skip
+        self, family: Family, regime: Regime, recorder: Recorder, root: jax.Array, length: int
+    ) -> None:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
-        self._mesh, self._root, self._length = mesh, root, length
+        self._root, self._length = root, length
         self._later = functools.cache(self._compile)
 
     def boundary(self, start: int, stop: int) -> int:
         """Where a segment that begins at `start` has to end, at `stop` at the latest."""
         if start == 0:
             return 1
-        shape = shape_of(self._regime, start)
+        shape = self._shape(start)
         end = start + 1
-        while end < min(stop, start + self._length) and shape_of(self._regime, end) == shape:
+        while end < min(stop, start + self._length) and self._shape(end) == shape:
             end += 1
         return end
 
@@ -162,17 +161,17 @@ class FusedEngine:
         self,
         start: int,
         stop: int,
-        numbers: np.ndarray,
-        valid: np.ndarray,
+        numbers: jax.Array,
+        valid: jax.Array,
         state: ChainState | None,
     ) -> tuple[ChainState, Record]:
-        """Generations [start, stop) of b batches; None as the state before generation 0."""
+        """Generations [start, stop) of one batch; None as the state before generation 0."""
         if state is None:
             return self._first(self._root, numbers, valid)
         requests = np.zeros((self._length, len(_REQUESTS)), np.int32)
         for row, number in enumerate(range(start, stop)):
             requests[row] = counts(self._regime.sizes(number))
-        program = self._later(shape_of(self._regime, start))
+        program = self._later(self._shape(start))
         return program(
             self._root, np.int32(start), np.int32(stop), requests, numbers, valid, state
         )
@@ -181,11 +180,12 @@ class FusedEngine:
         """Shapes and dtypes of one chain's state after generation `number`."""
         return abstract_chain(self._family, self._regime, number, self._root)[0]
 
+    def _shape(self, number: int) -> Sizes:
+        return shape_of(self._family, self._regime, number)
+
     @functools.cached_property
     def _first(self) -> Callable[..., Any]:
-        return first_program(self._family, self._regime, self._recorder, self._mesh)
+        return first_program(self._family, self._regime, self._recorder)
 
     def _compile(self, shape: Sizes) -> Callable[..., Any]:
-        return later_program(
-            self._family, self._regime, shape, self._length, self._recorder, self._mesh
-        )
+        return later_program(self._family, self._regime, shape, self._length, self._recorder)

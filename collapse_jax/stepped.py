@@ -1,7 +1,7 @@
 """One generation of a family whose fit, sample or measure is cut into `Steps`.
 
 The pieces are compiled one by one and driven from the host, so that the runner can save between
-them. Axis legend: b batches in flight (one a device), n chains of a batch.
+them. Axis legend: n chains of a batch.
 """
 
 import functools
@@ -11,21 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from collapse_jax import chain, segment
 from collapse_jax.chain import ChainState
 from collapse_jax.family import Family, Steps
-from collapse_jax.parallel import per_device
+from collapse_jax.parallel import compiled
 from collapse_jax.recording import Record, Recorder
 from collapse_jax.regimes import Regime, Sizes
 
 
 class Flight(NamedTuple):
-    """Where inside a generation b batches are."""
+    """Where inside a generation a batch is."""
 
     stage: int
-    work: Any  # the workspace, leaves [b, n, ...]
+    work: Any  # the workspace, leaves [n, ...]
     carry: Any  # of the stage's Steps if they have begun, else None
 
 
@@ -41,11 +40,11 @@ class SteppedEngine:
     """One generation at a time, each piece of each stage a compiled program."""
 
     def __init__(
-        self, family: Family, regime: Regime, recorder: Recorder, mesh: Mesh, root: jax.Array
+        self, family: Family, regime: Regime, recorder: Recorder, root: jax.Array
     ) -> None:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
-        self._mesh, self._root = mesh, root
+        self._root = root
         self._program = functools.cache(self._build)
 
     def boundary(self, start: int, stop: int) -> int:
@@ -57,24 +56,24 @@ class SteppedEngine:
         self,
         start: int,
         stop: int,
-        numbers: np.ndarray,
-        valid: np.ndarray,
+        numbers: jax.Array,
+        valid: jax.Array,
         state: ChainState | None,
         flight: Flight | None = None,
         pause: Pause = lambda flight: None,
     ) -> tuple[ChainState, Record]:
-        """Generation `start` of b batches.
+        """Generation `start` of one batch.
 
         Args:
           start, stop: the generation, and the one after it.
-          numbers, valid: chain numbers i32[b, n], and which of them are recorded.
+          numbers, valid: chain numbers i32[n], and which of them are recorded.
           state: after the previous generation; None at generation 0.
           flight: where to go on inside the generation; None for its start.
           pause: called between pieces with the present flight.
         """
         del stop
         place = self._place(start, numbers)
-        build = functools.partial(self._program, segment.shape_of(self._regime, start), start == 0)
+        build = functools.partial(self._program, segment.shape_of(self._family, self._regime, start), start == 0)
         flight = flight or Flight(0, _workspace(state), None)
         listed = self._stages(start)
         for index in range(flight.stage, len(listed)):
@@ -98,11 +97,11 @@ class SteppedEngine:
         return segment.abstract_chain(self._family, self._regime, number, self._root)[0]
 
     def abstract_flight(
-        self, number: int, numbers: np.ndarray, state: Any, stage: int, begun: bool
+        self, number: int, numbers: Any, state: Any, stage: int, begun: bool
     ) -> Flight:
         """Shapes and dtypes of a flight, found by following the stages without running them."""
         place = self._place(number, numbers)
-        shape = segment.shape_of(self._regime, number)
+        shape = segment.shape_of(self._family, self._regime, number)
 
         def follow(index: int, piece: str, *args: Any) -> Any:
             return jax.eval_shape(self._program(shape, number == 0, index, piece), *place, *args)
@@ -115,19 +114,16 @@ class SteppedEngine:
                 work = follow(index, "plain", work)
         return Flight(stage, work, follow(stage, "begin", work) if begun else None)
 
-    def abstract_record(self, numbers: np.ndarray) -> Any:
-        """Shapes and dtypes of the record of one generation of b batches."""
-        record = jax.eval_shape(lambda: self._recorder.empty(1, numbers.shape[1]))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((numbers.shape[0], *x.shape), x.dtype), record
-        )
+    def abstract_record(self, numbers: Any) -> Any:
+        """Shapes and dtypes of the record of one generation of a batch."""
+        return jax.eval_shape(lambda: self._recorder.empty(1, numbers.shape[0]))
 
-    def _place(self, number: int, numbers: np.ndarray) -> tuple[Any, ...]:
+    def _place(self, number: int, numbers: Any) -> tuple[Any, ...]:
         requests = np.array(segment.counts(self._regime.sizes(number)), np.int32)
         return self._root, np.int32(number), requests, numbers
 
     def _stages(self, number: int) -> list[chain.Stage]:
-        shape = segment.shape_of(self._regime, number)
+        shape = segment.shape_of(self._family, self._regime, number)
         return chain.stages(self._family, self._regime, shape, number == 0)
 
     def _build(self, shape: Sizes, first: bool, index: int, piece: str) -> Callable[..., Any]:
@@ -143,7 +139,7 @@ class SteppedEngine:
 
             return jax.vmap(one)(numbers, *args)
 
-        return per_device(local, self._mesh, shared=3)
+        return compiled(local)
 
     def _conclude(self, first: bool, number: jax.Array, numbers: jax.Array, work: Any, valid: Any):
         passages = None if first else work["passages"]

@@ -1,0 +1,218 @@
+"""The discrete family: frequencies of symbols, refitted to counts of draws from themselves.
+
+Exactly the haploid Wright-Fisher model of population genetics: symbols drift until all but one are
+lost. Axis legend: symbol K, frequency_bin.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import pools
+from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.multinomial import multinomial
+from collapse_jax.pools import Counts
+
+# Up to this many symbols the config lists the probabilities themselves.
+_LISTED = 64
+
+
+class _Population(NamedTuple):
+    """The original distribution, on the host."""
+
+    weights: np.ndarray  # i32[K] counts where they are whole numbers, else f32[K]
+    probabilities: np.ndarray  # f64[K]
+    tail: np.ndarray  # bool[K], the rarest symbols
+    bins: np.ndarray  # i64[K], index of each symbol's bin of initial frequency, or the last + 1
+    edges: np.ndarray  # f64[frequency_bin], lower edges
+
+
+def discrete(
+    probabilities: Sequence[float] | np.ndarray,
+    tail: float = 0.02,
+    title: str = "given probabilities",
+    sha256: str | None = None,
+    frequencies: bool = False,
+) -> Family:
+    """Chains of categorical distributions fitted (by maximum likelihood) to draws of themselves.
+
+    Args:
+      probabilities: of the original, [K]; counts will do, they are normalised.
+      tail: the rarest symbols that together have at most this probability (but at least the
+        rarest one) are the tail.
+      title: of the corpus, for plots.
+      sha256: of the corpus that the probabilities were counted in.
+      frequencies: whether to record every symbol's frequency (small K).
+
+    Returns:
+      A family with metrics support, entropy, heterozygosity, tail_mass, total_variation (which is
+      also the squared 2-Wasserstein distance under the 0-1 metric), kl and surviving_share.
+
+    Raises:
+      ValueError: for an argument outside its range, saying what was expected and what came.
+    """
+    population = _population(np.asarray(probabilities), tail)
+    law = population.probabilities
+    heterozygosity = 1.0 - float(np.sum(law**2))
+    tail_probability = float(law[population.tail].sum())
+
+    def original(key: jax.Array, request: Request) -> Counts:
+        drawn = multinomial(key, jnp.asarray(population.weights), request.count)
+        return Counts(drawn, request.count)
+
+    def sample(key: jax.Array, params: Counts, request: Request) -> Counts:
+        return Counts(multinomial(key, params.counts, request.count), request.count)
+
+    def init(key: jax.Array) -> Counts:
+        del key
+        return Counts(jnp.zeros(law.shape, jnp.int32), jnp.int32(0))
+
+    def fit(key: jax.Array, params: Counts, training: Training) -> tuple[Counts, Metrics]:
+        del key, params
+        pool = training.pool
+        return Counts(pool.counts, jnp.int32(pool.total)), {}
+
+    def measure(key: jax.Array, params: Counts, training: Training, origin: Origin) -> Metrics:
+        del key, training, origin
+        metrics = _measure(params, population)
+        if frequencies:
+            metrics["frequency"] = _frequency(params)
+        return metrics
+
+    def check(sizes: Any) -> None:
+        total = max(sizes.training.count, sizes.previous.count + sizes.synthetic.count)
+        if total >= 2**31:
+            raise ValueError(
+                f"samples: counts are exact below 2^31 draws in all, got {total}; use fewer samples"
+                " or generations"
+            )
+
+    return Family(
+        name="discrete",
+        config=_config(population, tail, title, sha256, frequencies),
+        pools=pools.counts(),
+        metrics=_metrics(len(law), frequencies),
+        thresholds={
+            "early": Threshold(
+                "tail_mass", 0.5 * tail_probability, "tail mass below half the original's"
+            ),
+            "late": Threshold(
+                "heterozygosity",
+                0.01 * heterozygosity,
+                "heterozygosity below 1 % of the original's",
+            ),
+        },
+        original=original,
+        init=init,
+        fit=fit,
+        sample=sample,
+        measure=measure,
+        coords={
+            "frequency_bin": population.edges,
+            **({"symbol": np.arange(len(law))} if frequencies else {}),
+        },
+        check=check,
+        population=law,
+    )
+
+
+def _frequency(params: Counts) -> jax.Array:
+    return params.counts.astype(jnp.float32) / params.total.astype(jnp.float32)
+
+
+def _measure(params: Counts, population: _Population) -> Metrics:
+    law = population.probabilities
+    frequency = _frequency(params)
+    alive = params.counts > 0
+    # 0 ln 0 = 0; an extinct symbol's logarithm is taken of something harmless.
+    entropy = -jnp.sum(jnp.where(alive, frequency * jnp.log(jnp.where(alive, frequency, 1.0)), 0.0))
+    possible = law > 0
+    log_law = np.log(np.where(possible, law, 1.0)).astype(np.float32)
+    cross = -jnp.sum(frequency * log_law)
+    edges = population.edges
+    sizes = np.bincount(population.bins, minlength=len(edges) + 1)[: len(edges)]
+    survivors = jnp.stack(
+        [
+            jnp.sum(alive & (population.bins == i), dtype=jnp.int32) / max(int(size), 1)
+            for i, size in enumerate(sizes)
+        ]
+    )
+    return {
+        "support": jnp.sum(alive, dtype=jnp.int32).astype(jnp.float32),
+        "entropy": entropy,
+        "heterozygosity": 1.0 - jnp.sum(frequency**2),
+        "tail_mass": jnp.sum(jnp.where(population.tail, frequency, 0.0)),
+        "total_variation": 0.5 * jnp.sum(jnp.abs(frequency - law.astype(np.float32))),
+        "kl": jnp.maximum(cross - entropy, 0.0),
+        "surviving_share": survivors,
+    }
+
+
+def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
+    def positive(text: str, units: str = "1", scale: float = 1e-3, limit: float = 1.0) -> Metric:
+        return Metric(text, units, (), scale, limit, nonnegative=True)
+
+    largest = math.log(max(symbols, 2))
+    metrics = {
+        "support": positive("number of symbols that are left", "symbols", 10.0, float(symbols)),
+        "entropy": positive("entropy of the model", "nats", 0.1 * largest, largest),
+        "heterozygosity": positive("heterozygosity 1 - sum p^2 of the model", scale=0.05),
+        "tail_mass": positive("model's probability of the original's rarest symbols"),
+        "total_variation": positive("total variation (W2^2 under the 0-1 metric) to the original"),
+        "kl": positive("KL(model || original)", "nats", 1e-3, 40.0),
+        "surviving_share": Metric(
+            "share of symbols left, by initial frequency", "1", ("frequency_bin",), 1e-2, 1.0, True
+        ),
+    }
+    if frequencies:
+        metrics["frequency"] = Metric(
+            "frequency of a symbol in the model", "1", ("symbol",), 1e-2, 1.0, True
+        )
+    return metrics
+
+
+def _population(given: np.ndarray, tail: float) -> _Population:
+    if given.ndim != 1 or given.size < 2:
+        raise ValueError(
+            f"probabilities: expected a vector of at least 2 symbols, got shape {given.shape}"
+        )
+    values = given.astype(np.float64)
+    if not np.all(np.isfinite(values)) or np.any(values < 0) or values.sum() <= 0:
+        raise ValueError("probabilities: expected finite numbers >= 0 with a positive sum")
+    if not 0 < tail < 1:
+        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
+    law = values / values.sum()
+    whole = np.all(values == np.round(values)) and 1 < values.sum() < 2**31
+    weights = values.astype(np.int32) if whole else values.astype(np.float32)
+    order = np.lexsort((np.arange(law.size), law))
+    order = order[law[order] > 0]
+    rare = order[: max(1, int(np.searchsorted(np.cumsum(law[order]), tail, side="right")))]
+    in_tail = np.zeros(law.shape, bool)
+    in_tail[rare] = True
+    lowest, highest = law[law > 0].min(), law.max()
+    decades = np.arange(math.floor(math.log10(lowest)), math.floor(math.log10(highest)) + 1)
+    edges = 10.0 ** np.array(decades, np.float64)
+    bins = np.searchsorted(edges, law, side="right") - 1
+    return _Population(weights, law, in_tail, np.where(law > 0, bins, len(edges)), edges)
+
+
+def _config(
+    population: _Population, tail: float, title: str, sha256: str | None, frequencies: bool
+) -> dict[str, Any]:
+    law = population.probabilities
+    listed = law.tolist() if law.size <= _LISTED else None
+    return {
+        "title": title,
+        "corpus_sha256": sha256,
+        "symbols": int(law.size),
+        "probabilities": listed,
+        "probabilities_sha256": hashlib.sha256(law.tobytes()).hexdigest(),
+        "tail": tail,
+        "tail_probability": float(law[population.tail].sum()),
+        "frequencies": frequencies,
+    }

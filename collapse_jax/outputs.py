@@ -1,0 +1,64 @@
+"""The files that a run leaves for people: history.nc, summary.csv, plots and a report."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from etils import epath
+
+from collapse_jax import expected, history, plots, report, summary_table
+from collapse_jax.runner import Result
+
+
+def write_all(workdir: str, result: Result, flagfile: str) -> None:
+    """Writes everything but checkpoints and config into a run's workdir, local or gs://."""
+    directory = epath.Path(workdir)
+    curves = expected.curves(result.family, result.regime, result.config.generations)
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch)
+        (local / "flags.txt").write_text(flagfile)
+        write_history(local / "history.nc", result.history)
+        summary_table.write_csv(local / "summary.csv", result.summary, curves)
+        (local / "plots").mkdir()
+        paths = plots.save(plots.standard(result, curves), local / "plots")
+        title = str(result.summary.attrs["title"])
+        report.write(
+            local / "report.html", title, [report.run_section(result, paths, curves)]
+        )
+        (directory / "plots").mkdir(parents=True, exist_ok=True)
+        for path in sorted(local.rglob("*")):
+            if path.is_file():
+                target = directory / str(path.relative_to(local))
+                with path.open("rb") as source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+
+
+def write_history(path: Path, dataset: xr.Dataset) -> None:
+    """Writes a dataset as netCDF 4."""
+    dataset.to_netcdf(path, engine="h5netcdf")
+
+
+def digest(result: Result) -> str:
+    """A few lines on how a run ended."""
+    last = result.summary.isel(generation=-1)
+    lines = [
+        f"{result.family.name} under {result.regime.name}: {result.config.chains} chains,"
+        f" {result.config.generations} generations, {result.seconds:.1f} s"
+    ]
+    for name, metric in result.family.metrics.items():
+        if not metric.dims:
+            values = (float(last[f"{name}_{statistic}"]) for statistic in ("mean", "sd"))
+            mean, sd = values
+            lines.append(f"  {name:18s} mean {mean:11.5g}   sd {sd:11.5g}   {metric.long_name}")
+    for name in (*result.family.thresholds, "nonfinite"):
+        variable = name if name == "nonfinite" else f"{name}_collapse"
+        reached = result.summary[variable].values
+        curve = history.kaplan_meier(reached, result.config.generations)
+        half = curve.generation[curve.survival <= 0.5]
+        when = f"median generation {half[0]}" if len(half) else "median not reached"
+        lines.append(f"  {variable:18s} {int(np.sum(reached >= 0))} of {reached.size}, {when}")
+    if result.config.workdir:
+        lines.append(f"  written to {result.config.workdir}")
+    return "\n".join(lines)

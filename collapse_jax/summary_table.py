@@ -1,0 +1,223 @@
+"""A run's summary as a table: measured values, standard errors, closed forms and z-scores.
+
+Standard errors: sd / sqrt(n) of a mean; value * sqrt(2 / (n - 1)) of a variance, which is normal
+theory and too small where a metric has heavier tails than a normal. n counts finite chains.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from etils import epath
+
+Expected = Mapping[tuple[str, str], np.ndarray]  # {(metric, statistic): f64[generation, ...]}
+
+STATISTICS = ("mean", "variance")
+_LONG_NAME_PREFIX = "quantiles over finite chains of the "
+
+
+class Row(NamedTuple):
+    """One line of summary.csv; NaN where there is nothing to say."""
+
+    generation: int
+    metric: str
+    statistic: str  # "mean" or "variance"
+    dims: str  # which entry of a vector metric, or ""
+    n: int  # finite chains
+    value: float
+    se: float
+    q05: float
+    q50: float
+    q95: float
+    theory: float
+    z: float  # (value - theory) / se
+
+
+class Measured(NamedTuple):
+    """A statistic of a metric over chains, by generation (and entry of a vector metric)."""
+
+    value: np.ndarray  # f64[generation, ...]
+    se: np.ndarray  # f64[generation, ...]
+    n: np.ndarray  # f64[generation, ...]
+
+
+def metric_names(summary: xr.Dataset) -> list[str]:
+    """The metrics that a summary holds, in its order."""
+    return [str(v).removesuffix("_count") for v in summary.data_vars if str(v).endswith("_count")]
+
+
+def long_name(summary: xr.Dataset, name: str) -> str:
+    """A metric's long name, or its name."""
+    text = str(summary[f"{name}_quantile"].attrs.get("long_name", name))
+    return text.removeprefix(_LONG_NAME_PREFIX)
+
+
+def settings(dataset: xr.Dataset, what: str) -> dict[str, Any]:
+    """The configuration of the family or the regime, from the attributes that a run leaves."""
+    found: dict[str, Any] = json.loads(dataset.attrs.get(what, "{}"))
+    return found
+
+
+def sample_size(dataset: xr.Dataset) -> str:
+    """M in words: a number, or the first and last of a schedule."""
+    samples = settings(dataset, "regime").get("samples", "?")
+    if isinstance(samples, Mapping):
+        samples = samples.get("function", [])
+    if isinstance(samples, Sequence) and not isinstance(samples, str):
+        return f"{samples[0]:,} to {samples[-1]:,} (schedule)" if samples else "?"
+    return f"{samples:,}" if isinstance(samples, int) else str(samples)
+
+
+def describe(dataset: xr.Dataset) -> str:
+    """What ran, in one line: family, regime, M, number of chains, and a corpus's title."""
+    family, regime = settings(dataset, "family"), settings(dataset, "regime")
+    details = [f"{family[k]}" for k in ("estimator",) if k in family]
+    details += [f"d = {family['dim']}"] if family.get("dim", 1) > 1 else []
+    options = [
+        f"{name} = {value:g}" if isinstance(value, float) else name
+        for name, value in regime.items()
+        if name not in ("name", "samples") and value is not False and np.isscalar(value)
+    ]
+    chains = int(dataset.attrs.get("chains", dataset.sizes.get("chain", 0)))
+    parts = [
+        _with_details(str(family.get("name", "unknown family")), details),
+        _with_details(str(regime.get("name", "unknown regime")), options),
+        f"M = {sample_size(dataset)}",
+        f"{chains:,} chain{'' if chains == 1 else 's'}",
+    ]
+    return ", ".join(parts + ([str(family["title"])] if family.get("title") else []))
+
+
+def _with_details(name: str, details: Sequence[str]) -> str:
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def measured(summary: xr.Dataset, name: str, statistic: str) -> Measured:
+    r"""A statistic over finite chains and its standard error.
+
+    The "variance" of the metric `mean` is the second moment about the original's mean,
+    $E(\mu_n - \mu)^2$ = sd^2 (n - 1) / n + (mean - \mu)^2; of every other it is sd^2.
+
+    Args:
+      summary: of a run.
+      name: of a metric.
+      statistic: "mean" or "variance".
+    """
+    mean, sd, count = (
+        summary[f"{name}_{part}"].values.astype(np.float64) for part in ("mean", "sd", "count")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if statistic == "mean":
+            return Measured(mean, sd / np.sqrt(count), count)
+        value = sd**2
+        if name == "mean":
+            about_mean = np.where(count > 1, value * (count - 1) / count, 0.0)
+            value = about_mean + (mean - original_mean(summary)) ** 2
+        relative = np.where(count > 1, np.sqrt(2.0 / (count - 1)), np.nan)
+    return Measured(value, value * relative, count)
+
+
+def original_mean(dataset: xr.Dataset) -> np.ndarray:
+    """The mean of the original distribution: a scalar, or f64[d] if d > 1; 0 where unknown."""
+    mean = np.asarray(settings(dataset, "family").get("mean", 0.0), np.float64)
+    return mean[0] if mean.size == 1 and mean.ndim else mean
+
+
+def total(part: Measured) -> Measured:
+    """A vector metric's statistic summed over its entries, which are taken as independent."""
+    axes = tuple(range(1, part.value.ndim))
+    se = np.sqrt(np.sum(part.se**2, axis=axes))
+    return Measured(np.sum(part.value, axis=axes), se, np.min(part.n, axis=axes))
+
+
+def rows(summary: xr.Dataset, expected: Expected) -> Iterator[Row]:
+    """The lines of summary.csv, by metric, statistic, entry and generation.
+
+    A closed form f64[generation] for the "variance" of a vector metric is that of the sum over its
+    entries (E |mu_n - mu|^2), which gets lines of its own; for its "mean" it holds for every entry.
+    """
+    for name in metric_names(summary):
+        dims = summary[f"{name}_mean"].dims[1:]
+        for statistic in STATISTICS:
+            found = measured(summary, name, statistic)
+            theory = expected.get((name, statistic))
+            quantiles = np.full((*found.value.shape, 3), np.nan)
+            if statistic == "mean":
+                chosen = summary[f"{name}_quantile"].sel(quantile=[0.05, 0.5, 0.95])
+                quantiles = chosen.values.astype(np.float64)
+            if theory is not None and dims and statistic == "variance" and np.ndim(theory) == 1:
+                label = f"sum over {' and '.join(map(str, dims))}"
+                missing = np.full((len(theory), 3), np.nan)
+                yield from _lines(name, statistic, label, total(found), missing, theory)
+                theory = None
+            for entry in np.ndindex(found.value.shape[1:]):
+                yield from _lines(
+                    name,
+                    statistic,
+                    _label(summary, name, entry),
+                    Measured(*(array[:, *entry] for array in found)),
+                    quantiles[:, *entry],
+                    theory[:, *entry] if theory is not None and np.ndim(theory) > 1 else theory,
+                )
+
+
+def _label(summary: xr.Dataset, name: str, entry: tuple[int, ...]) -> str:
+    mean = summary[f"{name}_mean"]
+    return ", ".join(
+        f"{dim}={mean[dim].values[i] if dim in mean.coords else i}"
+        for dim, i in zip(mean.dims[1:], entry, strict=True)
+    )
+
+
+def _lines(
+    name: str,
+    statistic: str,
+    label: str,
+    found: Measured,
+    quantiles: np.ndarray,
+    theory: np.ndarray | None,
+) -> Iterator[Row]:
+    """Lines of one entry; quantiles f64[generation, 3]."""
+    closed = np.full(len(found.value), np.nan) if theory is None else np.asarray(theory, np.float64)
+    scores = z_scores(found, closed)
+    for generation, n in enumerate(found.n):
+        yield Row(
+            generation,
+            name,
+            statistic,
+            label,
+            int(n),
+            float(found.value[generation]),
+            float(found.se[generation]),
+            *map(float, quantiles[generation]),
+            float(closed[generation]),
+            float(scores[generation]),
+        )
+
+
+def z_scores(found: Measured, theory: np.ndarray) -> np.ndarray:
+    """(value - theory) / se; NaN where all chains agree (se = 0) or there is only one."""
+    difference = found.value - theory
+    return np.divide(difference, found.se, out=np.full_like(difference, np.nan),
+                     where=found.se > 0)  # fmt: skip
+
+
+def write_csv(path: str | os.PathLike[str], summary: xr.Dataset, expected: Expected) -> None:
+    """Writes summary.csv: the columns of `Row`, empty cells where there is no number."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    for row in rows(summary, expected):
+        writer.writerow([_cell(value) for value in row])
+    epath.Path(path).write_text(text.getvalue(), encoding="utf-8")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.9g}"
+    return value

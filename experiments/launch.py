@@ -1,0 +1,110 @@
+"""What the experiments' command lines share: flags, one-line errors, and the files of a run."""
+
+import dataclasses
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import app, flags
+
+from collapse_jax import config as configs
+
+if TYPE_CHECKING:
+    from collapse_jax.family import Family
+    from collapse_jax.regimes import Regime
+    from collapse_jax.runner import Result
+
+# As from a shell whose child died of SIGTERM: a retry loop sees that the run is not complete.
+_STOPPED = 143
+
+
+def define(*types: type, **defaults: Any) -> None:
+    """Defines the flags of config dataclasses as the calling program's own."""
+    for config in types:
+        configs.define_flags(config)
+        for field in dataclasses.fields(config):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
+    for name, value in defaults.items():
+        flags.FLAGS.set_default(name, value)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Runs `main` after parsing flags; user errors are one line and exit code 1."""
+
+    def guarded(arguments: Sequence[str]) -> None:
+        if len(arguments) > 1:
+            _fail(f"unexpected argument {arguments[1]!r}; flags look like --name=value")
+        warnings.showwarning = _one_line_warning
+        try:
+            main()
+        except Exception as error:
+            _explain(error)
+
+    flags.FLAGS.set_default("verbosity", -1)  # warnings: JAX reports every absent backend
+    app.run(guarded)
+
+
+def _explain(error: Exception) -> None:
+    """Errors that a user can act on, without a traceback; others as they are."""
+    from collapse_jax.checkpoint import CheckpointError
+    from collapse_jax.stopping import Stopped
+
+    if isinstance(error, Stopped):
+        print(error, file=sys.stderr)
+        sys.exit(_STOPPED)
+    raised_here = _raised_by_us(error)
+    if isinstance(error, CheckpointError) or (
+        isinstance(error, ValueError | FileNotFoundError) and raised_here
+    ):
+        _fail(str(error))
+    raise error
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether our own code found the fault; a library's ValueError is a bug of ours to be seen."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = {Path(__file__).parent, Path(configs.__file__).parent}
+    return bool(ours & set(Path(frames[-1].filename).parents))
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _one_line_warning(message: Any, *rest: Any, **more: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def regime(config: configs.RegimeConfig) -> "Regime":
+    """The regime that flags describe."""
+    from collapse_jax import regimes
+
+    if config.regime == "preserve":
+        return regimes.preserve(config.sizes, config.real_fraction, config.fixed_subset)
+    if config.regime == "fresh":
+        return regimes.fresh(config.sizes, config.real_fraction, config.independent)
+    if config.regime == "mixture":
+        return regimes.mixture(config.sizes, *config.shares)
+    simple = {
+        "replace": regimes.replace,
+        "accumulate": regimes.accumulate,
+        "subsample": regimes.subsample,
+    }
+    return simple[config.regime](config.sizes)
+
+
+def run(family: "Family", regime: "Regime", config: configs.RunConfig) -> "Result":
+    """Runs, writes figures and report if there is a workdir, and prints a summary."""
+    from collapse_jax import outputs, runner
+
+    result = runner.run(family, regime, progress=True, **dataclasses.asdict(config))
+    if config.workdir:
+        values = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+        text = "".join(f"{flag.serialize()}\n" for flag in values if flag.value is not None)
+        outputs.write_all(config.workdir, result, text)
+    print(outputs.digest(result))
+    return result

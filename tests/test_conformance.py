@@ -1,0 +1,202 @@
+"""Every family under every regime keeps the engine's promises; a new one of either is one row here."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+import collapse_jax
+from collapse_jax import chain, families, limits, regimes, segment
+from tests.toys import walker
+
+FAMILIES = {
+    "gaussian exact": lambda: families.gaussian(),
+    "gaussian rows": lambda: families.gaussian(sampler="rows"),
+    "gaussian exact 3-D": lambda: families.gaussian(dim=3),
+    "gaussian rows 3-D": lambda: families.gaussian(dim=3, sampler="rows", estimator="ml"),
+    "discrete": lambda: families.discrete([0.4, 0.3, 0.2, 0.06, 0.04]),
+    "walker": lambda: walker(cut=False),
+    "walker in steps": lambda: walker(cut=True),
+}
+M = 12
+REGIMES = {
+    "replace": regimes.replace(M),
+    "replace, schedule": regimes.replace([M, 2 * M, M + 4]),
+    "preserve": regimes.preserve(M, 0.25),
+    "preserve, fixed": regimes.preserve(M, 0.25, fixed=True),
+    "fresh": regimes.fresh(M, 0.25),
+    "fresh, independent": regimes.fresh(M, 0.25, independent=True),
+    "accumulate": regimes.accumulate(M),
+    "subsample": regimes.subsample(M),
+    "mixture": regimes.mixture(M, 0.5, 0.25, 0.25),
+    "mixture without original": regimes.mixture(M, 0.5, 0.5, 0.0),
+}
+# Refused by name: moments know no subsamples, nor a random number of members.
+REFUSED = {
+    (family, regime)
+    for family in ("gaussian exact", "gaussian exact 3-D")
+    for regime in (
+        "preserve",
+        "fresh, independent",
+        "subsample",
+        "mixture",
+        "mixture without original",
+    )
+}
+QUICK = [(family, "replace") for family in FAMILIES] + [
+    ("gaussian rows", regime) for regime in REGIMES if regime != "replace"
+]
+MATRIX = [
+    pytest.param(family, regime, id=f"{family} x {regime}",
+                 marks=[] if (family, regime) in QUICK else [pytest.mark.slow])
+    for family in FAMILIES
+    for regime in REGIMES
+]  # fmt: skip
+
+CHAINS, GENERATIONS = 10, 7
+SETTINGS = {"chains": CHAINS, "generations": GENERATIONS, "chains_per_batch": 4, "seed": 5}
+
+
+def run(family, regime, **settings):
+    return collapse_jax.run(family, regime, **{**SETTINGS, **settings}).history
+
+
+def assert_same_bits(one, other):
+    assert set(one) == set(other)
+    for name in one:
+        np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
+
+
+@pytest.mark.multidevice
+@pytest.mark.parametrize(("family_name", "regime_name"), MATRIX)
+def test_promises(family_name, regime_name):
+    family, regime = FAMILIES[family_name](), REGIMES[regime_name]
+    if (family_name, regime_name) in REFUSED:
+        with pytest.raises(ValueError, match="use sampler=rows"):
+            limits.check_pair(family, regime, GENERATIONS)
+        return
+    history = run(family, regime, devices=jax.devices()[:1])
+    for name, metric in family.metrics.items():
+        dims = ("chain", "generation", *metric.dims)
+        assert history[name].dims == dims
+        assert history[name].dtype == np.float32
+        assert history[name].attrs["long_name"]
+    assert history.sizes["chain"] == CHAINS
+    assert bool(history["finite"].all())
+    # Chains differ from one another, and the same bits come out however the run is cut or spread.
+    assert np.unique(history[next(iter(family.metrics))].values.ravel()[:CHAINS]).size >= 1
+    assert_same_bits(history, run(family, regime, devices=jax.devices()[:4], checkpoint_every=3))
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_more_chains_or_generations_change_nothing(family_name):
+    family, regime = FAMILIES[family_name](), REGIMES["replace"]
+    longer = run(family, regime, chains=14, generations=9)
+    shorter = run(family, regime)
+    part = longer.isel(chain=slice(CHAINS), generation=slice(GENERATIONS))
+    for name in family.metrics:
+        np.testing.assert_array_equal(part[name].values, shorter[name].values)
+
+
+def prepared(family, regime, number=1):
+    """The pieces of one later generation, and states of 4 chains after generation 0."""
+    root = jax.random.key(0, impl="philox4x32")
+    keys = jax.vmap(lambda i: chain.chain_key(root, i))(jnp.arange(4))
+    first = jax.vmap(
+        lambda key: chain.generation(family, regime, regime.sizes(0), key, 0, None)[0]
+    )
+    shape = segment.shape_of(family, regime, number)
+    requests = jnp.array(segment.counts(regime.sizes(number)), jnp.int32)
+    state = jax.vmap(lambda state: segment.room(family, state, shape))(first(keys))
+    return keys, state, shape, requests
+
+
+@pytest.mark.parametrize("family_name", [name for name in FAMILIES if "steps" not in name])
+def test_a_spoilt_chain_leaves_the_others_alone(family_name):
+    family, regime = FAMILIES[family_name](), REGIMES["replace"]
+    keys, state, shape, requests = prepared(family, regime)
+
+    @jax.jit
+    def step(state):
+        sizes = segment.fill(shape, requests)
+        return jax.vmap(
+            lambda key, state: chain.generation(family, regime, sizes, key, 1, state)
+        )(keys, state)
+
+    def spoil(leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.at[2].set(jnp.nan)
+
+    _, clean, clean_finite = step(state)
+    _, spoilt, spoilt_finite = step(state._replace(params=jax.tree.map(spoil, state.params)))
+    others = np.array([0, 1, 3])
+    for name in clean:
+        np.testing.assert_array_equal(clean[name][others], spoilt[name][others])
+    assert np.all(clean_finite)
+    if jax.tree.leaves(jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.floating), state.params))[0]:
+        assert spoilt_finite.tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_every_step_exports(family_name):
+    family, regime = FAMILIES[family_name](), REGIMES["replace"]
+    keys, state, shape, requests = prepared(family, regime)
+
+    def step(key_data, state, requests):
+        key = jax.random.wrap_key_data(key_data, impl="philox4x32")
+        sizes = segment.fill(shape, requests)
+        return chain.generation(family, regime, sizes, key, 1, state)
+
+    one = jax.tree.map(lambda x: x[0], state)
+    exported = export.export(jax.jit(step), platforms=("tpu", "cuda", "cpu"))(
+        jax.random.key_data(keys[0]), one, requests
+    )
+    assert set(exported.platforms) == {"tpu", "cuda", "cpu"}
+
+
+@pytest.mark.parametrize("regime_name", ["replace", "accumulate", "replace, schedule"])
+def test_one_compile_per_stage_and_capacity(regime_name, monkeypatch):
+    built = []
+    for stage in ("first_program", "later_program"):
+        original = getattr(segment, stage)
+
+        def counting(*args, original=original, stage=stage):
+            program = original(*args)
+            traces = []
+
+            def call(*call_args):
+                before = program._cache_size()
+                result = program(*call_args)
+                traces.append(program._cache_size() - before)
+                return result
+
+            built.append((stage, traces))
+            return call
+
+        monkeypatch.setattr(segment, stage, counting)
+    regime = REGIMES[regime_name]
+    family = families.gaussian(sampler="rows")
+    run(family, regime, generations=40, checkpoint_every=7)
+    capacities = {segment.shape_of(family, regime, g) for g in range(1, 40)}
+    later = [traces for stage, traces in built if stage == "later_program"]
+    assert len(later) == len(capacities)
+    assert all(sum(traces) == 1 for _, traces in built)
+    assert max(map(len, later)) > 1  # programs were called again, without a second trace
+
+
+def test_wrong_metrics_are_named():
+    family = families.gaussian()
+    broken = family._replace(measure=lambda *args: {"mean": jnp.float32(0)})
+    with pytest.raises(ValueError, match="expected metrics"):
+        run(broken, REGIMES["replace"])
+
+
+def test_config_is_json():
+    for make in FAMILIES.values():
+        json.dumps(make().config)
+    for regime in REGIMES.values():
+        json.dumps(regime.config)
