@@ -36,6 +36,7 @@ class Cohort:
     def __init__(
         self,
         engine: FusedEngine | SteppedEngine,
+        root: jax.Array,
         store: MemoryStore | DiskStore,
         config: RunConfig,
         batch: int,
@@ -44,7 +45,8 @@ class Cohort:
         count: int,
     ) -> None:
         """Nothing runs yet; the last batch is filled up with chains that are not recorded."""
-        self._engine, self._store, self._config = engine, store, config
+        self._engine, self._root = engine, root
+        self._store, self._config = store, config
         self._count, self._batch, self._devices = count, batch, devices
         self._numbers, self._valid = [], []
         for i in range(-(-count // batch)):
@@ -96,7 +98,7 @@ class Cohort:
         records = list(inside.records) if inside else []
         states = list(states)
         for i in range(len(records), len(states)):
-            place = (start, stop, self._numbers[i], self._valid[i], states[i])
+            place = (self._root, start, stop, self._numbers[i], self._valid[i], states[i])
             if isinstance(self._engine, SteppedEngine):
                 pause = self._saver(start, states, records, signal)
                 flight = inside.flight if inside and i == len(inside.records) else None
@@ -180,15 +182,15 @@ class Cohort:
         done = position["done"]
         batches = len(self._numbers)
         if "stage" not in position:
-            return _with_axes(self._engine.abstract_state(done - 1), batches, self._batch)
+            return _with_axes(self._engine.abstract_state(self._root, done - 1), batches, self._batch)
         assert isinstance(self._engine, SteppedEngine)
         ready, (before, after) = position["batches"], (
-            self._engine.abstract_state(n) if n >= 0 else None for n in (done - 1, done)
+            self._engine.abstract_state(self._root, n) if n >= 0 else None for n in (done - 1, done)
         )
         before, after = (_with_axes(state, self._batch) for state in (before, after))
         states = [after] * ready + [before] * (batches - ready)
         flight = self._engine.abstract_flight(
-            done, self._numbers[ready], before, position["stage"], position["begun"]
+            self._root, done, self._numbers[ready], before, position["stage"], position["begun"]
         )
         records = [self._engine.abstract_record(self._numbers[0])] * ready
         return states, records, (flight.work, flight.carry)

@@ -3,74 +3,38 @@
 Bands are shares of chains; a dashed dark line is a closed form, labelled with what it is of.
 """
 
+import io
 import os
-import textwrap
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol
 
 import matplotlib
 import numpy as np
 import xarray as xr
 from etils import epath
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from collapse_jax import history
+from collapse_jax import drawing, history
+from collapse_jax.drawing import BLUE, COLOURS, GREY, STYLE, VERMILION
 from collapse_jax.summary_table import (
     Expected,
+    average,
     describe,
+    entry_label,
+    estimation_errors,
     long_name,
     measured,
     metric_names,
+    number_of_chains,
     original_mean,
+    original_sd,
     sample_size,
     settings,
-    total,
 )
 
-# Okabe and Ito's palette, told apart with any colour vision.
-BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY = COLOURS = (
-    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9",
-)  # fmt: skip
-DARK, GREY = "#222222", "#777777"
-STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10.0,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.labelsize": 10.0,
-    "axes.titlesize": 9.0,
-    "axes.titlecolor": "#555555",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "figure.titlesize": 12.0,
-    "legend.fontsize": 9.0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-    "text.usetex": False,
-    "xtick.labelsize": 9.0,
-    "ytick.labelsize": 9.0,
-}
-FORMULAS = {
-    ("mean", "mean"): r"$E\,\mu_n$",
-    ("mean", "variance"): r"$E(\mu_n-\mu)^2$",
-    ("log_variance", "mean"): r"$E\,\ln\sigma_n^2$",
-    ("log_determinant", "mean"): r"$E\,\ln|\Sigma_n|$",
-    ("w2_squared", "mean"): r"$E\,W_2^2$",
-    ("heterozygosity", "mean"): r"$E\,H_n$",
-    ("support", "mean"): "expected support",
-}
-_MOST_LINES = 10  # of a vector metric in one panel
-_DECADES = 12  # that a log axis shows at most
 _styled = matplotlib.rc_context(STYLE)
-Quantile = Callable[[float], np.ndarray]
 
 
 class Run(Protocol):
@@ -85,68 +49,83 @@ class Run(Protocol):
 
 @_styled
 def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
-    """Median, 50 % and 90 % bands and mean of a metric over chains; a line an entry of a vector."""
-    figure, (ax,) = _figure(long_name(summary, name), describe(summary))
-    mean = summary[f"{name}_mean"]
-    theory = expected.get((name, "mean"))
-    x = _generations(ax, summary)
-    ax.set_ylabel(_with_units(name.replace("_", " "), summary, name))
+    """Median, 50 % and 90 % bands and mean of a metric over chains; of a vector, its mean."""
+    figure, (ax,) = drawing.figure(long_name(summary, name), describe(summary))
+    mean, curve = summary[f"{name}_mean"], expected.get((name, "mean"))
+    x = drawing.generations(ax, summary)
+    ax.set_ylabel(drawing.with_units(drawing.symbol(name), mean.attrs.get("units", "")))
     if mean.ndim > 1:
-        return _entries(figure, ax, x, summary, name, theory)
-    _spread(ax, x, _quantiles(summary, name), BLUE)
-    if summary.attrs.get("chains") != 1:
-        ax.plot(x, _y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
-    _theory(ax, x, theory, FORMULAS.get((name, "mean"), f"expected {name.replace('_', ' ')}"))
-    _choose_log_y(ax)
-    return _legend(figure)
+        flat = mean.values.reshape(mean.shape[0], -1)
+        lines = {
+            drawing.plain(entry_label(mean, i)): flat[:, k]
+            for k, i in enumerate(np.ndindex(mean.shape[1:]))
+        }
+        drawing.entries(ax, x, lines, curve, drawing.formula(name))
+        drawing.log_y(ax)
+        return drawing.legend(figure, right=True)
+    single = number_of_chains(summary) == 1
+    drawing.spread(ax, x, drawing.quantiles(summary, name), BLUE, single=single)
+    if not single:
+        ax.plot(x, drawing.y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
+    drawing.theory(ax, x, curve, drawing.formula(name))
+    drawing.log_y(ax)
+    return drawing.legend(figure)
 
 
 @_styled
 def mean_drift(summary: xr.Dataset, expected: Expected) -> Figure:
-    """The Gaussian's drift: E(mu_n - mu)^2 against its closed form, and mu itself."""
-    figure, (left, right) = _figure("Drift of the mean", describe(summary), panels=2)
+    """The Gaussian's drift: E(mu_n - mu)^2 against its closed form, and mu itself.
+
+    In several dimensions the square is averaged over them, and mu's first entry is shown.
+    """
+    figure, (left, right) = drawing.figure("Drift of the mean", describe(summary), panels=2)
     found = measured(summary, "mean", "variance")
-    vector = found.value.ndim > 1
-    if vector:
-        found = total(found)
-    x = _generations(left, summary)
-    near = (_y(found.value - 1.96 * found.se), _y(found.value + 1.96 * found.se))
-    left.fill_between(x, *near, color=VERMILION, alpha=0.25, linewidth=0, label="95 % interval")
-    left.plot(x, _y(found.value), color=VERMILION, label="mean square over chains")
-    _theory(left, x, expected.get(("mean", "variance")), FORMULAS["mean", "variance"])
-    square = r"$|\mu_n-\mu|^2$" if vector else r"$(\mu_n-\mu)^2$"
-    left.set_ylabel(f"mean of {square} [{_units(summary, 'mean')}$^2$]")
-    _choose_log_y(left)
-    x = _generations(right, summary)
-    of_mean = summary["mean_quantile"]
-    _spread(right, x, _quantiles(summary, "mean", (0,) if vector else ()), BLUE)
-    right.axhline(np.ravel(original_mean(summary))[0], color=GREY, linewidth=0.9, label="original")
-    which = f", dimension 0 of {of_mean.shape[1]}" if vector else ""
-    right.set_ylabel(_with_units(rf"$\mu_n${which}", summary, "mean"))
-    return _legend(figure)
+    dims = found.value.shape[1:]
+    if dims:
+        found = average(found)
+    x = drawing.generations(left, summary)
+    units = str(summary["mean_mean"].attrs.get("units", ""))
+    single = number_of_chains(summary) == 1
+    if not single:
+        low, high = (drawing.y(found.value + sign * 1.96 * found.se) for sign in (-1, 1))
+        drawing.shade(left, x, low, high, VERMILION, "95 % interval (normal theory)")
+    label = "squared drift" if single else "mean over chains"
+    left.plot(x, drawing.y(found.value), color=VERMILION, label=label)
+    formula = drawing.formula("mean", "variance") + (" per dimension" if dims else "")
+    drawing.theory(left, x, expected.get(("mean", "variance")), formula)
+    square = r"$|\mu_n-\mu|^2/d$" if dims else r"$(\mu_n-\mu)^2$"
+    left.set_ylabel(drawing.with_units(square, f"({units})^2" if units else ""))
+    drawing.log_y(left)
+    x, first = drawing.generations(right, summary), (0,) * len(dims)
+    drawing.spread(right, x, drawing.quantiles(summary, "mean", first), BLUE, single=single)
+    original = float(np.ravel(original_mean(summary))[0])
+    right.axhline(original, color=GREY, linewidth=1.0, label=r"original $\mu$")
+    which = f", dimension 0 of {dims[0]}" if dims else ""
+    right.set_ylabel(drawing.with_units(rf"$\mu_n${which}", units))
+    return drawing.legend(figure)
 
 
 @_styled
 def variance_decay(summary: xr.Dataset, expected: Expected) -> Figure:
-    """The Gaussian's sigma = exp(log_variance / 2), bands over chains, and exp(E ln sigma^2 / 2)."""
-    figure, (ax,) = _figure("Decay of the standard deviation", describe(summary))
-    x = _generations(ax, summary)
-    of_log = _quantiles(summary, "log_variance")
-    _spread(ax, x, lambda level: np.exp(0.5 * of_log(level)), BLUE)
-    if summary.attrs.get("chains") != 1:
-        geometric = np.exp(0.5 * _y(summary["log_variance_mean"].values))
+    """The Gaussian's sigma = exp(log_variance / 2) over chains, and exp(E ln sigma^2 / 2)."""
+    figure, (ax,) = drawing.figure("Decay of the standard deviation", describe(summary))
+    x = drawing.generations(ax, summary)
+    of_log = drawing.quantiles(summary, "log_variance")
+    single = number_of_chains(summary) == 1
+    drawing.spread(ax, x, lambda level: np.exp(0.5 * of_log(level)), BLUE, single=single)
+    if not single:
+        geometric = np.exp(0.5 * drawing.y(summary["log_variance_mean"].values))
         ax.plot(x, geometric, color=VERMILION, linewidth=1.1, label="geometric mean")
+    ax.axhline(original_sd(summary), color=GREY, linewidth=1.0, label=r"original $\sigma$")
     curve = expected.get(("log_variance", "mean"))
     if curve is not None:
-        formula = r"$\exp(\frac{1}{2}E\,\ln\sigma_n^2)$"
-        _theory(ax, x, np.exp(0.5 * np.asarray(curve)), formula)
-    ax.axhline(_original_sd(summary), color=GREY, linewidth=0.9, label="original")
-    ax.set_yscale("log")
-    _plain_log_ticks(ax)
+        formula = r"$\exp(E\,\ln\sigma_n^2\,/\,2)$"
+        drawing.theory(ax, x, np.exp(0.5 * np.asarray(curve)), formula)
+    drawing.plain_log(ax)
     several = settings(summary, "family").get("dim", 1) > 1
-    symbol = r"root mean marginal variance" if several else r"$\sigma_n$"
-    ax.set_ylabel(f"{symbol} [{_units(summary, 'mean')}]")
-    return _legend(figure)
+    symbol = r"$\sigma_n$" + (", root mean square over dimensions" if several else "")
+    ax.set_ylabel(drawing.with_units(symbol, str(summary["mean_mean"].attrs.get("units", ""))))
+    return drawing.legend(figure)
 
 
 @_styled
@@ -157,57 +136,92 @@ def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
       runs: {label: history with every chain, or summary}; from a summary the quantiles are
         interpolated between those it holds.
     """
+    figure, axes = drawing.figure("Error of the estimates", describe(*runs.values()), panels=2)
+    longest = max(runs.values(), key=lambda run: run.sizes["generation"])
+    for (label, run), colour in zip(runs.items(), drawing.palette(len(runs)), strict=True):
+        size = f"M = {sample_size(run)}"
+        named = label if size in label else ", ".join(filter(None, (label, size)))
+        single = number_of_chains(run) == 1
+        for ax, errors in zip(axes, estimation_errors(run), strict=True):
+            x = drawing.generations(ax, run, 10, like=longest)
+            drawing.spread(
+                ax,
+                x,
+                lambda level, errors=errors: drawing.y(errors(level)),  # type: ignore[misc]
+                colour,
+                f"{named}: {'the only chain' if single else 'median'}",
+                single=single,
+                half_only=len(runs) > 1,
+            )
     first = next(iter(runs.values()))
-    several = f"{len(runs)} runs, the first: " if len(runs) > 1 else ""
-    figure, axes = _figure("Error of the estimates", several + describe(first), panels=2)
-    for (label, run), colour in zip(runs.items(), _palette(len(runs)), strict=True):
-        named = label if "M =" in label else f"{label}, M = {sample_size(run)}"
-        for ax, quantile in zip(axes, _errors(run), strict=True):
-            x = _generations(ax, run, log_above=10)
-            _spread(ax, x, quantile, colour, f"{named}: ", only_half=len(runs) > 1)
-    units = _units(first, "mean")
-    axes[0].set_ylabel(rf"$|\sigma-\sigma_n|$ [{units}]")
-    several_dims = settings(first, "family").get("dim", 1) > 1
-    norm = r"$\|\mu-\mu_n\|$" if several_dims and "chain" in first["mean"].dims else r"$|\mu-\mu_n|$"
-    axes[1].set_ylabel(f"{norm} [{units}]")
+    units = str(first["mean" if "mean" in first else "mean_mean"].attrs.get("units", ""))
+    several = settings(first, "family").get("dim", 1) > 1
+    axes[0].set_ylabel(drawing.with_units(r"$|\sigma-\sigma_n|$", units))
+    norm = r"$|\mu-\mu_n|$" + (", dimension 0" if several else "")
+    axes[1].set_ylabel(drawing.with_units(norm, units))
     for ax in axes:
-        _choose_log_y(ax)
-    return _legend(figure)
+        drawing.log_y(ax)
+    return drawing.legend(figure)
 
 
 @_styled
 def symbol_survival(summary: xr.Dataset, expected: Expected) -> Figure:
-    """Share of words still in use, by how frequent they were: one line a bin of frequency."""
-    figure, (ax,) = _figure("Survival of words by initial frequency", describe(summary))
-    x = _generations(ax, summary)
-    ax.set_ylabel("share of words that survive")
+    """Share of words still in use, by how frequent they were: one line a bin of frequency.
+
+    Bins of which no chain's first fit saw a word (empty ones, too) are left out.
+    """
+    figure, (ax,) = drawing.figure("Survival of words by initial frequency", describe(summary))
+    x = drawing.generations(ax, summary)
+    shares = summary["surviving_share_mean"]
+    edges = summary["frequency_bin"].values if "frequency_bin" in summary.coords else None
+    labels = drawing.bin_labels(np.arange(shares.shape[1]) if edges is None else edges)
+    seen = [i for i in range(shares.shape[1]) if not np.all(shares.values[:, i] == 0)]
+    lines = {labels[i]: shares.values[:, i] for i in seen}
+    curve = expected.get(("surviving_share", "mean"))
+    if curve is not None and np.ndim(curve) > 1:
+        curve = np.asarray(curve)[:, seen]
+    drawing.entries(ax, x, lines, curve, "expected share")
     ax.set_ylim(-0.02, 1.02)
-    theory = expected.get(("surviving_share", "mean"))
-    return _entries(figure, ax, x, summary, "surviving_share", theory)
+    ax.set_ylabel("share of words left, mean over chains")
+    return drawing.legend(figure, right=True, title="initial frequency")
 
 
 @_styled
 def collapse_times(summary: xr.Dataset) -> Figure:
-    """Kaplan-Meier curves of each kind of collapse, with 95 % bands; of non-finite chains if any."""
-    figure, (ax,) = _figure("Time to collapse (Kaplan\u2013Meier)", describe(summary))
+    """Kaplan-Meier curves of each collapse with 95 % bands, and of non-finite chains if any."""
+    figure, (ax,) = drawing.figure("Time to collapse (Kaplan\u2013Meier)", describe(summary))
     generations = summary.sizes["generation"]
     lost = summary["nonfinite"].values
-    curves = [str(name) for name in summary.data_vars if str(name).endswith("_collapse")]
-    styles = dict(zip(curves, COLOURS, strict=False))
-    if np.any(lost >= 0):
-        styles["nonfinite"] = GREY
-    edge = 0.0 if generations <= 10 else 1.0
-    for name, colour in styles.items():
-        censored = None if name == "nonfinite" else lost
-        curve = history.kaplan_meier(summary[name].values, generations, censored)
-        x = edge + np.concatenate([[0], curve.generation, [generations]])
-        shape = [np.concatenate([[1.0], y, y[-1:]]) for y in curve[1:4]]
-        ax.step(x, shape[0], where="post", color=colour, label=_events(name, curve, lost))
-        ax.fill_between(x, *shape[1:], step="post", color=colour, alpha=0.2, linewidth=0)
-    _generations(ax, summary, log_above=10)
-    ax.set_ylim(-0.03, 1.03)
-    ax.set_ylabel("share of chains not yet collapsed")
-    return _legend(figure, columns=1)
+    kinds = [str(name) for name in summary.data_vars if str(name).endswith("_collapse")]
+    kinds += ["nonfinite"] if np.any(lost >= 0) else []
+    origin = 1 if generations > 10 else 0  # log axes show generation + 1
+    drawing.generations(ax, summary, log_above=10)
+    dashes = ("-", (0, (6, 2)), (0, (2, 1.5)))  # told apart where curves coincide
+    for i, name in enumerate(kinds):
+        curve = history.kaplan_meier(
+            summary[name].values, generations, None if name == "nonfinite" else lost
+        )
+        colour = GREY if name == "nonfinite" else COLOURS[i % len(COLOURS)]
+        x = origin + np.concatenate([[0], curve.generation, [generations]])
+        shapes = [np.concatenate([[1.0], part, part[-1:]]) for part in curve[1:4]]
+        drawing.shade(ax, x, shapes[1], shapes[2], colour, steps=True)
+        text = _events(name, curve, lost)
+        ax.step(x, shapes[0], where="post", color=colour, linestyle=dashes[i % 3], label=text)
+    ax.set_xlim(origin * 0.95, origin + generations)
+    ax.set_ylim(-0.02, 1.04)
+    ax.set_ylabel("share of chains still without the event")
+    return drawing.legend(figure, columns=1)
+
+
+def _events(name: str, curve: history.Survival, lost: np.ndarray) -> str:
+    what = "non-finite" if name == "nonfinite" else name.replace("_", " ")
+    chains = f"{curve.chains:,} chain{'' if curve.chains == 1 else 's'}"
+    if curve.events == 0:
+        return f"{what}: not reached within the run ({chains})"
+    censored = curve.chains - curve.events
+    left = 0 if name == "nonfinite" else int(np.sum(lost >= 0))
+    unseen = f", {left:,} chains turned non-finite" if left else ""
+    return f"{what}: {curve.events:,} of {chains}, {censored:,} censored{unseen}"
 
 
 @_styled
@@ -218,18 +232,59 @@ def overlay(
     first = next(iter(runs.values()))
     curves = {label: expected_by_label.get(label, {}).get((name, "mean")) for label in runs}
     compared = any(curve is not None for curve in curves.values())
-    lines = f"lines: {'means' if compared else 'medians'}; bands: 50 % of chains"
-    figure, (ax,) = _figure(long_name(first, name), f"{lines}; the first run: {describe(first)}")
+    title = f"{long_name(first, name)}: {'mean' if compared else 'median'}, 50 % of chains"
+    figure, (ax,) = drawing.figure(title, describe(*runs.values()))
     longest = max(runs.values(), key=lambda run: run.sizes["generation"])
-    _generations(ax, longest)
-    for (label, run), colour in zip(runs.items(), _palette(len(runs)), strict=True):
-        x, quantile = _generations(ax, run, like=longest), _quantiles(run, name)
-        ax.fill_between(x, quantile(0.25), quantile(0.75), color=colour, alpha=0.2, linewidth=0)
-        centre = _y(run[f"{name}_mean"].values) if compared else quantile(0.5)
-        ax.plot(x, centre, color=colour, label=label)
-    formula = FORMULAS.get((name, "mean"), f"expected {name.replace('_', ' ')}")
-    for label, curve in curves.items():
-        _theory(ax, _generations(ax, runs[label], like=longest), curve, formula)
-    ax.set_ylabel(_with_units(name.replace("_", " "), first, name))
-    _choose_log_y(ax)
-    return _legend(figure)
+    for (label, run), colour in zip(runs.items(), drawing.palette(len(runs)), strict=True):
+        x, quantile = drawing.generations(ax, run, like=longest), drawing.quantiles(run, name)
+        drawing.shade(ax, x, quantile(0.25), quantile(0.75), colour)
+        centre = drawing.y(run[f"{name}_mean"].values) if compared else quantile(0.5)
+        ax.plot(x, centre, color=colour, label=drawing.plain(label))
+        drawing.theory(ax, x, curves[label], drawing.formula(name))
+    units = str(first[f"{name}_mean"].attrs.get("units", ""))
+    ax.set_ylabel(drawing.with_units(drawing.symbol(name), units))
+    drawing.log_y(ax)
+    return drawing.legend(figure)
+
+
+def standard(result: Run, expected: Expected) -> dict[str, Figure]:
+    """The figures of a run, {name of the file: figure}, by family."""
+    summary = result.summary
+    family = settings(summary, "family").get("name")
+    figures: dict[str, Figure] = {}
+    names = metric_names(summary)
+    if family == "gaussian":
+        whole = result.history if "mean" in result.history else summary
+        figures["mean_drift"] = mean_drift(summary, expected)
+        figures["variance_decay"] = variance_decay(summary, expected)
+        figures["estimation_error"] = estimation_error({"": whole})
+        names.remove("mean")
+    if family == "discrete":
+        figures["symbol_survival"] = symbol_survival(summary, expected)
+        names.remove("surviving_share")
+    for name in names:
+        figures[_file_name(name)] = metric(summary, name, expected)
+    if "nonfinite" in summary:
+        figures["collapse_times"] = collapse_times(summary)
+    return figures
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text)
+
+
+@_styled
+def save(figures: Mapping[str, Figure], directory: str | os.PathLike[str]) -> dict[str, epath.Path]:
+    """Writes figures as PNG into a directory, local or gs://, and returns their paths by name."""
+    folder = epath.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, figure in figures.items():
+        image = io.BytesIO()
+        with warnings.catch_warnings():
+            # A corpus's title may be in a script that the font lacks: boxes will do.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.savefig(image, format="png", dpi=120)
+        paths[name] = folder / f"{name}.png"
+        paths[name].write_bytes(image.getvalue())
+    return paths

@@ -26,10 +26,6 @@ from collapse_jax.stepped import SteppedEngine, is_stepped
 from collapse_jax.stopping import StopSignal
 from collapse_jax.workdir import Workdir
 
-# Generations between looks at signals; also the length of a compiled record.
-_LONGEST_SEGMENT = 64
-
-
 class Result(NamedTuple):
     """What a run gives back.
 
@@ -86,7 +82,7 @@ def run(
     if workdir:
         cohorts = workdir.open(identity, config.chains, config.generations)
     devices = devices or jax.local_devices()
-    engine = _engine(family, regime, identity["keep"], config, root)
+    engine = _engine(family, regime, identity["keep"], root)
     parts, passages = [], []
     with (
         StopSignal(active=workdir is not None) as stop,
@@ -98,7 +94,7 @@ def run(
             store = _store(workdir, index, config)
             try:
                 cohort = Cohort(
-                    engine, store, config, identity["chains_per_batch"], devices, first, count
+                    engine, root, store, config, identity["chains_per_batch"], devices, first, count
                 )
                 passages.append(cohort.advance(stop, bar))
                 store.close()
@@ -127,16 +123,24 @@ def _store(workdir: Workdir | None, index: int, config: RunConfig) -> MemoryStor
     return DiskStore(directory, config.keep_checkpoints)
 
 
-def _engine(
-    family: Family, regime: Regime, keep: str, config: RunConfig, root: jax.Array
-) -> FusedEngine | SteppedEngine:
+_Engine = FusedEngine | SteppedEngine
+# The engines of the last few runs with what they were made for, so that another run of the same
+# family and regime objects (another seed, more chains) compiles nothing.
+_engines: list[tuple[Family, Regime, str, str, _Engine]] = []
+
+
+def _engine(family: Family, regime: Regime, keep: str, root: jax.Array) -> _Engine:
+    prng = str(jax.random.key_impl(root))
+    for entry in _engines:
+        if entry[0] is family and entry[1] is regime and entry[2:4] == (keep, prng):
+            return entry[4]
     _, shapes = segment.abstract_chain(family, regime, 0, root)
     recorder = every_chain(shapes) if keep == "chains" else summaries(family.metrics, shapes)
-    if is_stepped(family):
-        return SteppedEngine(family, regime, recorder, root)
-    longest = max(config.generations - 1, 1)
-    length = min(config.checkpoint_every, _LONGEST_SEGMENT, longest)
-    return FusedEngine(family, regime, recorder, root, length)
+    kind = SteppedEngine if is_stepped(family) else FusedEngine
+    engine = kind(family, regime, recorder)
+    _engines.append((family, regime, keep, prng, engine))
+    del _engines[:-8]
+    return engine
 
 
 def _datasets(

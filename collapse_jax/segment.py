@@ -20,6 +20,9 @@ from collapse_jax.parallel import compiled
 from collapse_jax.recording import Record, Recorder
 from collapse_jax.regimes import Regime, Sizes
 
+# Generations between looks at signals: short enough to stop within seconds, long enough for a call's
+# overhead not to matter. The same for all runs, so that a program serves runs of any length.
+LONGEST = 64
 # counts of a Sizes' requests, in order: i32[5] or i32[t, 5]
 _REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")
 
@@ -93,7 +96,6 @@ def later_program(
 
     def batch(root, start, stop, requests, numbers, valid, state):
         keys = jax.vmap(functools.partial(chain.chain_key, root))(numbers)
-        state = jax.vmap(lambda state: room(family, state, shape))(state)
 
         def turn(number, carry):
             state, record = carry
@@ -140,11 +142,11 @@ class FusedEngine:
     """Many generations in one compiled call, for families without `Steps`."""
 
     def __init__(
-        self, family: Family, regime: Regime, recorder: Recorder, root: jax.Array, length: int
+        self, family: Family, regime: Regime, recorder: Recorder, length: int = LONGEST
     ) -> None:
-        """Nothing is compiled before it is needed."""
+        """Nothing is compiled before it is needed; `length` is that of a compiled record."""
         self._family, self._regime, self._recorder = family, regime, recorder
-        self._root, self._length = root, length
+        self._length = length
         self._later = functools.cache(self._compile)
 
     def boundary(self, start: int, stop: int) -> int:
@@ -159,6 +161,7 @@ class FusedEngine:
 
     def advance(
         self,
+        root: jax.Array,
         start: int,
         stop: int,
         numbers: jax.Array,
@@ -167,18 +170,20 @@ class FusedEngine:
     ) -> tuple[ChainState, Record]:
         """Generations [start, stop) of one batch; None as the state before generation 0."""
         if state is None:
-            return self._first(self._root, numbers, valid)
+            return self._first(root, numbers, valid)
         requests = np.zeros((self._length, len(_REQUESTS)), np.int32)
         for row, number in enumerate(range(start, stop)):
             requests[row] = counts(self._regime.sizes(number))
-        program = self._later(self._shape(start))
-        return program(
-            self._root, np.int32(start), np.int32(stop), requests, numbers, valid, state
+        shape = self._shape(start)
+        # Outside the program, which would otherwise be compiled for both sizes of its input.
+        state = jax.vmap(lambda state: room(self._family, state, shape))(state)
+        return self._later(shape)(
+            root, np.int32(start), np.int32(stop), requests, numbers, valid, state
         )
 
-    def abstract_state(self, number: int) -> Any:
+    def abstract_state(self, root: jax.Array, number: int) -> Any:
         """Shapes and dtypes of one chain's state after generation `number`."""
-        return abstract_chain(self._family, self._regime, number, self._root)[0]
+        return abstract_chain(self._family, self._regime, number, root)[0]
 
     def _shape(self, number: int) -> Sizes:
         return shape_of(self._family, self._regime, number)

@@ -40,11 +40,10 @@ class SteppedEngine:
     """One generation at a time, each piece of each stage a compiled program."""
 
     def __init__(
-        self, family: Family, regime: Regime, recorder: Recorder, root: jax.Array
+        self, family: Family, regime: Regime, recorder: Recorder
     ) -> None:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
-        self._root = root
         self._program = functools.cache(self._build)
 
     def boundary(self, start: int, stop: int) -> int:
@@ -54,6 +53,7 @@ class SteppedEngine:
 
     def advance(
         self,
+        root: jax.Array,
         start: int,
         stop: int,
         numbers: jax.Array,
@@ -65,6 +65,7 @@ class SteppedEngine:
         """Generation `start` of one batch.
 
         Args:
+          root: the key that all chains' keys come from.
           start, stop: the generation, and the one after it.
           numbers, valid: chain numbers i32[n], and which of them are recorded.
           state: after the previous generation; None at generation 0.
@@ -72,8 +73,11 @@ class SteppedEngine:
           pause: called between pieces with the present flight.
         """
         del stop
-        place = self._place(start, numbers)
-        build = functools.partial(self._program, segment.shape_of(self._family, self._regime, start), start == 0)
+        place = self._place(root, start, numbers)
+        shape = segment.shape_of(self._family, self._regime, start)
+        build = functools.partial(self._program, shape, start == 0)
+        if state is not None:
+            state = jax.vmap(lambda state: segment.room(self._family, state, shape))(state)
         flight = flight or Flight(0, _workspace(state), None)
         listed = self._stages(start)
         for index in range(flight.stage, len(listed)):
@@ -92,15 +96,15 @@ class SteppedEngine:
                 pause(flight)
         return build(len(listed), "conclude")(*place, flight.work, valid)
 
-    def abstract_state(self, number: int) -> Any:
+    def abstract_state(self, root: jax.Array, number: int) -> Any:
         """Shapes and dtypes of one chain's state after generation `number`."""
-        return segment.abstract_chain(self._family, self._regime, number, self._root)[0]
+        return segment.abstract_chain(self._family, self._regime, number, root)[0]
 
     def abstract_flight(
-        self, number: int, numbers: Any, state: Any, stage: int, begun: bool
+        self, root: jax.Array, number: int, numbers: Any, state: Any, stage: int, begun: bool
     ) -> Flight:
         """Shapes and dtypes of a flight, found by following the stages without running them."""
-        place = self._place(number, numbers)
+        place = self._place(root, number, numbers)
         shape = segment.shape_of(self._family, self._regime, number)
 
         def follow(index: int, piece: str, *args: Any) -> Any:
@@ -118,9 +122,9 @@ class SteppedEngine:
         """Shapes and dtypes of the record of one generation of a batch."""
         return jax.eval_shape(lambda: self._recorder.empty(1, numbers.shape[0]))
 
-    def _place(self, number: int, numbers: Any) -> tuple[Any, ...]:
+    def _place(self, root: jax.Array, number: int, numbers: Any) -> tuple[Any, ...]:
         requests = np.array(segment.counts(self._regime.sizes(number)), np.int32)
-        return self._root, np.int32(number), requests, numbers
+        return root, np.int32(number), requests, numbers
 
     def _stages(self, number: int) -> list[chain.Stage]:
         shape = segment.shape_of(self._family, self._regime, number)

@@ -8,14 +8,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from etils import epath
+from scipy.stats import norm
 
 Expected = Mapping[tuple[str, str], np.ndarray]  # {(metric, statistic): f64[generation, ...]}
+Quantile = Callable[[float], np.ndarray]
 
 STATISTICS = ("mean", "variance")
 _LONG_NAME_PREFIX = "quantiles over finite chains of the "
@@ -73,24 +75,38 @@ def sample_size(dataset: xr.Dataset) -> str:
     return f"{samples:,}" if isinstance(samples, int) else str(samples)
 
 
-def describe(dataset: xr.Dataset) -> str:
-    """What ran, in one line: family, regime, M, number of chains, and a corpus's title."""
+def describe(*datasets: xr.Dataset) -> str:
+    """What ran, in one line: family, regime, M, number of chains, and a corpus's title.
+
+    Of several runs, what differs is listed: "gaussian, replace / accumulate, M = 100, 50 chains".
+    """
+    columns = zip(*(_parts(dataset) for dataset in datasets), strict=True)
+    merged = [" / ".join(dict.fromkeys(filter(None, column))) for column in columns]
+    return ", ".join(filter(None, merged))
+
+
+def _parts(dataset: xr.Dataset) -> list[str]:
     family, regime = settings(dataset, "family"), settings(dataset, "regime")
-    details = [f"{family[k]}" for k in ("estimator",) if k in family]
+    details = [str(family["estimator"])] if "estimator" in family else []
     details += [f"d = {family['dim']}"] if family.get("dim", 1) > 1 else []
     options = [
-        f"{name} = {value:g}" if isinstance(value, float) else name
+        name if value is True else f"{name} = {value:g}"
         for name, value in regime.items()
-        if name not in ("name", "samples") and value is not False and np.isscalar(value)
+        if name != "samples" and isinstance(value, (bool, int, float)) and value is not False
     ]
-    chains = int(dataset.attrs.get("chains", dataset.sizes.get("chain", 0)))
-    parts = [
+    chains = number_of_chains(dataset)
+    return [
         _with_details(str(family.get("name", "unknown family")), details),
         _with_details(str(regime.get("name", "unknown regime")), options),
         f"M = {sample_size(dataset)}",
         f"{chains:,} chain{'' if chains == 1 else 's'}",
+        str(family.get("title") or ""),
     ]
-    return ", ".join(parts + ([str(family["title"])] if family.get("title") else []))
+
+
+def number_of_chains(dataset: xr.Dataset) -> int:
+    """Of a summary or a history."""
+    return int(dataset.attrs.get("chains", dataset.sizes.get("chain", 0)))
 
 
 def _with_details(name: str, details: Sequence[str]) -> str:
@@ -128,18 +144,65 @@ def original_mean(dataset: xr.Dataset) -> np.ndarray:
     return mean[0] if mean.size == 1 and mean.ndim else mean
 
 
-def total(part: Measured) -> Measured:
-    """A vector metric's statistic summed over its entries, which are taken as independent."""
+def original_sd(dataset: xr.Dataset) -> float:
+    """The original's standard deviation (of several dimensions: root mean square); 1 if unknown."""
+    covariance = np.asarray(settings(dataset, "family").get("covariance", [[1.0]]), np.float64)
+    return float(np.sqrt(np.mean(np.diagonal(covariance))))
+
+
+def estimation_errors(run: xr.Dataset) -> tuple[Quantile, Quantile]:
+    """Quantiles over chains of |sigma - sigma_n| and |mu - mu_n|: {level: f64[generation]}.
+
+    Args:
+      run: a Gaussian's history, or its summary, between whose quantiles a normal score is
+        interpolated. In several dimensions mu's first entry is taken.
+    """
+    centres = original_sd(run), float(np.ravel(original_mean(run))[0])
+    if "log_variance" in run:
+        finite = run["finite"].values
+        mean = run["mean"].values
+        values = np.exp(0.5 * run["log_variance"].values), mean.reshape(*mean.shape[:2], -1)[..., 0]
+        samples = [np.where(finite, x, np.nan).astype(np.float64) for x in values]
+    else:
+        mean = run["mean_quantile"].values
+        mean = mean.reshape(len(mean), -1, mean.shape[-1])[:, 0]
+        values = np.exp(0.5 * run["log_variance_quantile"].values), mean
+        samples = [_resampled(run["quantile"].values, x) for x in values]
+    sigma, mu = (_quantile_of(np.abs(x - c)) for x, c in zip(samples, centres, strict=True))
+    return sigma, mu
+
+
+def _resampled(levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """f64[sample, generation] with these quantiles [generation, level], between them normal."""
+    scores = norm.ppf(levels)
+    wanted = norm.ppf((np.arange(2000) + 0.5) / 2000)
+    return np.stack([np.interp(wanted, scores, row) for row in quantiles], axis=1)
+
+
+def _quantile_of(samples: np.ndarray) -> Quantile:
+    """Of f64[sample, generation]; NaN samples are left out."""
+
+    def quantile(level: float) -> np.ndarray:
+        kept = [column[~np.isnan(column)] for column in samples.T]
+        return np.array([np.quantile(x, level) if x.size else np.nan for x in kept])
+
+    return quantile
+
+
+def average(part: Measured) -> Measured:
+    """A vector metric's statistic averaged over its entries, which are taken as independent."""
     axes = tuple(range(1, part.value.ndim))
-    se = np.sqrt(np.sum(part.se**2, axis=axes))
-    return Measured(np.sum(part.value, axis=axes), se, np.min(part.n, axis=axes))
+    entries = part.value[0].size
+    se = np.sqrt(np.sum(part.se**2, axis=axes)) / entries
+    return Measured(np.mean(part.value, axis=axes), se, np.min(part.n, axis=axes))
 
 
 def rows(summary: xr.Dataset, expected: Expected) -> Iterator[Row]:
     """The lines of summary.csv, by metric, statistic, entry and generation.
 
-    A closed form f64[generation] for the "variance" of a vector metric is that of the sum over its
-    entries (E |mu_n - mu|^2), which gets lines of its own; for its "mean" it holds for every entry.
+    A closed form f64[generation] for the "variance" of a vector metric is that of the average over
+    its entries (E |mu_n - mu|^2 / d), which gets lines of its own; for its "mean" it holds for
+    every entry.
     """
     for name in metric_names(summary):
         dims = summary[f"{name}_mean"].dims[1:]
@@ -151,26 +214,26 @@ def rows(summary: xr.Dataset, expected: Expected) -> Iterator[Row]:
                 chosen = summary[f"{name}_quantile"].sel(quantile=[0.05, 0.5, 0.95])
                 quantiles = chosen.values.astype(np.float64)
             if theory is not None and dims and statistic == "variance" and np.ndim(theory) == 1:
-                label = f"sum over {' and '.join(map(str, dims))}"
+                label = f"mean over {' and '.join(map(str, dims))}"
                 missing = np.full((len(theory), 3), np.nan)
-                yield from _lines(name, statistic, label, total(found), missing, theory)
+                yield from _lines(name, statistic, label, average(found), missing, theory)
                 theory = None
             for entry in np.ndindex(found.value.shape[1:]):
                 yield from _lines(
                     name,
                     statistic,
-                    _label(summary, name, entry),
+                    entry_label(summary[f"{name}_mean"], entry),
                     Measured(*(array[:, *entry] for array in found)),
                     quantiles[:, *entry],
                     theory[:, *entry] if theory is not None and np.ndim(theory) > 1 else theory,
                 )
 
 
-def _label(summary: xr.Dataset, name: str, entry: tuple[int, ...]) -> str:
-    mean = summary[f"{name}_mean"]
+def entry_label(array: xr.DataArray, entry: tuple[int, ...]) -> str:
+    """Which entry of a vector metric: "dimension=0"; array has the dims (generation, ...)."""
     return ", ".join(
-        f"{dim}={mean[dim].values[i] if dim in mean.coords else i}"
-        for dim, i in zip(mean.dims[1:], entry, strict=True)
+        f"{dim}={array[dim].values[i] if dim in array.coords else i}"
+        for dim, i in zip(array.dims[1:], entry, strict=True)
     )
 
 
@@ -194,7 +257,9 @@ def _lines(
             int(n),
             float(found.value[generation]),
             float(found.se[generation]),
-            *map(float, quantiles[generation]),
+            float(quantiles[generation, 0]),
+            float(quantiles[generation, 1]),
+            float(quantiles[generation, 2]),
             float(closed[generation]),
             float(scores[generation]),
         )

@@ -1,0 +1,317 @@
+"""Every Gaussian and discrete closed form, measured on chains: one table of z-scores.
+
+Each study runs chains of one setting and yields checks of all forms that hold for it. Heavy-tailed
+raw moments are checked only while Var ln sigma^2 <= 1/2, their logarithms everywhere; bounds are
+one-sided. Standard errors come from the chains themselves.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from collapse_jax import families, regimes, runner, theory
+
+_HEAVY = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One measured quantity against its closed form."""
+
+    study: str  # the setting: family, regime, M, ...
+    quantity: str
+    fits: int  # n, generation 0's included
+    measured: float
+    standard_error: float
+    theory: float
+    chains: int
+    bound: str = ""  # "<=" or ">=" if the theory is only a bound on the measured
+
+    @property
+    def z(self) -> float:
+        """(measured - theory) / standard error; 0 where a bound holds."""
+        difference = self.measured - self.theory
+        if self.bound == "<=" and difference <= 0 or self.bound == ">=" and difference >= 0:
+            return 0.0
+        return difference / self.standard_error if self.standard_error else np.inf * difference
+
+
+def _mean(study: str, quantity: str, fits: int, values: Any, expected: float, bound: str = ""):
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / np.sqrt(values.size)
+    return Check(
+        study, quantity, fits, float(values.mean()), float(error), float(expected), values.size, bound
+    )
+
+
+def _variance(study: str, quantity: str, fits: int, values: Any, expected: float):
+    """A variance is the mean of squared deviations; losing the mean costs 1 / n, far below its SE."""
+    values = np.asarray(values, np.float64)
+    return _mean(study, quantity, fits, (values - values.mean()) ** 2, expected)
+
+
+def _history(family: Any, regime: Any, chains: int, generations: int, seed: int) -> xr.Dataset:
+    settings = {"chains": chains, "generations": generations, "seed": seed, "keep": "chains"}
+    return runner.run(family, regime, **settings).history
+
+
+def gaussian_replace(
+    chains: int, samples: int, estimator: str, sampler: str = "exact", bias: float = 1.0
+) -> Iterator[Check]:
+    """All 1-D forms of replace, at several n."""
+    study = f"gaussian {sampler}, replace, M={samples}, {estimator}" + (
+        f", lambda={bias}" if bias != 1 else ""
+    )
+    family = families.gaussian(estimator=estimator, sampler=sampler, sampling_bias=bias)
+    fits = (1, 2, 10, 50)
+    history = _history(family, regimes.replace(samples), chains, max(fits), seed=samples)
+    options: dict[str, Any] = {"estimator": estimator, "sampling_bias": bias}
+    for n in fits:
+        now = history.isel(generation=n - 1)
+        logs = now["log_variance"].values.astype(np.float64)
+        spread = theory.variance_of_log_variance(samples, n)
+        yield _mean(study, "E ln sigma^2", n, logs, theory.expected_log_variance(samples, n, **options))
+        yield _variance(study, "Var ln sigma^2", n, logs, spread)
+        drift = now["mean"].values.astype(np.float64) ** 2
+        yield _mean(
+            study, "E (mu_n - mu)^2", n, drift, theory.mean_squared_drift(samples, n, **options)
+        )
+        deviation = theory.expected_standard_deviation(samples, n, **options)
+        yield _mean(study, "E sigma", n, np.exp(logs / 2), deviation)
+        if spread > _HEAVY:
+            continue
+        yield _mean(
+            study, "E sigma^2", n, np.exp(logs), theory.expected_variance(samples, n, **options)
+        )
+        yield _mean(
+            study, "E W2^2", n, now["w2_squared"], theory.expected_w2_squared(samples, n, **options)
+        )
+        if spread <= _HEAVY / 4:
+            fourth = theory.expected_squared_variance(samples, n, **options)
+            yield _mean(study, "E sigma^4", n, np.exp(2 * logs), fourth)
+    if bias == 1 and estimator == "unbiased":
+        n, epsilon = max(fits), 0.5
+        above = np.exp(logs / 2) > epsilon
+        bound = theory.standard_deviation_exceedance_bound(samples, n, epsilon)
+        yield _mean(study, f"Pr(sigma > {epsilon})", n, above, bound, "<=")
+
+
+def gaussian_schedule(chains: int) -> Iterator[Check]:
+    """Log-moments when M changes from generation to generation."""
+    sizes = [10, 20, 40, 15, 30]
+    study = f"gaussian rows, replace, M={sizes}, unbiased"
+    family = families.gaussian(sampler="rows")
+    history = _history(family, regimes.replace(sizes), chains, len(sizes), seed=1)
+    for n in (2, 3, 5):
+        logs = history["log_variance"].values[:, n - 1]
+        drift = history["mean"].values[:, n - 1].astype(np.float64) ** 2
+        yield _mean(study, "E ln sigma^2", n, logs, theory.expected_log_variance(sizes, n))
+        yield _variance(study, "Var ln sigma^2", n, logs, theory.variance_of_log_variance(sizes, n))
+        yield _mean(study, "E (mu_n - mu)^2", n, drift, theory.mean_squared_drift(sizes, n))
+
+
+def gaussian_dimensions(chains: int, dim: int, samples: int, estimator: str) -> Iterator[Check]:
+    """The d-dimensional forms, for a covariance that is not a multiple of the identity."""
+    study = f"gaussian exact, replace, d={dim}, M={samples}, {estimator}"
+    covariance = np.diag(np.arange(1.0, dim + 1)) + 0.3
+    family = families.gaussian(dim=dim, estimator=estimator, covariance=covariance.tolist())
+    trace, determinant = float(np.trace(covariance)), float(np.linalg.slogdet(covariance)[1])
+    history = _history(family, regimes.replace(samples), chains, 20, seed=dim)
+    for n in (1, 5, 20):
+        now = history.isel(generation=n - 1)
+        logs = now["log_determinant"].values
+        expected = theory.expected_log_determinant(
+            samples, n, dimension=dim, log_determinant=determinant, estimator=estimator
+        )
+        yield _mean(study, "E ln |Sigma|", n, logs, expected)
+        spread = theory.variance_of_log_determinant(samples, n, dimension=dim)
+        yield _variance(study, "Var ln |Sigma|", n, logs, spread)
+        drift = (now["mean"].values.astype(np.float64) ** 2).sum(axis=-1)
+        expected = theory.mean_squared_drift(samples, n, variance=trace, estimator=estimator)
+        yield _mean(study, "E |mu_n - mu|^2", n, drift, expected)
+        yield _mean(study, "E W2^2", n, now["w2_squared"], expected, ">=")
+        if 2 * n / (samples - 1) <= _HEAVY:
+            total = dim * np.exp(now["log_variance"].values.astype(np.float64))
+            expected = theory.expected_trace(samples, n, trace=trace, estimator=estimator)
+            yield _mean(study, "E tr Sigma", n, total, expected)
+
+
+def gaussian_accumulate(chains: int, samples: int, estimator: str, sampler: str) -> Iterator[Check]:
+    """Variance and drift when all data so far are fitted."""
+    study = f"gaussian {sampler}, accumulate, M={samples}, {estimator}"
+    family = families.gaussian(estimator=estimator, sampler=sampler)
+    history = _history(family, regimes.accumulate(samples), chains, 16, seed=2)
+    for n in (1, 2, 5, 16):
+        variance = np.exp(history["log_variance"].values[:, n - 1].astype(np.float64))
+        drift = history["mean"].values[:, n - 1].astype(np.float64) ** 2
+        expected = theory.accumulate_expected_variance(samples, n, estimator=estimator)
+        yield _mean(study, "E sigma^2", n, variance, expected)
+        expected = theory.accumulate_mean_squared_drift(samples, n, estimator=estimator)
+        yield _mean(study, "E (mu_n - mu)^2", n, drift, expected)
+
+
+def gaussian_fresh(
+    chains: int, samples: int, share: float, estimator: str, independent: bool
+) -> Iterator[Check]:
+    """The steady state with fresh real data in every training set."""
+    sampler = "rows" if independent else "exact"
+    kind = "each real with probability" if independent else "real share"
+    study = f"gaussian {sampler}, fresh, M={samples}, {kind} {share}, {estimator}"
+    family = families.gaussian(estimator=estimator, sampler=sampler)
+    regime = regimes.fresh(samples, share, independent)
+    history = _history(family, regime, chains, 40, seed=3).isel(generation=-1)
+    steady = (
+        theory.random_count_steady_state(samples, share, estimator=estimator)
+        if independent
+        else theory.fixed_count_steady_state(samples, round(share * samples), estimator=estimator)
+    )
+    drift = history["mean"].values.astype(np.float64) ** 2
+    variance = np.exp(history["log_variance"].values.astype(np.float64))
+    yield _mean(study, "E (mu_n - mu)^2", 40, drift, steady.mean_squared_drift)
+    yield _mean(study, "E sigma^2", 40, variance, steady.expected_variance)
+
+
+def two_samplers(chains: int, generation: int = 400) -> Iterator[Check]:
+    """Exact and rows samplers against each other, deep in collapse: M = 10, generation 400."""
+    values = {}
+    for sampler in ("exact", "rows"):
+        family = families.gaussian(sampler=sampler)
+        history = _history(family, regimes.replace(10), chains, generation + 1, seed=4)
+        values[sampler] = history.isel(generation=generation)
+        yield Check(
+            f"gaussian {sampler}, replace, M=10, unbiased",
+            "share of finite chains",
+            generation + 1,
+            float(values[sampler]["finite"].mean()),
+            0.0,
+            1.0,
+            chains,
+            ">=",
+        )
+    for name in ("log_variance", "mean", "tail_mass"):
+        one, other = (values[s][name].values.astype(np.float64) for s in ("exact", "rows"))
+        for quantity, a, b in (
+            ("mean", one, other),
+            ("variance", (one - one.mean()) ** 2, (other - other.mean()) ** 2),
+        ):
+            error = np.hypot(a.std(ddof=1), b.std(ddof=1)) / np.sqrt(chains)
+            yield Check(
+                "gaussian rows against exact, replace, M=10",
+                f"{quantity} of {name}",
+                generation + 1,
+                float(b.mean()),
+                float(error),
+                float(a.mean()),
+                chains,
+            )
+        distance = stats.ks_2samp(one, other)
+        yield Check(
+            "gaussian rows against exact, replace, M=10",
+            f"Kolmogorov-Smirnov distance of {name}",
+            generation + 1,
+            float(distance.statistic),
+            float(np.sqrt(0.5 / chains)),  # about that of one point of the difference
+            float(stats.kstwobign.ppf(0.9999) * np.sqrt(2 / chains)),
+            chains,
+            "<=",
+        )
+
+
+def discrete_replace(chains: int) -> Iterator[Check]:
+    """Wright-Fisher: moments of frequencies, heterozygosity, support and fixation."""
+    law, samples, length = [0.4, 0.3, 0.2, 0.06, 0.04], 20, 300
+    study = f"discrete, replace, {len(law)} symbols, M={samples}"
+    family = families.discrete(law, frequencies=True)
+    history = _history(family, regimes.replace(samples), chains, length, seed=5)
+    frequency = history["frequency"].values
+    for n in (1, 5, 20):
+        now = history.isel(generation=n - 1)
+        expected = theory.expected_heterozygosity(samples, n, law)
+        yield _mean(study, "E heterozygosity", n, now["heterozygosity"], expected)
+        for i, p in enumerate(law):
+            values = frequency[:, n - 1, i]
+            yield _mean(study, f"E p[{i}]", n, values, theory.expected_frequency(n, p))
+            spread = theory.variance_of_frequency(samples, n, p)
+            yield _variance(study, f"Var p[{i}]", n, values, spread)
+    support = history["support"].values[:, 0]
+    yield _mean(study, "E support", 1, support, theory.expected_support(samples, law))
+    for i, p in enumerate(law):
+        fixed = frequency[:, -1, i] == 1.0
+        yield _mean(study, f"Pr(fixed at {i})", length, fixed, theory.fixation_probability(p))
+    for n in (2, 10):
+        alive = frequency[:, n - 1, -1] > 0
+        bound = theory.symbol_survival_bound(samples * law[-1], n)
+        yield _mean(study, "Pr(rarest symbol still drawn)", n, alive, bound, ">=")
+
+
+def discrete_absorption(chains: int, samples: int) -> Iterator[Check]:
+    """Mean time until one of two symbols is lost, against the exact chain (I - Q)^-1 1."""
+    study = f"discrete, replace, 2 symbols, M={samples}"
+    family = families.discrete([0.5, 0.5])
+    history = _history(family, regimes.replace(samples), chains, 40 * samples, seed=6)
+    lost = history["support"].values == 1
+    time = np.where(lost.any(axis=1), lost.argmax(axis=1) + 1, lost.shape[1])
+    yield _mean(study, "E absorption time", 0, time, theory.mean_absorption_time(samples, 0.5))
+
+
+def discrete_fresh(chains: int, independent: bool) -> Iterator[Check]:
+    """The steady state of sum p^2 with real draws in every training set."""
+    law, samples, share = [0.4, 0.3, 0.2, 0.06, 0.04], 20, 0.25
+    kind = "each real with probability" if independent else "real share"
+    study = f"discrete, fresh, M={samples}, {kind} {share}"
+    family = families.discrete(law)
+    regime = regimes.fresh(samples, share, independent)
+    history = _history(family, regime, chains, 40, seed=7)
+    homozygosity = 1.0 - history["heterozygosity"].values[:, -1].astype(np.float64)
+    steady = (
+        theory.random_count_steady_homozygosity(samples, share, law)
+        if independent
+        else theory.fixed_count_steady_homozygosity(samples, round(share * samples), law)
+    )
+    yield _mean(study, "E sum p^2", 40, homozygosity, steady)
+
+
+Study = Callable[[], Iterable[Check]]
+
+
+def studies(chains: int, quick: bool = False) -> list[Study]:
+    """All studies, or with `quick` one of each family that compiles little.
+
+    Args:
+      chains: per study; the two that need hundreds of generations of rows take a fifth.
+      quick: leave out all but the most telling.
+    """
+    few = max(chains // 5, 2)
+    chosen: list[Study] = [
+        lambda: gaussian_replace(chains, 100, "unbiased"),
+        lambda: gaussian_replace(chains, 100, "ml"),
+        lambda: discrete_replace(few),
+    ]
+    if quick:
+        return chosen
+    for estimator in ("unbiased", "ml"):
+        chosen += [
+            lambda e=estimator: gaussian_replace(chains, 10, e),
+            lambda e=estimator: gaussian_replace(chains, 100, e, bias=0.9),
+            lambda e=estimator: gaussian_replace(chains, 12, e, sampler="rows"),
+            lambda e=estimator: gaussian_dimensions(chains, 2, 15, e),
+            lambda e=estimator: gaussian_dimensions(chains, 5, 40, e),
+            lambda e=estimator: gaussian_accumulate(chains, 10, e, "exact"),
+            lambda e=estimator: gaussian_accumulate(chains, 3, e, "exact"),
+            lambda e=estimator: gaussian_fresh(chains, 10, 0.3, e, independent=False),
+            lambda e=estimator: gaussian_fresh(chains, 20, 0.5, e, independent=True),
+        ]
+    chosen += [
+        lambda: gaussian_accumulate(chains, 10, "ml", "rows"),
+        lambda: gaussian_schedule(chains),
+        lambda: two_samplers(few),
+        lambda: discrete_absorption(chains, 4),
+        lambda: discrete_absorption(few, 20),
+        lambda: discrete_fresh(chains, independent=False),
+        lambda: discrete_fresh(chains, independent=True),
+    ]
+    return chosen
