@@ -50,7 +50,7 @@ def apply(frame: Affine, z: jax.Array) -> jax.Array:
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:
-    """The frame z -> outer(inner(z)); only differences of log-scales are exponentiated."""
+    """The frame that maps z to outer(inner(z)); exponentiates only differences of log-scales."""
     centre = apply(outer, inner.centre)
     log_scale = outer.log_scale + inner.log_scale
     if inner.shear is None:
@@ -64,7 +64,7 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
 
 def relative(frame: Affine, other: Affine) -> Affine:
-    """`other` as seen from `frame`: compose(frame, relative(frame, other)) is other."""
+    """How `other` looks from `frame`: composing `frame` with it gives back `other`."""
     shift = other.centre - frame.centre
     log_scale = other.log_scale - frame.log_scale
     if frame.shear is None:
@@ -84,7 +84,7 @@ def factor(frame: Affine) -> jax.Array:
 
 
 def log_marginal_variances(frame: Affine) -> jax.Array:
-    """ln of the covariance's diagonal, f32[d]."""
+    """Logarithms of the covariance's diagonal, f32[d]."""
     if frame.shear is None:
         return 2.0 * frame.log_scale
     squares = jnp.log(jnp.maximum(unit_lower(frame) ** 2, jnp.finfo(jnp.float32).tiny))

@@ -82,7 +82,12 @@ def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[St
         lambda work, result: {"metrics": {**work["info"], **result}},
     )  # fmt: skip
     if first:
-        return [_original(family, regime, sizes), fit, *([anchor] if family.anchor else []), measure]
+        return [
+            _original(family, regime, sizes),
+            fit,
+            *([anchor] if family.anchor else []),
+            measure,
+        ]
     return [*_later_data(family, regime, sizes), fit, measure]
 
 
@@ -181,7 +186,8 @@ def conclude(
     metrics = work["metrics"]
     if set(metrics) != set(family.metrics):
         raise ValueError(
-            f"family {family.name!r}: expected metrics {sorted(family.metrics)}, got {sorted(metrics)}"
+            f"family {family.name!r}: expected metrics {sorted(family.metrics)},"
+            f" got {sorted(metrics)}"
         )
     finite = all_finite((work["params"], metrics))
     crossed = {
@@ -202,9 +208,7 @@ def run_to_end(work: Callable[..., Any] | Steps, inputs: tuple[Any, ...]) -> Any
     """A stage's work in one piece."""
     if not isinstance(work, Steps):
         return work(*inputs)
-    carry = jax.lax.while_loop(
-        lambda carry: ~work.done(carry), work.advance, work.begin(*inputs)
-    )
+    carry = jax.lax.while_loop(lambda carry: ~work.done(carry), work.advance, work.begin(*inputs))
     return work.finish(carry)
 
 

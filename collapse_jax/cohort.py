@@ -182,10 +182,16 @@ class Cohort:
         done = position["done"]
         batches = len(self._numbers)
         if "stage" not in position:
-            return _with_axes(self._engine.abstract_state(self._root, done - 1), batches, self._batch)
+            return _with_axes(
+                self._engine.abstract_state(self._root, done - 1), batches, self._batch
+            )
         assert isinstance(self._engine, SteppedEngine)
-        ready, (before, after) = position["batches"], (
-            self._engine.abstract_state(self._root, n) if n >= 0 else None for n in (done - 1, done)
+        ready, (before, after) = (
+            position["batches"],
+            (
+                self._engine.abstract_state(self._root, n) if n >= 0 else None
+                for n in (done - 1, done)
+            ),
         )
         before, after = (_with_axes(state, self._batch) for state in (before, after))
         states = [after] * ready + [before] * (batches - ready)

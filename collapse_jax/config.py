@@ -72,7 +72,8 @@ class RegimeConfig:
 
     regime: str = setting("replace", "Which data the next generation is fitted to.", REGIMES)
     samples: str = setting(
-        "100", "Size M of each training set; or several, comma-separated, of which the last repeats."
+        "100",
+        "Size M of each training set; or several, comma-separated, of which the last repeats.",
     )
     real_fraction: float = setting(
         0.1, "Share of original data in each training set (preserve, fresh)."
@@ -89,9 +90,7 @@ class RegimeConfig:
         """Refuses an unknown regime and shares that are none."""
         check_choice("regime", self.regime, REGIMES)
         if not 0 <= self.real_fraction <= 1:
-            raise ValueError(
-                f"real_fraction: expected a share in [0, 1], got {self.real_fraction}"
-            )
+            raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.real_fraction}")
 
     @property
     def sizes(self) -> int | list[int]:
@@ -129,7 +128,7 @@ class DiscreteConfig:
 
     dataset: str = setting(
         "pydoc-topics",
-        "Corpus whose words are counted: pydoc-topics (offline), wikitext-2, or a text file's path.",
+        "Corpus whose words are counted: pydoc-topics (offline), wikitext-2, or a text file.",
     )
     vocabulary: int | None = setting(
         None, "Keep this many of the most frequent words and pool the rest; none: all."
@@ -194,7 +193,7 @@ def define_flags(config: type) -> None:
         if choices:
             # A plain string: absl's own enum error is not one line that names what came.
             text = f"{text} One of {', '.join(choices)}."
-        define = {
+        define: Any = {
             bool: flags.DEFINE_bool,
             int: flags.DEFINE_integer,
             float: flags.DEFINE_float,

@@ -73,7 +73,7 @@ def symbol(name: str) -> str:
 
 def plain(text: str) -> str:
     """Text in which matplotlib sees no mathematics; squares are written as such."""
-    return text.replace("$", r"\$").replace("^2", "\u00b2")
+    return text.replace("$", r"\$").replace("^2d", "\u00b2\u1d48").replace("^2", "\u00b2")
 
 
 def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -188,7 +188,7 @@ def log_y(ax: Axes) -> None:
         return
     top = positive.max()
     plain_log(ax)
-    ax.set_ylim(max(positive.min(), top / 10.0**_DECADES) / 2, None)
+    ax.set_ylim(max(positive.min(), top / 10.0**_DECADES) / 2, 1.5 * max(ax.dataLim.y1, top))
 
 
 def plain_log(ax: Axes) -> None:
@@ -231,7 +231,7 @@ def entries(
         theory(ax, x, curve, label)
 
 
-def legend(made: Figure, columns: int = 0, right: bool = False, title: str = "") -> Figure:
+def legend(made: Figure, columns: int = 0, title: str = "") -> Figure:
     """One legend for all panels, outside of them, each label once."""
     found = {
         text: handle
@@ -244,12 +244,11 @@ def legend(made: Figure, columns: int = 0, right: bool = False, title: str = "")
         widest = max(len(re.sub(r"\\\w+|[${}_^\\,]", "", text)) for text in found)
         most = int((92 if made.get_figwidth() < 9 else 140) // (widest + 7))
         rows = -(-len(found) // max(most, 1))
-        columns = 1 if right else -(-len(found) // rows)
-    place: Any = "outside right upper" if right else "outside lower left"
+        columns = -(-len(found) // rows)
     made.legend(
         list(found.values()),
         list(found),
-        loc=place,
+        loc="outside lower left",
         ncols=columns,
         title=title or None,
         title_fontsize=STYLE["legend.fontsize"],

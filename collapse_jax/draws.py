@@ -1,7 +1,7 @@
 """Branch-free exact draws from raw random words: normal and log chi-square.
 
 Rejection samplers make every lane of a batch wait for its unluckiest one; the quantile functions
-here are polynomials fitted once, on the host, in float64, so a draw is a hash and a few multiply-adds.
+here are polynomials fitted once, on the host, in float64: a draw is a hash and some multiply-adds.
 """
 
 import functools

@@ -56,7 +56,7 @@ def _gaussian(config: Mapping[str, Any], regime: Regime, generations: int) -> Cu
 def _gaussian_replace(config: Mapping[str, Any], regime: Regime, generations: int) -> Curves:
     dim, covariance = config["dim"], np.array(config["covariance"])
     fits = np.arange(1, generations + 1)
-    samples = [regime.sizes(g).training.count for g in range(generations)]
+    samples = [int(regime.sizes(g).training.count) for g in range(generations)]
     options = {"estimator": config["estimator"], "sampling_bias": config["sampling_bias"]}
     variance = float(np.trace(covariance)) / dim
     drift = theory.mean_squared_drift(samples, fits, variance=variance, **options)
@@ -98,7 +98,7 @@ def _gaussian_fresh(config: Mapping[str, Any], regime: Regime, generations: int)
         if regime.config["independent"]:
             steady = theory.random_count_steady_state(samples, share, **options)
         else:
-            real = regime.sizes(1).fresh.count
+            real = int(regime.sizes(1).fresh.count)
             share = real / samples
             steady = theory.fixed_count_steady_state(samples, real, **options)
     except ValueError:  # no steady state exists
@@ -135,7 +135,7 @@ def _discrete(family: Family, regime: Regime, generations: int) -> Curves:
             share = regime.config["fraction"]
             steady = theory.random_count_steady_homozygosity(samples, share, frequencies)
         else:
-            real = regime.sizes(1).fresh.count
+            real = int(regime.sizes(1).fresh.count)
             share = real / samples
             steady = theory.fixed_count_steady_homozygosity(samples, real, frequencies)
         settled = _settled(share, generations)

@@ -19,7 +19,7 @@ Metrics = dict[str, jax.Array]
 class Request(NamedTuple):
     """How much data to draw: `count` members into a pool with room for `capacity`."""
 
-    count: Count
+    count: Count  # type: ignore[assignment]
     capacity: int  # 0 where a regime never asks for any
 
     def __bool__(self) -> bool:

@@ -17,9 +17,7 @@ from collapse_jax.recording import Totals
 Part = tuple[int, int, Mapping[str, Any]]
 
 
-def every_chain(
-    cohorts: Sequence[Sequence[Part]], family: Family, generations: int
-) -> xr.Dataset:
+def every_chain(cohorts: Sequence[Sequence[Part]], family: Family, generations: int) -> xr.Dataset:
     """All values: one variable a metric with dims (chain, generation, ...)."""
     names = {**family.metrics, "finite": Metric("whether all parameters and metrics are finite")}
     data = {}
@@ -107,7 +105,9 @@ def kaplan_meier(
       The curve over generations 0 ... generations - 1.
     """
     event = np.asarray(first_passage)
-    last = np.full(event.shape, generations) if lost is None else np.where(lost < 0, generations, lost)
+    last = (
+        np.full(event.shape, generations) if lost is None else np.where(lost < 0, generations, lost)
+    )
     happened = (event >= 0) & (event < last)
     leaving = np.where(happened, event, last)
     events = np.bincount(event[happened], minlength=generations)[:generations]
@@ -122,6 +122,4 @@ def kaplan_meier(
         inside = (survival > 0) & (survival < 1)
         lower = np.where(inside, survival ** np.exp(spread), survival)
         upper = np.where(inside, survival ** np.exp(-spread), survival)
-    return Survival(
-        np.arange(generations), survival, lower, upper, event.size, int(happened.sum())
-    )
+    return Survival(np.arange(generations), survival, lower, upper, event.size, int(happened.sum()))

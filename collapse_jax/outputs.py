@@ -24,9 +24,7 @@ def write_all(workdir: str, result: Result, flagfile: str) -> None:
         (local / "plots").mkdir()
         paths = plots.save(plots.standard(result, curves), local / "plots")
         title = str(result.summary.attrs["title"])
-        report.write(
-            local / "report.html", title, [report.run_section(result, paths, curves)]
-        )
+        report.write(local / "report.html", title, [report.run_section(result, paths, curves)])
         (directory / "plots").mkdir(parents=True, exist_ok=True)
         for path in sorted(local.rglob("*")):
             if path.is_file():

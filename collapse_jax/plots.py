@@ -62,7 +62,7 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
         }
         drawing.entries(ax, x, lines, curve, drawing.formula(name))
         drawing.log_y(ax)
-        return drawing.legend(figure, right=True)
+        return drawing.legend(figure)
     single = number_of_chains(summary) == 1
     drawing.spread(ax, x, drawing.quantiles(summary, name), BLUE, single=single)
     if not single:
@@ -123,7 +123,7 @@ def variance_decay(summary: xr.Dataset, expected: Expected) -> Figure:
         drawing.theory(ax, x, np.exp(0.5 * np.asarray(curve)), formula)
     drawing.plain_log(ax)
     several = settings(summary, "family").get("dim", 1) > 1
-    symbol = r"$\sigma_n$" + (", root mean square over dimensions" if several else "")
+    symbol = r"$\sigma_n$" + (" (rms over dimensions)" if several else "")
     ax.set_ylabel(drawing.with_units(symbol, str(summary["mean_mean"].attrs.get("units", ""))))
     return drawing.legend(figure)
 
@@ -136,7 +136,8 @@ def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
       runs: {label: history with every chain, or summary}; from a summary the quantiles are
         interpolated between those it holds.
     """
-    figure, axes = drawing.figure("Error of the estimates", describe(*runs.values()), panels=2)
+    title = "Error of the estimates" + (": medians and 50 % bands" if len(runs) > 1 else "")
+    figure, axes = drawing.figure(title, describe(*runs.values()), panels=2)
     longest = max(runs.values(), key=lambda run: run.sizes["generation"])
     for (label, run), colour in zip(runs.items(), drawing.palette(len(runs)), strict=True):
         size = f"M = {sample_size(run)}"
@@ -183,7 +184,7 @@ def symbol_survival(summary: xr.Dataset, expected: Expected) -> Figure:
     drawing.entries(ax, x, lines, curve, "expected share")
     ax.set_ylim(-0.02, 1.02)
     ax.set_ylabel("share of words left, mean over chains")
-    return drawing.legend(figure, right=True, title="initial frequency")
+    return drawing.legend(figure, title="initial frequency")
 
 
 @_styled
@@ -205,7 +206,7 @@ def collapse_times(summary: xr.Dataset) -> Figure:
         x = origin + np.concatenate([[0], curve.generation, [generations]])
         shapes = [np.concatenate([[1.0], part, part[-1:]]) for part in curve[1:4]]
         drawing.shade(ax, x, shapes[1], shapes[2], colour, steps=True)
-        text = _events(name, curve, lost)
+        text = _events(name, curve, summary[name].values, lost)
         ax.step(x, shapes[0], where="post", color=colour, linestyle=dashes[i % 3], label=text)
     ax.set_xlim(origin * 0.95, origin + generations)
     ax.set_ylim(-0.02, 1.04)
@@ -213,14 +214,16 @@ def collapse_times(summary: xr.Dataset) -> Figure:
     return drawing.legend(figure, columns=1)
 
 
-def _events(name: str, curve: history.Survival, lost: np.ndarray) -> str:
+def _events(name: str, curve: history.Survival, reached: np.ndarray, lost: np.ndarray) -> str:
     what = "non-finite" if name == "nonfinite" else name.replace("_", " ")
     chains = f"{curve.chains:,} chain{'' if curve.chains == 1 else 's'}"
     if curve.events == 0:
         return f"{what}: not reached within the run ({chains})"
     censored = curve.chains - curve.events
-    left = 0 if name == "nonfinite" else int(np.sum(lost >= 0))
-    unseen = f", {left:,} chains turned non-finite" if left else ""
+    left = (
+        0 if name == "nonfinite" else int(np.sum((lost >= 0) & ((reached < 0) | (reached >= lost))))
+    )
+    unseen = f", {left:,} of them non-finite" if left else ""
     return f"{what}: {curve.events:,} of {chains}, {censored:,} censored{unseen}"
 
 
@@ -232,7 +235,7 @@ def overlay(
     first = next(iter(runs.values()))
     curves = {label: expected_by_label.get(label, {}).get((name, "mean")) for label in runs}
     compared = any(curve is not None for curve in curves.values())
-    title = f"{long_name(first, name)}: {'mean' if compared else 'median'}, 50 % of chains"
+    title = f"{long_name(first, name)}: {'means' if compared else 'medians'} and 50 % bands"
     figure, (ax,) = drawing.figure(title, describe(*runs.values()))
     longest = max(runs.values(), key=lambda run: run.sizes["generation"])
     for (label, run), colour in zip(runs.items(), drawing.palette(len(runs)), strict=True):

@@ -42,14 +42,14 @@ class Rows(NamedTuple):
     """Up to `capacity` samples, of which the first `count` are live."""
 
     values: jax.Array  # f32[capacity, ...]
-    count: Count
+    count: Count  # type: ignore[assignment]
     frame: affine.Affine | None = None  # the coordinates that `values` are in
 
 
 class Moments(NamedTuple):
     """Sufficient statistics of `count` samples of dimension d."""
 
-    count: Count
+    count: Count  # type: ignore[assignment]
     spread: affine.Affine  # centre: the mean; factor: Cholesky factor of the ddof=0 covariance
 
 

@@ -24,12 +24,15 @@ class Recorder(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sufficient statistics of a batch's finite chains, per generation and entry of a metric."""
+    """Sufficient statistics of finite chains, per generation and entry of a metric.
 
-    count: jax.Array  # f32[t, ...]
-    mean: jax.Array  # f32[t, ...]
-    squares: jax.Array  # f32[t, ...], sum of squared deviations from `mean`
-    histogram: jax.Array  # i32[t, ..., BINS]
+    Arrays of the device for one batch, of the host for several together.
+    """
+
+    count: Any  # f32[t, ...]
+    mean: Any  # f32[t, ...]
+    squares: Any  # f32[t, ...], sum of squared deviations from `mean`
+    histogram: Any  # i32[t, ..., BINS]
 
 
 def every_chain(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Recorder:
@@ -62,7 +65,8 @@ def summaries(
 
         def zeros(shape):
             moments = [jnp.zeros((length, *shape), jnp.float32) for _ in range(3)]
-            return Totals(*moments, jnp.zeros((length, *shape, BINS), jnp.int32))
+            mean, squares, count = moments
+            return Totals(count, mean, squares, jnp.zeros((length, *shape, BINS), jnp.int32))
 
         return {name: zeros(spec.shape) for name, spec in shapes.items()}
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.family import Request
-from collapse_jax.pools import Count, Pool, Pools
+from collapse_jax.pools import Pool, Pools
 
 Samples = int | Sequence[int] | Callable[[int], int]
 
@@ -241,7 +241,7 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
                     f"mixture: generation {generation} wants {asked} samples of {source},"
                     f" which has {there}"
                 )
-        return Sizes(schedule.room(rest), NOTHING, reused, previous, whole, whole.capacity)
+        return Sizes(schedule.room(int(rest)), NOTHING, reused, previous, whole, whole.capacity)
 
     def assemble(key, pools, parts, sizes):
         previous, reused = None, None
@@ -316,15 +316,21 @@ def room(base: int, count: int) -> int:
 
 
 def _schedule(samples: Samples) -> _Schedule:
+    config: Any = samples
     if callable(samples):
         schedule, config = samples, {"function": [samples(g) for g in range(64)]}
     elif isinstance(samples, int):
-        schedule, config = (lambda generation: samples), samples
+        constant = samples
+
+        def schedule(generation: int) -> int:
+            return constant
     else:
-        sizes = tuple(samples)
+        config = sizes = list(samples)
         if not sizes:
             raise ValueError("samples: expected at least one size, got an empty sequence")
-        schedule, config = (lambda generation: sizes[min(generation, len(sizes) - 1)]), list(sizes)
+
+        def schedule(generation: int) -> int:
+            return sizes[min(generation, len(sizes) - 1)]
 
     @functools.cache
     def checked(generation: int) -> int:

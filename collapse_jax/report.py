@@ -172,9 +172,11 @@ def _count(number: int, noun: str) -> str:
 def _options(config: Mapping[str, object]) -> str:
     """Settings in brackets; those that are long or said elsewhere are left out."""
     shown = [
-        f"{name} {value}"
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in config.items()
-        if name not in ("name", "samples") and value is not None and len(str(value)) <= 100
+        if name not in ("name", "samples")
+        and value not in (None, False)
+        and (name == "title" or len(str(value)) <= 48)
     ]
     return f" ({', '.join(shown)})" if shown else ""
 

@@ -26,6 +26,7 @@ from collapse_jax.stepped import SteppedEngine, is_stepped
 from collapse_jax.stopping import StopSignal
 from collapse_jax.workdir import Workdir
 
+
 class Result(NamedTuple):
     """What a run gives back.
 

@@ -20,8 +20,8 @@ from collapse_jax.parallel import compiled
 from collapse_jax.recording import Record, Recorder
 from collapse_jax.regimes import Regime, Sizes
 
-# Generations between looks at signals: short enough to stop within seconds, long enough for a call's
-# overhead not to matter. The same for all runs, so that a program serves runs of any length.
+# Generations between looks at signals: short enough to stop within seconds, long enough for the
+# overhead of a call not to matter. The same for all runs: a program serves runs of any length.
 LONGEST = 64
 # counts of a Sizes' requests, in order: i32[5] or i32[t, 5]
 _REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")
@@ -49,13 +49,14 @@ def shape_of(family: Family, regime: Regime, number: int) -> Sizes:
         return request if fixed else Request(-1, request.capacity if grows else bool(request))
 
     grows = family.pools.bytes(1) is not None
-    shape = sizes._replace(**{name: settle(name) for name in _REQUESTS})
+    settled: dict[str, Any] = {name: settle(name) for name in _REQUESTS}
+    shape = sizes._replace(**settled)
     return shape if grows else shape._replace(capacity=0)
 
 
 def fill(shape: Sizes, values: jax.Array) -> Sizes:
     """A program's sizes at one generation: the counts left open, from i32[5]."""
-    requests = {
+    requests: dict[str, Any] = {
         name: getattr(shape, name)._replace(count=values[i])
         for i, name in enumerate(_REQUESTS)
         if getattr(shape, name).count == -1
@@ -69,8 +70,8 @@ def first_program(
     """Generation 0: (root key, chain numbers i32[n], valid bool[n]) -> (state, record)."""
     sizes = regime.sizes(0)
 
-    def batch(root: jax.Array, numbers: jax.Array, valid: jax.Array):
-        def one(number: jax.Array):
+    def batch(root: jax.Array, numbers: jax.Array, valid: jax.Array) -> tuple[ChainState, Record]:
+        def one(number: jax.Array) -> Any:
             key = chain.chain_key(root, number)
             return chain.generation(family, regime, sizes, key, 0, None)
 
@@ -125,7 +126,9 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
 
     def later(key, state, values):
         sizes = fill(shape, values)
-        return chain.generation(family, regime, sizes, key, jnp.int32(1), room(family, state, shape))
+        return chain.generation(
+            family, regime, sizes, key, jnp.int32(1), room(family, state, shape)
+        )
 
     state, metrics, _ = jax.eval_shape(later, root, state, values)
     return state, metrics

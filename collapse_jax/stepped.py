@@ -39,9 +39,7 @@ def is_stepped(family: Family) -> bool:
 class SteppedEngine:
     """One generation at a time, each piece of each stage a compiled program."""
 
-    def __init__(
-        self, family: Family, regime: Regime, recorder: Recorder
-    ) -> None:
+    def __init__(self, family: Family, regime: Regime, recorder: Recorder) -> None:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
         self._program = functools.cache(self._build)
@@ -145,7 +143,9 @@ class SteppedEngine:
 
         return compiled(local)
 
-    def _conclude(self, first: bool, number: jax.Array, numbers: jax.Array, work: Any, valid: Any):
+    def _conclude(
+        self, first: bool, number: jax.Array, numbers: jax.Array, work: Any, valid: Any
+    ) -> Any:
         passages = None if first else work["passages"]
         conclude = functools.partial(chain.conclude, self._family)
         axes = (0, None, None if first else 0)
@@ -160,31 +160,36 @@ def _workspace(state: ChainState | None) -> dict[str, Any]:
     return {**chain.begin_work(state), "passages": state.passages}
 
 
+def _steps(stage: chain.Stage) -> Steps:
+    assert isinstance(stage.work, Steps)
+    return stage.work
+
+
 def _begin(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
-    return stage.work.begin(*stage.inputs(keys, work))
+    return _steps(stage).begin(*stage.inputs(keys, work))
 
 
 def _active(stage: chain.Stage, keys: chain.Keys, carry: Any) -> jax.Array:
     del keys
-    return ~stage.work.done(carry)
+    return ~_steps(stage).done(carry)
 
 
 def _advance(stage: chain.Stage, keys: chain.Keys, carry: Any) -> Any:
     del keys
-    done = stage.work.done(carry)
+    done = _steps(stage).done(carry)
     # A chain that is done waits unchanged for its neighbours.
     return jax.tree.map(
-        lambda old, new: jnp.where(done, old, new), carry, stage.work.advance(carry)
+        lambda old, new: jnp.where(done, old, new), carry, _steps(stage).advance(carry)
     )
 
 
 def _finish(stage: chain.Stage, keys: chain.Keys, work: Any, carry: Any) -> Any:
     del keys
-    return {**work, **stage.outputs(work, stage.work.finish(carry))}
+    return {**work, **stage.outputs(work, _steps(stage).finish(carry))}
 
 
 def _plain(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
-    return {**work, **stage.outputs(work, stage.work(*stage.inputs(keys, work)))}
+    return {**work, **stage.outputs(work, chain.run_to_end(stage.work, stage.inputs(keys, work)))}
 
 
 _PIECES: dict[str, Callable[..., Any]] = {

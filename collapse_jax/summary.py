@@ -18,7 +18,9 @@ STATISTICS = ("count", "mean", "sd", "quantile")
 
 def merge(batches: Sequence[Totals]) -> Totals:
     """Totals of several batches together, in float64 and in order (Chan et al. 1983)."""
-    whole = Totals(*(np.asarray(x, np.float64) for x in batches[0][:3]), np.asarray(batches[0][3]))
+    first = batches[0]
+    count, mean, squares = (np.asarray(x, np.float64) for x in first[:3])
+    whole = Totals(count, mean, squares, np.asarray(first.histogram, np.int64))
     for batch in batches[1:]:
         count = whole.count + batch.count
         share = np.divide(batch.count, count, out=np.zeros_like(count), where=count > 0)
@@ -39,7 +41,7 @@ def from_totals(
     chains: int,
 ) -> xr.Dataset:
     """A summary dataset from merged totals; its quantiles are within one bin of the exact ones."""
-    data = {}
+    data: dict[str, Any] = {}
     for name, total in totals.items():
         metric = metrics[name]
         count = total.count
@@ -58,7 +60,7 @@ def from_chains(
 ) -> xr.Dataset:
     """A summary dataset from every chain's values; non-finite chains are left out."""
     finite = history["finite"].values  # bool[chain, generation]
-    data = {}
+    data: dict[str, Any] = {}
     for name, metric in metrics.items():
         values = history[name].values.astype(np.float64)  # [chain, generation, ...]
         mask = finite.reshape(finite.shape + (1,) * (values.ndim - 2))

@@ -6,6 +6,7 @@ one-sided. Standard errors come from the chains themselves.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -40,27 +41,45 @@ class Check:
         return difference / self.standard_error if self.standard_error else np.inf * difference
 
 
-def _mean(study: str, quantity: str, fits: int, values: Any, expected: float, bound: str = ""):
+def _mean(
+    study: str, quantity: str, fits: int, values: Any, expected: Any, bound: str = ""
+) -> Check:
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(values.size)
     return Check(
-        study, quantity, fits, float(values.mean()), float(error), float(expected), values.size, bound
+        study,
+        quantity,
+        fits,
+        float(values.mean()),
+        float(error),
+        float(expected),
+        values.size,
+        bound,
     )
 
 
-def _variance(study: str, quantity: str, fits: int, values: Any, expected: float):
-    """A variance is the mean of squared deviations; losing the mean costs 1 / n, far below its SE."""
+def _variance(study: str, quantity: str, fits: int, values: Any, expected: Any) -> Check:
+    """A variance as a mean of squared deviations (the estimated mean costs 1 / n: below its SE)."""
     values = np.asarray(values, np.float64)
     return _mean(study, quantity, fits, (values - values.mean()) ** 2, expected)
 
 
 def _history(family: Any, regime: Any, chains: int, generations: int, seed: int) -> xr.Dataset:
-    settings = {"chains": chains, "generations": generations, "seed": seed, "keep": "chains"}
+    settings: dict[str, Any] = {
+        "chains": chains,
+        "generations": generations,
+        "seed": seed,
+        "keep": "chains",
+    }
     return runner.run(family, regime, **settings).history
 
 
 def gaussian_replace(
-    chains: int, samples: int, estimator: str, sampler: str = "exact", bias: float = 1.0
+    chains: int,
+    samples: int,
+    estimator: theory.Estimator,
+    sampler: str = "exact",
+    bias: float = 1.0,
 ) -> Iterator[Check]:
     """All 1-D forms of replace, at several n."""
     study = f"gaussian {sampler}, replace, M={samples}, {estimator}" + (
@@ -74,7 +93,9 @@ def gaussian_replace(
         now = history.isel(generation=n - 1)
         logs = now["log_variance"].values.astype(np.float64)
         spread = theory.variance_of_log_variance(samples, n)
-        yield _mean(study, "E ln sigma^2", n, logs, theory.expected_log_variance(samples, n, **options))
+        yield _mean(
+            study, "E ln sigma^2", n, logs, theory.expected_log_variance(samples, n, **options)
+        )
         yield _variance(study, "Var ln sigma^2", n, logs, spread)
         drift = now["mean"].values.astype(np.float64) ** 2
         yield _mean(
@@ -114,7 +135,9 @@ def gaussian_schedule(chains: int) -> Iterator[Check]:
         yield _mean(study, "E (mu_n - mu)^2", n, drift, theory.mean_squared_drift(sizes, n))
 
 
-def gaussian_dimensions(chains: int, dim: int, samples: int, estimator: str) -> Iterator[Check]:
+def gaussian_dimensions(
+    chains: int, dim: int, samples: int, estimator: theory.Estimator
+) -> Iterator[Check]:
     """The d-dimensional forms, for a covariance that is not a multiple of the identity."""
     study = f"gaussian exact, replace, d={dim}, M={samples}, {estimator}"
     covariance = np.diag(np.arange(1.0, dim + 1)) + 0.3
@@ -140,7 +163,9 @@ def gaussian_dimensions(chains: int, dim: int, samples: int, estimator: str) -> 
             yield _mean(study, "E tr Sigma", n, total, expected)
 
 
-def gaussian_accumulate(chains: int, samples: int, estimator: str, sampler: str) -> Iterator[Check]:
+def gaussian_accumulate(
+    chains: int, samples: int, estimator: theory.Estimator, sampler: str
+) -> Iterator[Check]:
     """Variance and drift when all data so far are fitted."""
     study = f"gaussian {sampler}, accumulate, M={samples}, {estimator}"
     family = families.gaussian(estimator=estimator, sampler=sampler)
@@ -155,7 +180,7 @@ def gaussian_accumulate(chains: int, samples: int, estimator: str, sampler: str)
 
 
 def gaussian_fresh(
-    chains: int, samples: int, share: float, estimator: str, independent: bool
+    chains: int, samples: int, share: float, estimator: theory.Estimator, independent: bool
 ) -> Iterator[Check]:
     """The steady state with fresh real data in every training set."""
     sampler = "rows" if independent else "exact"
@@ -293,17 +318,18 @@ def studies(chains: int, quick: bool = False) -> list[Study]:
     ]
     if quick:
         return chosen
-    for estimator in ("unbiased", "ml"):
+    estimators: tuple[theory.Estimator, ...] = ("unbiased", "ml")
+    for estimator in estimators:
         chosen += [
-            lambda e=estimator: gaussian_replace(chains, 10, e),
-            lambda e=estimator: gaussian_replace(chains, 100, e, bias=0.9),
-            lambda e=estimator: gaussian_replace(chains, 12, e, sampler="rows"),
-            lambda e=estimator: gaussian_dimensions(chains, 2, 15, e),
-            lambda e=estimator: gaussian_dimensions(chains, 5, 40, e),
-            lambda e=estimator: gaussian_accumulate(chains, 10, e, "exact"),
-            lambda e=estimator: gaussian_accumulate(chains, 3, e, "exact"),
-            lambda e=estimator: gaussian_fresh(chains, 10, 0.3, e, independent=False),
-            lambda e=estimator: gaussian_fresh(chains, 20, 0.5, e, independent=True),
+            functools.partial(gaussian_replace, chains, 10, estimator),
+            functools.partial(gaussian_replace, chains, 100, estimator, bias=0.9),
+            functools.partial(gaussian_replace, chains, 12, estimator, sampler="rows"),
+            functools.partial(gaussian_dimensions, chains, 2, 15, estimator),
+            functools.partial(gaussian_dimensions, chains, 5, 40, estimator),
+            functools.partial(gaussian_accumulate, chains, 10, estimator, "exact"),
+            functools.partial(gaussian_accumulate, chains, 3, estimator, "exact"),
+            functools.partial(gaussian_fresh, chains, 10, 0.3, estimator, independent=False),
+            functools.partial(gaussian_fresh, chains, 20, 0.5, estimator, independent=True),
         ]
     chosen += [
         lambda: gaussian_accumulate(chains, 10, "ml", "rows"),

@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints: config.json, env.json, and whether they allow a resume."""
+"""The files of a run beside its checkpoints: config.json, env.json; whether they allow a resume."""
 
 import json
 import platform
@@ -113,9 +113,7 @@ class Workdir:
         if path.exists():
             then = json.loads(path.read_text())
             matters = ("packages", "devices", "cpu")
-            changed = differences(
-                {k: then.get(k) for k in matters}, {k: now[k] for k in matters}
-            )
+            changed = differences({k: then.get(k) for k in matters}, {k: now[k] for k in matters})
             if changed:
                 warnings.warn(
                     "this run began in another environment, so its bits may change: "

@@ -1,11 +1,11 @@
-"""Discrete chains: a corpus's word frequencies refitted to their own draws, generation by generation.
+r"""Discrete chains: a corpus's word frequencies refitted to their own draws, again and again.
 
 Claim (Shumailov et al. 2024, theory): every resampling loses rare words, and what is lost never
 comes back; in the end one word is left. It is the haploid Wright-Fisher model, whose heterozygosity
-falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,000, 100 chains x 100
-generations) a laptop needs about 10 s. WikiText-2 as in the paper's data:
+falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,000, 100 chains,
+100 generations) a laptop needs about 10 s. WikiText-2 as in the paper's data:
 
-  python -m experiments.discrete --flagfile=experiments/presets/discrete_wikitext.flags \\
+  python -m experiments.discrete --flagfile=experiments/presets/discrete_wikitext.flags \
       --data_dir=... --workdir=runs/d
 """
 

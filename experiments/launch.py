@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from collapse_jax import config as configs
 
@@ -38,12 +38,13 @@ def start(main: Callable[[], None]) -> None:
         if len(arguments) > 1:
             _fail(f"unexpected argument {arguments[1]!r}; flags look like --name=value")
         warnings.showwarning = _one_line_warning
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # JAX reports every absent backend
         try:
             main()
         except Exception as error:
             _explain(error)
 
-    flags.FLAGS.set_default("verbosity", -1)  # warnings: JAX reports every absent backend
     app.run(guarded)
 
 

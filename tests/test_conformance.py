@@ -1,4 +1,4 @@
-"""Every family under every regime keeps the engine's promises; a new one of either is one row here."""
+"""Every family under every regime keeps the engine's promises; a new one of either is one row."""
 
 import json
 
@@ -114,9 +114,7 @@ def prepared(family, regime, number=1):
     """The pieces of one later generation, and states of 4 chains after generation 0."""
     root = jax.random.key(0, impl="philox4x32")
     keys = jax.vmap(lambda i: chain.chain_key(root, i))(jnp.arange(4))
-    first = jax.vmap(
-        lambda key: chain.generation(family, regime, regime.sizes(0), key, 0, None)[0]
-    )
+    first = jax.vmap(lambda key: chain.generation(family, regime, regime.sizes(0), key, 0, None)[0])
     shape = segment.shape_of(family, regime, number)
     requests = jnp.array(segment.counts(regime.sizes(number)), jnp.int32)
     state = jax.vmap(lambda state: segment.room(family, state, shape))(first(keys))
@@ -131,9 +129,9 @@ def test_a_spoilt_chain_leaves_the_others_alone(family_name):
     @jax.jit
     def step(state):
         sizes = segment.fill(shape, requests)
-        return jax.vmap(
-            lambda key, state: chain.generation(family, regime, sizes, key, 1, state)
-        )(keys, state)
+        return jax.vmap(lambda key, state: chain.generation(family, regime, sizes, key, 1, state))(
+            keys, state
+        )
 
     def spoil(leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -146,7 +144,9 @@ def test_a_spoilt_chain_leaves_the_others_alone(family_name):
     for name in clean:
         np.testing.assert_array_equal(clean[name][others], spoilt[name][others])
     assert np.all(clean_finite)
-    if jax.tree.leaves(jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.floating), state.params))[0]:
+    if jax.tree.leaves(jax.tree.map(lambda x: jnp.issubdtype(x.dtype, jnp.floating), state.params))[
+        0
+    ]:
         assert spoilt_finite.tolist() == [True, True, False, True]
 
 

@@ -6,6 +6,8 @@ import html.parser
 import json
 import math
 import types
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,23 +22,25 @@ VOID = {"meta", "img"}
 class Page(html.parser.HTMLParser):
     """Checks that tags nest, and collects them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.open, self.seen, self.texts = [], [], []
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
 
-    def handle_starttag(self, tag, attrs):
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
+    def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
-    def handle_data(self, data):
+    def handle_data(self, data: str) -> None:
         self.texts.append(data.strip())
 
 
-def read(path):
+def read(path: Path) -> Page:
     page = Page()
     page.feed(path.read_text(encoding="utf-8"))
     page.close()
@@ -44,11 +48,11 @@ def read(path):
     return page
 
 
-def summary(dims=()):
+def summary(dims: tuple[str, ...] = ()) -> xr.Dataset:
     """Two generations of 101 chains: mean 1.5 then 1.5, sd 2; the original's mean is 0.5."""
     shape = (2, *[2] * len(dims))
     layout = ("generation", *dims)
-    data = {}
+    data: dict[str, Any] = {}
     for name in ("mean", "tail_mass"):
         axes = layout if name == "mean" else ("generation",)
         size = shape if name == "mean" else (2,)
@@ -71,7 +75,7 @@ def summary(dims=()):
     return xr.Dataset(data, {"generation": [0, 1], "quantile": [0.05, 0.5, 0.95]}, attributes)
 
 
-def result(data):
+def result(data: xr.Dataset) -> Any:
     return types.SimpleNamespace(
         history=data,
         summary=data,
@@ -88,7 +92,7 @@ EXPECTED = {
 }
 
 
-def test_z_scores_by_hand():
+def test_z_scores_by_hand() -> None:
     found = {
         (r.metric, r.statistic, r.generation): r for r in summary_table.rows(summary(), EXPECTED)
     }
@@ -107,7 +111,7 @@ def test_z_scores_by_hand():
     assert math.isnan(found["tail_mass", "mean", 0].theory)
 
 
-def test_vector_metrics_compare_the_average_of_their_variances():
+def test_vector_metrics_compare_the_average_of_their_variances() -> None:
     data = summary(dims=("dimension",))
     expected = {("mean", "variance"): np.array([4.0, 5.0]), ("mean", "mean"): np.ones((2, 2))}
     found = {
@@ -123,7 +127,7 @@ def test_vector_metrics_compare_the_average_of_their_variances():
     assert found["mean", "dimension=1", 0].theory == 1.0
 
 
-def test_no_z_where_chains_agree_or_there_is_one():
+def test_no_z_where_chains_agree_or_there_is_one() -> None:
     data = summary()
     data["mean_sd"] = data["mean_sd"] * [0.0, math.nan]
     data["mean_count"] = data["mean_count"] * 0 + [101, 1]
@@ -133,7 +137,7 @@ def test_no_z_where_chains_agree_or_there_is_one():
     assert math.isnan(rows[-1].z)
 
 
-def test_csv_round_trip(tmp_path):
+def test_csv_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "summary.csv"
     summary_table.write_csv(path, summary(), EXPECTED)
     with path.open(newline="") as file:
@@ -148,7 +152,7 @@ def test_csv_round_trip(tmp_path):
             assert number == pytest.approx(getattr(row, name), rel=1e-8, nan_ok=True)
 
 
-def test_page_is_well_formed_escaped_and_self_contained(tmp_path):
+def test_page_is_well_formed_escaped_and_self_contained(tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     image.write_bytes(b"\x89PNG pretend")
     table = report.Table(HOSTILE, [HOSTILE], [[HOSTILE], [math.nan], [12345], [0.123456], [None]])
@@ -166,16 +170,16 @@ def test_page_is_well_formed_escaped_and_self_contained(tmp_path):
     assert tags.count("section") == 2
     images = [attributes for tag, attributes in page.seen if tag == "img"]
     assert images[0]["alt"] == HOSTILE
-    assert base64.b64decode(images[0]["src"].partition(",")[2]) == image.read_bytes()
+    assert base64.b64decode(str(images[0]["src"]).partition(",")[2]) == image.read_bytes()
     assert HOSTILE in page.texts
     assert {"\u2013", "12,345", "0.1235"} < set(page.texts)
     links = [a.get("href", "#") for _, a in page.seen] + [
         a.get("src", "data:") for _, a in page.seen
     ]
-    assert all(link.startswith(("#", "data:")) for link in links)
+    assert all(str(link).startswith(("#", "data:")) for link in links)
 
 
-def test_run_section_says_what_ran_and_how_it_ended(tmp_path):
+def test_run_section_says_what_ran_and_how_it_ended(tmp_path: Path) -> None:
     section = report.run_section(result(summary()), {}, EXPECTED)
     for part in (
         "101 chains",
@@ -201,7 +205,7 @@ def test_run_section_says_what_ran_and_how_it_ended(tmp_path):
     read(tmp_path / "a.html")
 
 
-def test_lost_chains_are_named():
+def test_lost_chains_are_named() -> None:
     data = summary()
     data["nonfinite"] = ("chain", np.array([1, *[-1] * 100], np.int32))
     section = report.run_section(result(data), {}, {})
@@ -210,7 +214,7 @@ def test_lost_chains_are_named():
     assert len(section.tables) == 1
 
 
-def test_largest_z():
+def test_largest_z() -> None:
     worst = report.largest_z(result(summary()), EXPECTED)
     assert worst is not None
     assert (worst.metric, worst.statistic, worst.generation) == ("mean", "mean", 0)

@@ -1,7 +1,7 @@
 """A toy family whose fit, sample and measure are cut into steps: means by repeated halving.
 
-Its model is a number; a sample is that number plus noise; a fit walks halfway to the sample's mean a
-fixed number of times. Nothing depends on how its work is cut.
+Its model is a number; a sample is that number plus noise; a fit walks halfway to the sample's mean
+a few times. Nothing depends on how its work is cut.
 """
 
 import jax

@@ -122,7 +122,7 @@ def discrete(
 
 
 def _frequency(params: Counts) -> jax.Array:
-    return params.counts.astype(jnp.float32) / params.total.astype(jnp.float32)
+    return params.counts.astype(jnp.float32) / jnp.float32(params.total)
 
 
 def _measure(params: Counts, population: _Population) -> Metrics:

@@ -59,7 +59,7 @@ def gaussian(
     _check_arguments(dim, estimator, sampler, sampling_bias, tail)
     location, spread = _original_moments(dim, mean, covariance)
     population = affine.from_factor(
-        np.asarray(location, np.float32), np.linalg.cholesky(spread).astype(np.float32)
+        jnp.asarray(location, jnp.float32), jnp.asarray(np.linalg.cholesky(spread), jnp.float32)
     )
     population = jax.tree.map(np.asarray, population)  # constants of the program, on no device
     widen = 0.5 * math.log(sampling_bias)
@@ -158,6 +158,7 @@ def _fit_rows(pool: pools.Rows) -> Affine:
         factor = jnp.sqrt(jnp.sum(residuals**2, axis=0) / count)[:, None]
     else:
         factor = jnp.linalg.cholesky(residuals.T @ residuals / count)
+    assert pool.frame is not None, "Gaussian rows are residuals in a frame"
     return affine.compose(pool.frame, affine.from_factor(mean, factor))
 
 
@@ -192,9 +193,7 @@ def _tail_mass(
     )
 
 
-def _distances(
-    params: Affine, shift: jax.Array, spread: np.ndarray
-) -> tuple[jax.Array, jax.Array]:
+def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Squared 2-Wasserstein distance and KL(model || original), closed forms.
 
     W2^2 = |mu - mu0|^2 + tr S + tr S0 - 2 tr (S0^1/2 S S0^1/2)^1/2, the last the nuclear norm of
@@ -219,9 +218,7 @@ def _distances(
     w2_squared = squared + jnp.sum(factor**2) + np.float32(np.trace(spread)) - 2.0 * nuclear
     whiten = np.linalg.inv(lower).astype(np.float32)
     log_ratio = 2.0 * jnp.sum(params.log_scale) - np.float32(np.linalg.slogdet(spread)[1])
-    kl = 0.5 * (
-        jnp.sum((whiten @ factor) ** 2) + jnp.sum((whiten @ shift) ** 2) - dim - log_ratio
-    )
+    kl = 0.5 * (jnp.sum((whiten @ factor) ** 2) + jnp.sum((whiten @ shift) ** 2) - dim - log_ratio)
     return jnp.maximum(w2_squared, 0.0), kl
 
 

@@ -1,0 +1,122 @@
+"""What saving costs a run, and how fast history is written beside the disk's own rate."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+import collapse_jax
+from collapse_jax import families, regimes
+from collapse_jax.checkpoint import DiskStore
+from experiments.benchmarks.timing import RATE, Case, Segment, interleaved, seconds, significant
+
+_MEGABYTE = 1e6
+
+
+def cases(
+    chains: int = 100_000,
+    generations: int = 1000,
+    generations_kept: int = 200,
+    every: int = 50,
+    pairs: int = 3,
+) -> Iterator[Case]:
+    """All cases of the suite.
+
+    Args:
+      chains: of each run.
+      generations: of the runs with keep=summary.
+      generations_kept: of the runs with keep=chains.
+      every: generations between checkpoints.
+      pairs: timings of which the median is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="collapse_jax-benchmark-") as directory:
+        yield _cost(Path(directory), "summary", chains, generations, every, pairs)
+        yield _cost(Path(directory), "chains", chains, generations_kept, every, pairs)
+        yield _history(Path(directory), chains, every, pairs)
+
+
+def _cost(
+    directory: Path, keep: str, chains: int, generations: int, every: int, pairs: int
+) -> Case:
+    """The same run with and without a workdir; both cut at the same generations."""
+    family, regime = families.gaussian(), regimes.replace(100)
+    settings = {
+        "chains": chains,
+        "generations": generations,
+        "checkpoint_every": every,
+        "keep": keep,
+    }
+
+    def run(workdir: str | None) -> None:
+        collapse_jax.run(family, regime, workdir=workdir, **settings)
+
+    def saving() -> None:
+        with tempfile.TemporaryDirectory(dir=directory) as parent:
+            run(os.path.join(parent, "run"))
+
+    saved, unsaved = interleaved([saving, lambda: run(None)], pairs)
+    extra = {
+        **settings,
+        "cost_percent": significant(100.0 * (saved / unsaved - 1.0)),
+        "seconds": significant(saved),
+        "peer_seconds": significant(unsaved),
+    }
+    if keep == "summary":
+        extra["target"] = "cost < 5 %"
+    else:
+        history = chains * generations * _bytes_per_generation()
+        extra["history_megabytes"] = significant(history / _MEGABYTE)
+        extra["history_megabytes_per_second_of_run"] = significant(history / saved / _MEGABYTE)
+    rows = chains * generations
+    name = f"checkpoint_every={every}, keep={keep}"
+    return Case("checkpoint", name, rows / saved, rows / unsaved, "the same run, not saved",
+                RATE, extra)  # fmt: skip
+
+
+def _bytes_per_generation() -> int:
+    """Of one chain: five f32 metrics and the finite flag."""
+    return 5 * 4 + 1
+
+
+def _history(directory: Path, chains: int, generations: int, repeats: int) -> Case:
+    """One segment's record through DiskStore.append, against a plain fsynced write of its bytes."""
+    segment = Segment(families.gaussian(), regimes.replace(100), chains, generations)
+    batches = segment()
+    record = {
+        name: np.concatenate([batch[name][:generations] for batch in batches], axis=1)[:, :chains]
+        for name in batches[0]
+    }
+    plain = b"".join(np.ascontiguousarray(values).data for values in record.values())
+    appending, writing = [], []
+    with tempfile.TemporaryDirectory(dir=directory) as parent:
+        store = DiskStore(epath.Path(parent) / "store")
+        for i in range(repeats):
+            appending.append(_append(store, i, generations, record))
+            writing.append(_write(Path(parent) / f"plain-{i}", plain))
+        store.close()
+    megabytes = len(plain) / _MEGABYTE
+    ours, disk = (megabytes / float(np.median(times)) for times in (appending, writing))
+    extra = {
+        "megabytes": significant(megabytes),
+        "note": "ours also checksums what it wrote (SHA-256)",
+    }
+    return Case("checkpoint", "history written, keep=chains", ours, disk,
+                "plain write and fsync of the same bytes", "MB/s", extra)  # fmt: skip
+
+
+def _append(store: DiskStore, i: int, generations: int, record: Mapping[str, Any]) -> float:
+    return seconds(lambda: store.append(i * generations, (i + 1) * generations, record))
+
+
+def _write(path: Path, data: bytes) -> float:
+    began = time.perf_counter()
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return time.perf_counter() - began

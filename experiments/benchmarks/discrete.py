@@ -1,0 +1,128 @@
+"""WikiText-2's words under replace: our segment against `numpy.random.Generator.multinomial`.
+
+Axis legend: n chains, t generations, K symbols.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from collapse_jax import families, regimes
+from collapse_jax.data import WIKITEXT_2, load_corpus
+from collapse_jax.family import Family
+from collapse_jax.segment import LONGEST
+from experiments.benchmarks.timing import (
+    RATE,
+    Case,
+    Segment,
+    breakdown,
+    interleaved,
+    significant,
+)
+
+_WORDS, _DRAWS = 33_278, 2_088_628  # of WikiText-2's training split
+_TAIL = 0.02
+
+
+def cases(
+    chains: int = 16,
+    repeats: int = 7,
+    generations: int = LONGEST,
+    data_dir: str | None = None,
+    counts: np.ndarray | None = None,
+) -> Iterator[Case]:
+    """All cases of the suite.
+
+    Args:
+      chains: independent chains, the same on both sides.
+      repeats: timings of which the median is taken.
+      generations: of a segment, the same on both sides.
+      data_dir: where WikiText-2 is; without it a Zipf law of the same size takes its place.
+      counts: i64[K], something else to be resampled.
+    """
+    name = "given counts"
+    if counts is None:
+        name, counts = _corpus(data_dir)
+    family, draws = families.discrete(counts, tail=_TAIL), int(counts.sum())
+    ours = Segment(family, regimes.replace(draws), chains, generations)
+    peer = Numpy(family, counts, chains, generations, with_metrics=False)
+    peer_measured = Numpy(family, counts, chains, generations, with_metrics=True)
+    times = interleaved([ours, peer, peer_measured], repeats)
+    rate, plain, measured = (ours.rows / time for time in times)
+    extra = {
+        "target": "aim 2, accept >= 1",
+        "compile_seconds": significant(ours.compile_seconds),
+        "chains": chains,
+        "generations": generations,
+        "symbols": len(counts),
+        "draws": draws,
+        "breakdown": breakdown(family, regimes.replace(draws), chains, generations, repeats),
+    }
+    note = {"note": "ours measures and records seven metrics, the peer only draws"}
+    peer_name = "numpy multinomial"
+    yield Case("discrete", name, rate, plain, peer_name, RATE, {**extra, **note})
+    yield Case("discrete", f"{name} with metrics", rate, measured, f"{peer_name} and metrics",
+               RATE, extra)  # fmt: skip
+
+
+def _corpus(data_dir: str | None) -> tuple[str, np.ndarray]:
+    """A name for the case, and counts i64[K]."""
+    try:
+        return "wikitext", load_corpus(WIKITEXT_2, data_dir).counts
+    except FileNotFoundError:
+        return "wikitext (not found: a Zipf law of its size)", zipf(_WORDS, _DRAWS)
+
+
+def zipf(words: int, draws: int) -> np.ndarray:
+    """Counts inversely proportional to rank that sum to `draws`, each at least 1; i64[K]."""
+    weights = 1.0 / np.arange(1, words + 1)
+    counts = 1 + np.floor(weights / weights.sum() * (draws - words)).astype(np.int64)
+    counts[: draws - int(counts.sum())] += 1
+    return counts
+
+
+class Numpy:
+    """Chains in a loop, each drawing with float64 probabilities counts / M."""
+
+    def __init__(
+        self, family: Family, counts: np.ndarray, chains: int, generations: int, with_metrics: bool
+    ) -> None:
+        """`with_metrics` adds the family's default metrics to each generation."""
+        self._counts, self._chains, self._generations = counts, chains, generations
+        self._with_metrics = with_metrics
+        self._rng = np.random.default_rng(0)
+        self._law = family.population
+        self._log_law = np.log(self._law)
+        self._edges = np.asarray(family.coords["frequency_bin"])
+        self._bins = np.searchsorted(self._edges, self._law, side="right") - 1
+        self._bin_sizes = np.maximum(np.bincount(self._bins, minlength=len(self._edges)), 1)
+        order = np.argsort(self._law, kind="stable")
+        self._tail = order[: np.searchsorted(np.cumsum(self._law[order]), _TAIL, side="right")]
+
+    def __call__(self) -> list[dict[str, np.ndarray]]:
+        """The record, t * n rows of metrics; empty without metrics."""
+        total, record = int(self._counts.sum()), []
+        for _ in range(self._chains):
+            counts = self._counts
+            for _ in range(self._generations):
+                counts = self._rng.multinomial(total, counts / total)
+                if self._with_metrics:
+                    record.append(self.measure(counts, total))
+        return record
+
+    def measure(self, counts: np.ndarray, total: int) -> dict[str, np.ndarray]:
+        """The family's default metrics of one chain; only the words that are left are visited."""
+        alive = np.flatnonzero(counts)
+        frequency = counts / total
+        left = frequency[alive]
+        entropy = -np.sum(left * np.log(left))
+        survivors = np.bincount(self._bins[alive], minlength=len(self._edges))
+        return {
+            "support": np.asarray(alive.size),
+            "entropy": entropy,
+            "heterozygosity": 1.0 - np.dot(left, left),
+            "tail_mass": frequency[self._tail].sum(),
+            "total_variation": 0.5 * np.abs(frequency - self._law).sum(),
+            "kl": -np.dot(left, self._log_law[alive]) - entropy,
+            "surviving_share": survivors / self._bin_sizes,
+        }

@@ -1,0 +1,178 @@
+"""The clock that all suites share, and the compiled segment of `run()` as something to be timed.
+
+Axis legend: n chains of a batch, t generations of a segment.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import limits
+from collapse_jax.family import Family, Metric
+from collapse_jax.recording import Recorder, every_chain, summaries
+from collapse_jax.regimes import Regime
+from collapse_jax.segment import LONGEST, FusedEngine, abstract_chain
+
+RATE = "chain-generations/s"
+
+
+class Case(NamedTuple):
+    """One comparison; `ours` and `peer` are rates, so a ratio above 1 is in our favour."""
+
+    suite: str
+    case: str
+    ours: float
+    peer: float
+    peer_name: str
+    unit: str = RATE
+    extra: Mapping[str, Any] = {}
+
+    def record(self) -> dict[str, Any]:
+        """What is printed as one line of JSON."""
+        return {
+            "suite": self.suite,
+            "case": self.case,
+            "ours": significant(self.ours),
+            "peer": significant(self.peer),
+            "peer_name": self.peer_name,
+            "unit": self.unit,
+            "ratio": significant(self.ours / self.peer),
+            **self.extra,
+        }
+
+
+def significant(value: float) -> float:
+    """Rounded to four significant digits."""
+    return float(f"{value:.4g}")
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Wall-clock of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def interleaved(works: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each, called in turn (a, b, a, b, ...) after one call to warm up."""
+    for work in works:
+        work()
+    rounds = [[seconds(work) for work in works] for _ in range(repeats)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+class Segment:
+    """Generations 1 ... `generations` of all batches as `run()` does them, fetched to the host.
+
+    Attributes:
+      compile_seconds: of the first call of the program, for a single generation.
+      keep: "chains" or "summary", as `run()` would choose for a run of this length.
+      batch: chains of a batch, as `run()` would choose.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        regime: Regime,
+        chains: int,
+        generations: int = LONGEST,
+        prng: str = "philox4x32",
+        recorder: Recorder | None = None,
+    ) -> None:
+        """Compiles, and runs generation 0; `recorder` in place of the one `run()` would choose."""
+        self.chains, self.generations = chains, generations
+        self._root = jax.random.key(0, impl=prng)
+        shapes = abstract_chain(family, regime, generations, self._root)
+        self.batch = limits.batch_size(shapes, chains)
+        self.keep = limits.choose_keep(shapes, chains, generations + 1)
+        if recorder is None:
+            metrics = shapes[1]
+            recorder = (
+                every_chain(metrics)
+                if self.keep == "chains"
+                else summaries(family.metrics, metrics)
+            )
+        self._engine = FusedEngine(family, regime, recorder)
+        self._devices = jax.local_devices()
+        self._batches = []
+        for i in range(-(-chains // self.batch)):
+            numbers = i * self.batch + np.arange(self.batch, dtype=np.int32)
+            device = self._devices[i % len(self._devices)]
+            place = jax.device_put(numbers, device), jax.device_put(numbers < chains, device)
+            state, _ = self._engine.advance(self._root, 0, 1, *place, None)
+            self._batches.append((*place, state))
+        jax.block_until_ready(self._batches)
+        first = self._batches[0]
+        self.compile_seconds = seconds(
+            lambda: jax.block_until_ready(self._engine.advance(self._root, 1, 2, *first))
+        )
+
+    @property
+    def rows(self) -> int:
+        """Chain-generations of a call, those that only fill up the last batch left out."""
+        return self.chains * self.generations
+
+    def __call__(self) -> list[Any]:
+        """The records of all batches, on the host."""
+        states, records = [], []
+        for i, place in enumerate(self._batches):
+            state, record = self._engine.advance(self._root, 1, 1 + self.generations, *place)
+            states.append(state)
+            records.append(record)
+            behind = i - len(self._devices)
+            if behind >= 0:  # as in cohort.py: fetched while every device has work
+                records[behind] = jax.device_get(records[behind])
+        records = jax.device_get(records)
+        jax.block_until_ready(states)
+        return records
+
+
+def breakdown(
+    family: Family, regime: Regime, chains: int, generations: int, repeats: int
+) -> dict[str, float]:
+    """Shares of a segment's time: drawing and fitting, metrics, recording and fetching.
+
+    By leaving parts out: first metrics and record, then only the record (metrics are still
+    computed, since their sum is kept).
+    """
+    bare = family._replace(
+        metrics={"nothing": Metric("nothing")},
+        thresholds={},
+        measure=lambda *inputs: {"nothing": jnp.float32(0.0)},
+    )
+    works = [
+        Segment(bare, regime, chains, generations, recorder=_SUM),
+        Segment(family, regime, chains, generations, recorder=_SUM),
+        Segment(family, regime, chains, generations),
+    ]
+    draws, measured, whole = interleaved(works, repeats)
+    return {
+        "draws": round(draws / whole, 3),
+        "metrics": round((measured - draws) / whole, 3),
+        "recording": round((whole - measured) / whole, 3),
+        "seconds": significant(whole),
+    }
+
+
+def _add_up(record: Any, i: Any, metrics: Any, finite: Any, valid: Any) -> Any:
+    del i, valid
+    total = sum(
+        jnp.sum(value.reshape(value.shape[0], -1), axis=1, dtype=jnp.float32)
+        for value in metrics.values()
+    )
+    return record + jnp.where(finite, total, 0.0)
+
+
+_SUM = Recorder(lambda length, chains: jnp.zeros(chains), _add_up)
+
+
+def chunks(total: int, size: int) -> list[slice]:
+    """Consecutive slices of at most `size` that cover `total`."""
+    size = max(1, size)
+    return [slice(i * size, min((i + 1) * size, total)) for i in range(math.ceil(total / size))]

@@ -1,0 +1,172 @@
+"""All experiments in miniature, or at the papers' settings: figures and one report.html.
+
+Claim: from one command, offline, the whole picture of model collapse for every family that is here.
+`--preset=quick` takes about a minute on 2 cores; `--preset=paper` runs the papers' sizes (about ten
+minutes), WikiText-2 included if it is found (--data_dir).
+
+  python -m experiments.reproduce --preset=quick
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from collapse_jax.config import DiscreteConfig, check_choice, from_flags, setting
+from experiments import launch
+
+if TYPE_CHECKING:
+    from collapse_jax.report import Section
+    from collapse_jax.runner import Result
+
+PRESETS = ("quick", "paper")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceConfig:
+    """What to reproduce, and where to."""
+
+    preset: str = setting("quick", "Miniatures, or the papers' settings.", PRESETS)
+    workdir: str = setting("runs/reproduce", "Where figures and report go.")
+    data_dir: str | None = setting(
+        None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown preset."""
+        check_choice("preset", self.preset, PRESETS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scale:
+    chains: int
+    generations: int
+    sizes: tuple[int, ...]
+    draws: int
+    checked: int  # chains per closed-form study
+
+
+_SCALES = {
+    "quick": _Scale(2_000, 300, (100, 1_000), 10_000, 20_000),
+    "paper": _Scale(10_000, 1_000, (100, 500, 1_000, 10_000), 100_000, 100_000),
+}
+
+
+def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
+    """The paper's Gaussian, for several M and under several regimes."""
+    from collapse_jax import expected, plots, regimes, report
+    from collapse_jax.families import gaussian
+
+    family = gaussian()
+    runs = {
+        f"M = {size:,}": _run(family, regimes.replace(size), scale.chains, scale.generations)
+        for size in scale.sizes
+    }
+    first = next(iter(runs.values()))
+    yield _section(first, workdir / "gaussian")
+    size = scale.sizes[0]
+    ml = gaussian(estimator="ml")
+    others = {
+        "replace": regimes.replace(size),
+        "fresh 10 %": regimes.fresh(size, 0.1),
+        "preserve 10 %, fixed": regimes.preserve(size, 0.1, fixed=True),
+        "accumulate": regimes.accumulate(size),
+    }
+    compared = {
+        label: _run(ml, regime, scale.chains, scale.generations).summary
+        for label, regime in others.items()
+    }
+    theory = {
+        label: expected.curves(ml, regime, scale.generations) for label, regime in others.items()
+    }
+    figures = {
+        "estimation_error": plots.estimation_error({k: r.history for k, r in runs.items()}),
+        "regimes": plots.overlay(compared, "log_variance", theory),
+    }
+    paths = plots.save(figures, workdir / "gaussian_comparison")
+    yield report.Section(
+        "Sample sizes and regimes",
+        "The paper's figure of estimation errors, for replace at several sample sizes; and the"
+        f" log-variance at M = {size} (maximum likelihood) under four regimes: any lasting share of"
+        " original data stops the collapse.",
+        {"Errors of the fitted mean and standard deviation": paths["estimation_error"],
+         "Log-variance by regime": paths["regimes"]},
+        [],
+    )  # fmt: skip
+
+
+def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
+    """Words of the standard library's help text; of WikiText-2 too at the paper's settings."""
+    from collapse_jax import regimes
+    from experiments.discrete import make_family
+
+    family = make_family(DiscreteConfig())
+    result = _run(family, regimes.replace(scale.draws), 64, 100)
+    yield _section(result, workdir / "discrete")
+    if scale is _SCALES["paper"]:
+        family = make_family(DiscreteConfig(dataset="wikitext-2", data_dir=data_dir))
+        result = _run(family, regimes.replace(2_088_628), 16, 100)
+        yield _section(result, workdir / "discrete_wikitext")
+
+
+def checks_section(scale: _Scale, quick: bool) -> "Section":
+    """Closed forms against chains."""
+    from collapse_jax import report, validation
+
+    checks = [check for study in validation.studies(scale.checked, quick) for check in study()]
+    worst = max(abs(check.z) for check in checks)
+    rows = [
+        [c.study, c.quantity, c.fits, f"{c.measured:.6g}", f"{c.standard_error:.2g}",
+         f"{c.bound}{c.theory:.6g}", f"{c.z:.2f}", c.chains]
+        for c in checks
+    ]  # fmt: skip
+    columns = ["study", "quantity", "n", "measured", "SE", "theory", "z", "chains"]
+    return report.Section(
+        "Closed forms",
+        f"{len(checks)} closed forms against chains; the largest |z| is {worst:.2f}."
+        + (" All studies: python -m experiments.validate." if quick else ""),
+        {},
+        [report.Table("Measured and theoretical values after n fits", columns, rows)],
+    )
+
+
+def _run(family: Any, regime: Any, chains: int, generations: int) -> "Result":
+    from collapse_jax import runner
+
+    return runner.run(family, regime, chains=chains, generations=generations, seed=0, progress=True)
+
+
+def _section(result: "Result", directory: Path) -> "Section":
+    from collapse_jax import expected, plots, report
+
+    curves = expected.curves(result.family, result.regime, result.config.generations)
+    paths = plots.save(plots.standard(result, curves), directory)
+    return report.run_section(result, paths, curves)
+
+
+def main() -> None:
+    """Runs everything, saying what takes how long."""
+    from collapse_jax import report
+
+    config = from_flags(ReproduceConfig)
+    scale, workdir = _SCALES[config.preset], Path(config.workdir)
+    sections: list[Section] = []
+    parts = {
+        "gaussian": lambda: list(gaussian_sections(scale, workdir)),
+        "discrete": lambda: list(discrete_sections(scale, workdir, config.data_dir)),
+        "closed forms": lambda: [checks_section(scale, config.preset == "quick")],
+    }
+    for name, part in parts.items():
+        print(f"== {name}", flush=True)
+        began = time.perf_counter()
+        sections += part()
+        print(f"== {name}: {time.perf_counter() - began:.0f} s", flush=True)
+    path = workdir / "report.html"
+    report.write(path, f"Model collapse, preset {config.preset}", sections)
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    launch.define(ReproduceConfig)
+    launch.start(main)
