@@ -20,18 +20,23 @@ Curves = dict[tuple[str, str], np.ndarray]
 _HEAVY = 0.5
 
 
-def curves(family: Family, regime: Regime, generations: int) -> Curves:
+def curves(family: Family, regime: Regime, generations: int, heavy_tailed: bool = False) -> Curves:
     """The closed forms that hold for a family under a regime.
 
     Args:
       family, regime: of the run.
       generations: its length; generation g has had g + 1 fits.
+      heavy_tailed: whether to keep moments whose mean over chains does not settle: right to draw,
+        wrong to test.
 
     Returns:
       {(metric, statistic): f64[generation]}, NaN where a form says nothing; empty if there is none.
     """
     if family.name == "gaussian":
-        return _gaussian(family.config, regime, generations)
+        found = _gaussian(family.config, regime, generations)
+        if regime.name == "replace" and not heavy_tailed:
+            _drop_heavy_tails(found, regime, generations)
+        return found
     if family.name == "discrete":
         return _discrete(family, regime, generations)
     return {}
@@ -70,19 +75,27 @@ def _gaussian_replace(config: Mapping[str, Any], regime: Regime, generations: in
             samples, fits, dimension=dim
         )
         return found
-    spread = theory.variance_of_log_variance(samples, fits)
     found["log_variance", "mean"] = theory.expected_log_variance(
         samples, fits, variance=variance, **options
     )
-    found["log_variance", "variance"] = spread
-    w2 = theory.expected_w2_squared(samples, fits, variance=variance, **options)
-    found["w2_squared", "mean"] = np.where(spread <= _HEAVY, w2, np.nan)
+    found["log_variance", "variance"] = theory.variance_of_log_variance(samples, fits)
+    found["w2_squared", "mean"] = theory.expected_w2_squared(
+        samples, fits, variance=variance, **options
+    )
     # KL = (sigma^2 + drift^2 - 1 - ln sigma^2) / 2 in units of the original's variance.
     ratio = theory.expected_variance(samples, fits, variance=1.0, **options)
     logarithm = theory.expected_log_variance(samples, fits, variance=1.0, **options)
-    kl = 0.5 * (ratio + drift / variance - 1.0 - logarithm)
-    found["kl", "mean"] = np.where(spread <= _HEAVY, kl, np.nan)
+    found["kl", "mean"] = 0.5 * (ratio + drift / variance - 1.0 - logarithm)
     return found
+
+
+def _drop_heavy_tails(found: Curves, regime: Regime, generations: int) -> None:
+    """Leaves out raw moments of sigma and mu once sigma spreads over orders of magnitude."""
+    samples = [int(regime.sizes(g).training.count) for g in range(generations)]
+    spread = theory.variance_of_log_variance(samples, np.arange(1, generations + 1))
+    for key in (("mean", "variance"), ("w2_squared", "mean"), ("kl", "mean")):
+        if key in found:
+            found[key] = np.where(spread <= _HEAVY, found[key], np.nan)
 
 
 def _gaussian_fresh(config: Mapping[str, Any], regime: Regime, generations: int) -> Curves:

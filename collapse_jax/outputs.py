@@ -15,14 +15,15 @@ from collapse_jax.runner import Result
 def write_all(workdir: str, result: Result, flagfile: str) -> None:
     """Writes everything but checkpoints and config into a run's workdir, local or gs://."""
     directory = epath.Path(workdir)
-    curves = expected.curves(result.family, result.regime, result.config.generations)
+    run = (result.family, result.regime, result.config.generations)
+    curves, drawn = expected.curves(*run), expected.curves(*run, heavy_tailed=True)
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch)
         (local / "flags.txt").write_text(flagfile)
         write_history(local / "history.nc", result.history)
         summary_table.write_csv(local / "summary.csv", result.summary, curves)
         (local / "plots").mkdir()
-        paths = plots.save(plots.standard(result, curves), local / "plots")
+        paths = plots.save(plots.standard(result, drawn), local / "plots")
         title = str(result.summary.attrs["title"])
         report.write(local / "report.html", title, [report.run_section(result, paths, curves)])
         (directory / "plots").mkdir(parents=True, exist_ok=True)
@@ -50,10 +51,13 @@ def digest(result: Result) -> str:
             values = (float(last[f"{name}_{statistic}"]) for statistic in ("mean", "sd"))
             mean, sd = values
             lines.append(f"  {name:18s} mean {mean:11.5g}   sd {sd:11.5g}   {metric.long_name}")
+    lost = result.summary["nonfinite"].values
     for name in (*result.family.thresholds, "nonfinite"):
         variable = name if name == "nonfinite" else f"{name}_collapse"
         reached = result.summary[variable].values
-        curve = history.kaplan_meier(reached, result.config.generations)
+        curve = history.kaplan_meier(
+            reached, result.config.generations, None if name == "nonfinite" else lost
+        )
         half = curve.generation[curve.survival <= 0.5]
         when = f"median generation {half[0]}" if len(half) else "median not reached"
         lines.append(f"  {variable:18s} {int(np.sum(reached >= 0))} of {reached.size}, {when}")

@@ -42,8 +42,8 @@ def from_totals(
 ) -> xr.Dataset:
     """A summary dataset from merged totals; its quantiles are within one bin of the exact ones."""
     data: dict[str, Any] = {}
-    for name, total in totals.items():
-        metric = metrics[name]
+    for name, metric in metrics.items():
+        total = totals[name]
         count = total.count
         mean = np.where(count > 0, total.mean, np.nan)
         sd = np.sqrt(np.divide(total.squares, count - 1, out=np.full_like(mean, np.nan),

@@ -140,8 +140,9 @@ def _run(family: Any, regime: Any, chains: int, generations: int) -> "Result":
 def _section(result: "Result", directory: Path) -> "Section":
     from collapse_jax import expected, plots, report
 
-    curves = expected.curves(result.family, result.regime, result.config.generations)
-    paths = plots.save(plots.standard(result, curves), directory)
+    run = (result.family, result.regime, result.config.generations)
+    curves, drawn = expected.curves(*run), expected.curves(*run, heavy_tailed=True)
+    paths = plots.save(plots.standard(result, drawn), directory)
     return report.run_section(result, paths, curves)
 
 
