@@ -68,14 +68,19 @@ def relative(frame: Affine, other: Affine) -> Affine:
     shift = other.centre - frame.centre
     log_scale = other.log_scale - frame.log_scale
     if frame.shear is None:
-        return Affine(shift * jnp.exp(-frame.log_scale), log_scale, None)
+        return Affine(_unscaled(frame, shift), log_scale, None)
     lower = unit_lower(frame)
     centre = solve_triangular(lower, shift, lower=True, unit_diagonal=True)
     between = solve_triangular(lower, unit_lower(other), lower=True, unit_diagonal=True)
     ratios = jnp.exp(frame.log_scale[None, :] - frame.log_scale[:, None])
     dim = ratios.shape[-1]
     shear = (between * ratios)[np.tril_indices(dim, -1)]
-    return Affine(centre * jnp.exp(-frame.log_scale), log_scale, shear)
+    return Affine(_unscaled(frame, centre), log_scale, shear)
+
+
+def _unscaled(frame: Affine, shift: jax.Array) -> jax.Array:
+    # Once a frame has shrunk below the resolution of its centre, equal centres are no shift.
+    return jnp.where(shift == 0, 0.0, shift * jnp.exp(-frame.log_scale))
 
 
 def factor(frame: Affine) -> jax.Array:
@@ -87,5 +92,7 @@ def log_marginal_variances(frame: Affine) -> jax.Array:
     """Logarithms of the covariance's diagonal, f32[d]."""
     if frame.shear is None:
         return 2.0 * frame.log_scale
-    squares = jnp.log(jnp.maximum(unit_lower(frame) ** 2, jnp.finfo(jnp.float32).tiny))
-    return jax.nn.logsumexp(squares + 2.0 * frame.log_scale, axis=-1)
+    lower = unit_lower(frame)
+    present = lower != 0
+    logs = jnp.where(present, jnp.log(jnp.abs(jnp.where(present, lower, 1.0))), -jnp.inf)
+    return jax.nn.logsumexp(2.0 * (logs + frame.log_scale), axis=-1)

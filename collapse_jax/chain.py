@@ -95,11 +95,14 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
     """Params before the first fit, D_0, and what the regime keeps of it."""
 
     def draw(k_init, k_original):
-        data = fixed = family.original(jax.random.fold_in(k_original, 0), sizes.fresh)
-        if sizes.reused:  # D_0 in two parts, of which one is reused for ever
-            fixed = family.original(jax.random.fold_in(k_original, 1), sizes.reused)
-            data = family.pools.merge(data, fixed, sizes.capacity)
-        return family.init(k_init), data, fixed
+        # D_0 may be drawn in two parts, of which one is reused for ever.
+        drawn = [
+            family.original(jax.random.fold_in(k_original, i), request)
+            for i, request in enumerate((sizes.fresh, sizes.reused))
+            if request
+        ]
+        data = drawn[0] if len(drawn) == 1 else family.pools.merge(*drawn, sizes.capacity)
+        return family.init(k_init), data, drawn[-1]
 
     def outputs(work, result):
         params, data, fixed = result

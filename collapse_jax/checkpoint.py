@@ -6,6 +6,7 @@ run killed at any moment resumes from the last commit.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import warnings
@@ -72,7 +73,9 @@ class DiskStore:
         self._directory = directory
         self._history = directory / "history"
         self._log = directory / "committed"
-        self._history.mkdir(parents=True, exist_ok=True)
+        self._begun = self._history.exists()
+        with explained(self._history):
+            self._history.mkdir(parents=True, exist_ok=True)
         self._listed: list[dict[str, Any]] = []
         self._pending: Any = None
         self._step = -1
@@ -89,7 +92,7 @@ class DiskStore:
         """Writes the record of generations [start, stop) to a part of its own, durably."""
         name = f"{start:08d}-{stop:08d}.npz"
         path = self._history / name
-        with _explained(path):
+        with explained(path):
             digest = _write_durably(path, record)
         self._listed.append({"start": start, "stop": stop, "file": name, "sha256": digest})
 
@@ -97,15 +100,15 @@ class DiskStore:
         """Saves the state that follows all parts so far; returns while it is being written."""
         leaves = [_host(leaf) for leaf in jax.tree.leaves(tree())]
         named = {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}
-        metadata = {
+        metadata: dict[str, Any] = {
             "position": dict(position),
             "parts": list(self._listed),
-            "sha256": _digest(leaves),
         }
+        metadata["sha256"] = _digest(leaves, metadata)
         path = self._directory / "states"
         self._wait()
         self._step += 1
-        with _explained(path):
+        with explained(path):
             response = self._orbax.save_async(
                 self._step, named or {"empty": np.zeros(1)}, custom_metadata=metadata
             )
@@ -125,8 +128,8 @@ class DiskStore:
         present = {p.name for p in (self._directory / "states").iterdir() if p.name.isdigit()}
         troubles = []
         newest = max([*promised[-1:], *map(int, present)], default=-1)
-        for step in range(newest, max(found, default=-1), -1):
-            troubles.append(f"{self._directory / 'states' / str(step)}: missing or incomplete")
+        if newest > max(found, default=-1):
+            troubles.append(f"{self._directory / 'states' / str(newest)}: missing or incomplete")
         for step in found:
             try:
                 restored = self._read(step, abstract)
@@ -138,13 +141,20 @@ class DiskStore:
                 warnings.warn(
                     f"checkpoint skipped, going back to the one before: {trouble}", stacklevel=2
                 )
-            self._step = newest if newest > step else step
             self._forget_after(step)
             return restored
+        # Before the first commit is logged there are at most two parts.
+        if len([path for path in self._history.iterdir() if path.suffix == ".npz"]) > 2:
+            troubles.append(f"{self._directory / 'states'}: no checkpoints beside their history")
         if troubles:
             raise CheckpointError(
                 "no checkpoint can be read, and starting over would lose the run: "
                 + "; ".join(troubles)
+            )
+        if self._begun:
+            warnings.warn(
+                f"no checkpoint was ever finished in {self._directory}: starting from generation 0",
+                stacklevel=2,
             )
         self._drop_unlisted()
         return None
@@ -182,8 +192,8 @@ class DiskStore:
         leaves, structure = jax.tree.flatten(wanted)
         loaded = self._orbax.load(step)
         arrays = [np.asarray(loaded[f"{i:04d}"]) for i in range(len(leaves))]
-        if _digest(arrays) != metadata["sha256"]:
-            raise CheckpointError("its arrays are damaged")
+        if _digest(arrays, metadata) != metadata["sha256"]:
+            raise CheckpointError("its arrays or metadata are damaged")
         for array, leaf in zip(arrays, leaves, strict=True):
             if array.shape != _data_shape(leaf):
                 raise CheckpointError(f"expected shape {_data_shape(leaf)}, found {array.shape}")
@@ -196,17 +206,18 @@ class DiskStore:
             return
         (response, step), self._pending = self._pending, None
         path = self._directory / "states" / str(step)
-        with _explained(path):
+        with explained(path):
             saved = response.result()
         if saved is False:
             raise CheckpointError(f"Orbax skipped the save of {path}")
-        with _explained(self._log), (self._log).open("a") as file:
+        with explained(self._log), (self._log).open("a") as file:
             file.write(f"{step}\n")
 
     def _committed(self) -> list[int]:
         if not self._log.exists():
             return []
-        return [int(line) for line in self._log.read_text().split()]
+        # Only ever one hint more to what is there, so a damaged line is none.
+        return [int(line) for line in self._log.read_bytes().split() if line.isdigit()]
 
     def _forget_after(self, step: int) -> None:
         """Removes broken later checkpoints and uncommitted parts, so their names are free."""
@@ -215,7 +226,9 @@ class DiskStore:
                 shutil.rmtree(path)
         self._orbax.reload()
         self._step = step
-        self._log.write_text("".join(f"{s}\n" for s in self._committed() if s <= step))
+        kept = "".join(f"{s}\n" for s in self._committed() if s <= step)
+        with explained(self._log):
+            self._log.write_text(kept)
         self._drop_unlisted()
 
     def _drop_unlisted(self) -> None:
@@ -225,7 +238,7 @@ class DiskStore:
                 path.unlink()
 
 
-class _explained:
+class explained:
     """Turns failures to write into one line that names the path and the cause."""
 
     def __init__(self, path: Any) -> None:
@@ -263,8 +276,10 @@ def _unhost(array: np.ndarray, leaf: Any) -> Any:
     return array
 
 
-def _digest(leaves: list[np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
+    """Of the arrays, of where in the run they belong, and of the history that goes with them."""
+    covered = [metadata["position"], metadata["parts"]]
+    digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode())
     for leaf in leaves:
         digest.update(f"{leaf.dtype.str}{leaf.shape}".encode())
         digest.update(np.ascontiguousarray(leaf).data)

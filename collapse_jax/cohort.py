@@ -172,8 +172,10 @@ class Cohort:
             return position["done"], list(states), inside
         leaves, structure = jax.tree.flatten(restored.tree)
         states = [
-            jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
-            for i in range(len(self._numbers))
+            jax.device_put(
+                jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]), numbers.sharding
+            )
+            for i, numbers in enumerate(self._numbers)
         ]
         return position["done"], states, None
 
@@ -186,14 +188,11 @@ class Cohort:
                 self._engine.abstract_state(self._root, done - 1), batches, self._batch
             )
         assert isinstance(self._engine, SteppedEngine)
-        ready, (before, after) = (
-            position["batches"],
-            (
-                self._engine.abstract_state(self._root, n) if n >= 0 else None
-                for n in (done - 1, done)
-            ),
+        ready = position["batches"]
+        before, after = (
+            _with_axes(self._engine.abstract_state(self._root, n), self._batch) if n >= 0 else None
+            for n in (done - 1, done)
         )
-        before, after = (_with_axes(state, self._batch) for state in (before, after))
         states = [after] * ready + [before] * (batches - ready)
         flight = self._engine.abstract_flight(
             self._root, done, self._numbers[ready], before, position["stage"], position["begun"]

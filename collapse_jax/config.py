@@ -45,6 +45,10 @@ class RunConfig:
         for name in ("chains", "generations", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(
+                f"checkpoint_seconds: expected 0 or more, got {self.checkpoint_seconds}"
+            )
         if self.chains_per_batch < 0:
             raise ValueError(f"chains_per_batch: expected 0 or more, got {self.chains_per_batch}")
         if not 0 <= self.seed < 2**32:

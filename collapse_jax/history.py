@@ -112,7 +112,8 @@ def kaplan_meier(
     leaving = np.where(happened, event, last)
     events = np.bincount(event[happened], minlength=generations)[:generations]
     left = np.bincount(leaving, minlength=generations + 1)[:generations]
-    at_risk = event.size - np.concatenate([[0], np.cumsum(left)[:-1]])
+    # Whoever leaves at t without the event was last observed before t.
+    at_risk = event.size - np.cumsum(left) + events
     with np.errstate(divide="ignore", invalid="ignore"):
         survival = np.cumprod(np.where(at_risk > 0, 1.0 - events / at_risk, 1.0))
         greenwood = np.cumsum(

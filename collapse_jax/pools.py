@@ -4,6 +4,7 @@ A pool is a pytree of one chain; counts of its members are Python ints where the
 program is traced and i32 scalars otherwise, so that a full pool needs no masks.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -104,6 +105,7 @@ def moments() -> Pools:
 
     def merge(a: Moments, b: Moments, capacity: int) -> Moments:
         del capacity
+        a, b = _larger_first(a, b)
         total = a.count + b.count
         share = jnp.float32(b.count) / jnp.float32(total)
         other = affine.relative(a.spread, b.spread)
@@ -132,6 +134,15 @@ def moments() -> Pools:
         grow=lambda pool, capacity: pool,
         bytes=lambda capacity: None,
     )
+
+
+def _larger_first(a: Moments, b: Moments) -> tuple[Moments, Moments]:
+    """So that the frame of reference has full rank whenever one of them has."""
+    if isinstance(a.count, int) and isinstance(b.count, int):
+        return (a, b) if a.count >= b.count else (b, a)
+    first = jnp.asarray(a.count >= b.count)
+    pick = functools.partial(jax.tree.map, lambda x, y: jnp.where(first, x, y))
+    return pick(a, b), pick(b, a)
 
 
 def counts() -> Pools:

@@ -6,6 +6,7 @@ function of the generation.
 """
 
 import functools
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -93,6 +94,10 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
         if generation == 0:
             first = Sizes(fresh=whole, training=whole, capacity=whole.capacity)
             return first._replace(fresh=synthetic, reused=real) if fixed else first
+        if fixed:  # the same members at every size
+            real = schedule.divide(0, share)[0]
+            synthetic = schedule.room(max(int(whole.count) - int(real.count), 0))
+            whole = schedule.room(int(real.count) + int(synthetic.count))
         if real.count > schedule.size(0):
             raise ValueError(
                 f"preserve: generation {generation} wants {real.count} original samples,"
@@ -101,13 +106,15 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
         return Sizes(synthetic, reused=real, training=whole, capacity=whole.capacity)
 
     def assemble(key, pools, parts, sizes):
-        if not sizes.reused or fixed:
+        if fixed:
             return _blend(key, pools, parts, sizes)
+        if not sizes.reused:
+            return _blend(key, pools, parts._replace(original=None), sizes)
         reused = pools.subsample(key, parts.original, *sizes.reused)
         return _blend(key, pools, parts._replace(original=reused), sizes)
 
     config = {"samples": schedule.config, "fraction": share, "fixed": fixed}
-    keeps = share > 0
+    keeps = bool(schedule.divide(0, share)[0]) or (share > 0 and not fixed)
     return Regime(
         "preserve",
         config,
@@ -229,9 +236,10 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
         whole = schedule.request(generation)
         if generation == 0:
             return Sizes(fresh=whole, training=whole, capacity=whole.capacity)
-        previous = schedule.request(generation, beta)
-        reused = schedule.request(generation, gamma)
-        rest = max(whole.count - previous.count - reused.count, 0)
+        # Cumulative shares are rounded, so that the parts add up to the whole.
+        rest = round(alpha * int(whole.count))
+        previous = schedule.room(round((alpha + beta) * int(whole.count)) - rest)
+        reused = schedule.room(int(whole.count) - rest - int(previous.count))
         for source, asked, there in (
             ("the previous training set", previous.count, schedule.size(generation - 1)),
             ("D_0", reused.count, schedule.size(0)),
@@ -241,7 +249,7 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
                     f"mixture: generation {generation} wants {asked} samples of {source},"
                     f" which has {there}"
                 )
-        return Sizes(schedule.room(int(rest)), NOTHING, reused, previous, whole, whole.capacity)
+        return Sizes(schedule.room(rest), NOTHING, reused, previous, whole, whole.capacity)
 
     def assemble(key, pools, parts, sizes):
         previous, reused = None, None
@@ -319,13 +327,13 @@ def _schedule(samples: Samples) -> _Schedule:
     config: Any = samples
     if callable(samples):
         schedule, config = samples, {"function": [samples(g) for g in range(64)]}
-    elif isinstance(samples, int):
-        constant = samples
+    elif isinstance(samples, numbers.Number):
+        constant = config = _integer(samples)
 
         def schedule(generation: int) -> int:
             return constant
     else:
-        config = sizes = list(samples)
+        config = sizes = [_integer(size) for size in samples]
         if not sizes:
             raise ValueError("samples: expected at least one size, got an empty sequence")
 
@@ -334,14 +342,17 @@ def _schedule(samples: Samples) -> _Schedule:
 
     @functools.cache
     def checked(generation: int) -> int:
-        count = schedule(generation)
-        if not isinstance(count, int) or not 2 <= count < 2**31:
-            raise ValueError(f"samples: expected an integer in [2, 2^31), got {count!r}")
-        return count
+        return _integer(schedule(generation))
 
     for generation in range(len(config) if isinstance(config, list) else 1):
         checked(generation)
-    return _Schedule(checked, isinstance(samples, int), config)
+    return _Schedule(checked, isinstance(samples, numbers.Number), config)
+
+
+def _integer(size: Any) -> int:
+    if not isinstance(size, numbers.Integral) or not 2 <= size < 2**31:
+        raise ValueError(f"samples: expected an integer in [2, 2^31), got {size!r}")
+    return int(size)
 
 
 def _fraction(name: str, value: float) -> float:

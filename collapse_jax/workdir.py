@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from collapse_jax.checkpoint import CheckpointError
+from collapse_jax.checkpoint import CheckpointError, explained
 from collapse_jax.config import differences, fingerprint
 
 _PACKAGES = ("collapse_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
@@ -34,11 +34,21 @@ class Workdir:
         """config.json of the run that is here already."""
         path = self.path / "config.json"
         if not path.exists():
+            if (self.path / "checkpoints").exists():
+                raise CheckpointError(
+                    f"{path} is missing, so the checkpoints beside it cannot be told apart from"
+                    " another run's; restore it, or use another workdir"
+                )
             return None
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
+            content = json.loads(path.read_bytes())
+            whole = fingerprint(content["identity"]) == content["fingerprint"]
+            whole &= sum(count for _, count in content["cohorts"]) == content["chains"]
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
+        if not whole:
+            raise CheckpointError(f"{path} is damaged: its fingerprint does not match its content")
+        return content
 
     def open(
         self, identity: Mapping[str, Any], chains: int, generations: int
@@ -66,6 +76,11 @@ class Workdir:
                     " use another workdir or the same settings"
                 )
             cohorts = self._grown(stored, chains, generations, identity["chains_per_batch"])
+            if not (self.path / "checkpoints").exists():
+                warnings.warn(
+                    f"{self.path} holds a run without checkpoints: starting from generation 0",
+                    stacklevel=2,
+                )
         self.write_json(
             "config.json",
             {
@@ -103,15 +118,16 @@ class Workdir:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replaces a JSON file as a whole: a killed run leaves the old or the new one."""
         temporary = self.path / f"{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(self.path / name)
+        with explained(self.path / name):
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.replace(self.path / name)
 
     def _check_environment(self) -> None:
         """Records where the run takes place; warns if it began elsewhere."""
         now = environment()
         path = self.path / "env.json"
         if path.exists():
-            then = json.loads(path.read_text())
+            then = self._earlier_environment(path)
             matters = ("packages", "devices", "cpu")
             changed = differences({k: then.get(k) for k in matters}, {k: now[k] for k in matters})
             if changed:
@@ -121,6 +137,13 @@ class Workdir:
                     stacklevel=2,
                 )
         self.write_json("env.json", now)
+
+    def _earlier_environment(self, path: epath.Path) -> Mapping[str, Any]:
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            warnings.warn(f"{path} cannot be read and is written anew: {error}", stacklevel=2)
+            return {}
 
 
 def environment() -> dict[str, Any]:

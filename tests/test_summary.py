@@ -183,7 +183,7 @@ def test_statistics_from_totals(values, lost):
 def test_quantiles_beyond_the_limits_are_at_the_outer_edges():
     metric = METRICS["loss"]
     x = np.concatenate([np.full((400, 1), -1e4), np.full((600, 1), 1e4)])
-    dataset = summary.from_totals({"loss": totals_of(x, metric)}, METRICS, {}, 1000)
+    dataset = summary.from_totals({"loss": totals_of(x, metric)}, {"loss": metric}, {}, 1000)
     quantiles = dataset["loss_quantile"].sel(generation=0)
     np.testing.assert_allclose(quantiles, [-200] * 3 + [200] * 4)
 

@@ -120,9 +120,9 @@ class Numpy:
         return {
             "support": np.asarray(alive.size),
             "entropy": entropy,
-            "heterozygosity": 1.0 - np.dot(left, left),
+            "heterozygosity": 1.0 - np.sum(left * left),
             "tail_mass": frequency[self._tail].sum(),
             "total_variation": 0.5 * np.abs(frequency - self._law).sum(),
-            "kl": -np.dot(left, self._log_law[alive]) - entropy,
+            "kl": -np.sum(left * self._log_law[alive]) - entropy,
             "surviving_share": survivors / self._bin_sizes,
         }

@@ -59,12 +59,16 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def interleaved(works: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+def interleaved(
+    works: Sequence[Callable[[], Any]],
+    repeats: int,
+    centre: Callable[[Sequence[float]], float] = statistics.median,
+) -> list[float]:
     """Median seconds of each, called in turn (a, b, a, b, ...) after one call to warm up."""
     for work in works:
         work()
     rounds = [[seconds(work) for work in works] for _ in range(repeats)]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+    return [centre(times) for times in zip(*rounds, strict=True)]
 
 
 class Segment:
@@ -139,7 +143,7 @@ def breakdown(
     """Shares of a segment's time: drawing and fitting, metrics, recording and fetching.
 
     By leaving parts out: first metrics and record, then only the record (metrics are still
-    computed, since their sum is kept).
+    computed, since their sum is kept). Shortest times, so that differences are not of noise.
     """
     bare = family._replace(
         metrics={"nothing": Metric("nothing")},
@@ -151,7 +155,7 @@ def breakdown(
         Segment(family, regime, chains, generations, recorder=_SUM),
         Segment(family, regime, chains, generations),
     ]
-    draws, measured, whole = interleaved(works, repeats)
+    draws, measured, whole = interleaved(works, repeats, min)
     return {
         "draws": round(draws / whole, 3),
         "metrics": round((measured - draws) / whole, 3),
