@@ -101,8 +101,9 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
             for i, request in enumerate((sizes.fresh, sizes.reused))
             if request
         ]
-        data = drawn[0] if len(drawn) == 1 else family.pools.merge(*drawn, sizes.capacity)
-        return family.init(k_init), data, drawn[-1]
+        first, last = drawn[0], drawn[-1]
+        data = first if len(drawn) == 1 else family.pools.merge(first, last, sizes.capacity)
+        return family.init(k_init), data, last
 
     def outputs(work, result):
         params, data, fixed = result

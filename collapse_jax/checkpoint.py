@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ import numpy as np
 from etils import epath
 
 from collapse_jax.recording import Totals
+from collapse_jax.stopping import Stopped
 
 Record = Mapping[str, Any]
 
@@ -134,8 +137,8 @@ class DiskStore:
             try:
                 restored = self._read(step, abstract)
             except Exception as error:
-                first_line = (str(error).splitlines() or [type(error).__name__])[0]
-                troubles.append(f"{self._directory / 'states' / str(step)}: {first_line}")
+                reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+                troubles.append(f"{self._directory / 'states' / str(step)}: {reason}")
                 continue
             for trouble in troubles:
                 warnings.warn(
@@ -144,7 +147,8 @@ class DiskStore:
             self._forget_after(step)
             return restored
         # Before the first commit is logged there are at most two parts.
-        if len([path for path in self._history.iterdir() if path.suffix == ".npz"]) > 2:
+        parts = [path for path in self._history.iterdir() if path.suffix == ".npz"]
+        if not troubles and len(parts) > 2:
             troubles.append(f"{self._directory / 'states'}: no checkpoints beside their history")
         if troubles:
             raise CheckpointError(
@@ -173,10 +177,14 @@ class DiskStore:
 
     def abandon(self) -> None:
         """Closes on the way out of another error, which is the one to be reported."""
+        reported = sys.exception()
         try:
             self.close()
         except Exception as error:
-            warnings.warn(f"while closing {self._directory}: {error}", stacklevel=2)
+            if isinstance(reported, Stopped):  # which promises that all is saved
+                raise
+            if not isinstance(reported, CheckpointError):  # of which this is an echo
+                warnings.warn(f"while closing {self._directory}: {error}", stacklevel=2)
 
     def _read(self, step: int, abstract: Callable[[Mapping[str, Any]], Any]) -> Restored:
         metadata = self._orbax.metadata(step).custom_metadata
@@ -272,7 +280,9 @@ def _data_shape(leaf: Any) -> tuple[int, ...]:
 
 def _unhost(array: np.ndarray, leaf: Any) -> Any:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        kinds: list[Any] = []  # asked of a tracer, since a mere shape and dtype are refused
+        jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)
+        return jax.random.wrap_key_data(array, impl=kinds[0])
     return array
 
 

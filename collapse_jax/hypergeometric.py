@@ -44,10 +44,11 @@ def multivariate_hypergeometric(
     next bit only the counts matter: of the undecided :math:`r_i` members of a symbol,
     :math:`\mathrm{Binomial}(r_i, 1/2)` have a 0. If all these fit into the sample they join it,
     and those with a 1 are undecided; otherwise the sample lies among them. Once the undecided,
-    halved every time, are no more than the symbols, each gets a number of its own. A pool of N
-    takes about log2(N / symbols) rounds over all symbols, whatever `draws` is. Nothing is
+    halved every time, are no more than the symbols (or 128), each gets a number of its own. A pool
+    of N takes about log2(N / symbols) rounds over all symbols, whatever `draws` is. Nothing is
     rejected, and the result depends on the arguments alone: a static or a traced `draws`, vmap or
-    a loop give the same (to the rounding of another compiled program, a chance below 1e-6).
+    a loop give the same, save where another compiled program rounds otherwise (a chance below 1e-6
+    a symbol).
 
     Accuracy: binomials of up to 64 trials are exact, larger ones follow their distribution
     function to 2e-7 (one 32-bit word each, tails to 2^-33) and are exactly symmetric. The numbers
@@ -74,10 +75,8 @@ def multivariate_hypergeometric(
         (7, 0, True)
 
     References:
-        Fan, Muller and Rezucha, "Development of sampling plans by using sequential (item by item)
-        selection techniques and digital computers", JASA 57 (1962): the sample of smallest random
-        numbers. Giles and Beentjes, "Approximation of an inverse of the incomplete beta function",
-        ICMS 2024: expansions of binomial quantiles.
+        Gil, Segura and Temme, "Asymptotic inversion of the binomial and negative binomial
+        cumulative distribution functions", ETNA 52 (2020): the form of the quantile expansion.
     """
     if counts.ndim != 1 or counts.size == 0:
         raise ValueError(f"counts must be a nonempty vector, not of shape {counts.shape}")
@@ -165,8 +164,9 @@ def _many_heads(coins: jax.Array, high: jax.Array) -> jax.Array:
     z = _normal_quantile(high)
     s2 = z * z / n
     factor = _polynomial(_G0, s2) + (_polynomial(_G1, s2) + _G2 / n) / n
-    # Only the deviation is rounded to float32, not the count.
-    deviation = (0.5 * jnp.sqrt(n)) * z * factor
-    odd = coins & 1
-    above = jnp.floor(deviation + 0.5 * (1 + odd).astype(jnp.float32)).astype(jnp.int32)
-    return jnp.clip(coins // 2 + above, 0, coins)
+    # Only the deviation is rounded to float32, not the count; and the upper half is the mirror
+    # image of the lower, so that the mean is exact.
+    deviation = jnp.abs((0.5 * jnp.sqrt(n)) * z * factor)
+    shift = jnp.floor(0.5 * (1 + (coins & 1)).astype(jnp.float32) - deviation)
+    lower = jnp.clip(coins // 2 + shift.astype(jnp.int32), 0, coins)
+    return jnp.where(z > 0, coins - lower, lower)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from collapse_jax import affine
 from collapse_jax.draws import mulhi
+from collapse_jax.hypergeometric import multivariate_hypergeometric
 
 Count = int | jax.Array
 Pool = Any
@@ -153,7 +154,8 @@ def counts() -> Pools:
         return Counts(a.counts + b.counts, a.total + b.total)
 
     def subsample(key: jax.Array, pool: Counts, count: Count, capacity: int) -> Counts:
-        raise NotImplementedError
+        del capacity
+        return Counts(multivariate_hypergeometric(key, pool.counts, count), count)
 
     return Pools(
         "counts",

@@ -6,12 +6,12 @@ function of the generation.
 """
 
 import functools
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from collapse_jax.family import Request
 from collapse_jax.pools import Pool, Pools
@@ -327,7 +327,7 @@ def _schedule(samples: Samples) -> _Schedule:
     config: Any = samples
     if callable(samples):
         schedule, config = samples, {"function": [samples(g) for g in range(64)]}
-    elif isinstance(samples, numbers.Number):
+    elif not isinstance(samples, Sequence):
         constant = config = _integer(samples)
 
         def schedule(generation: int) -> int:
@@ -346,11 +346,11 @@ def _schedule(samples: Samples) -> _Schedule:
 
     for generation in range(len(config) if isinstance(config, list) else 1):
         checked(generation)
-    return _Schedule(checked, isinstance(samples, numbers.Number), config)
+    return _Schedule(checked, not (callable(samples) or isinstance(samples, Sequence)), config)
 
 
 def _integer(size: Any) -> int:
-    if not isinstance(size, numbers.Integral) or not 2 <= size < 2**31:
+    if not isinstance(size, int | np.integer) or not 2 <= size < 2**31:
         raise ValueError(f"samples: expected an integer in [2, 2^31), got {size!r}")
     return int(size)
 

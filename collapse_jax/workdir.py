@@ -76,11 +76,10 @@ class Workdir:
                     " use another workdir or the same settings"
                 )
             cohorts = self._grown(stored, chains, generations, identity["chains_per_batch"])
-            if not (self.path / "checkpoints").exists():
-                warnings.warn(
-                    f"{self.path} holds a run without checkpoints: starting from generation 0",
-                    stacklevel=2,
-                )
+            for index in range(len(stored["cohorts"])):
+                path = self.path / "checkpoints" / f"cohort-{index}"
+                if not path.exists():
+                    warnings.warn(f"no {path} yet: starting from generation 0", stacklevel=2)
         self.write_json(
             "config.json",
             {
@@ -127,7 +126,11 @@ class Workdir:
         now = environment()
         path = self.path / "env.json"
         if path.exists():
-            then = self._earlier_environment(path)
+            try:
+                then = json.loads(path.read_bytes())
+            except ValueError as error:
+                warnings.warn(f"{path} cannot be read and is replaced: {error}", stacklevel=2)
+                then = now
             matters = ("packages", "devices", "cpu")
             changed = differences({k: then.get(k) for k in matters}, {k: now[k] for k in matters})
             if changed:
@@ -137,13 +140,6 @@ class Workdir:
                     stacklevel=2,
                 )
         self.write_json("env.json", now)
-
-    def _earlier_environment(self, path: epath.Path) -> Mapping[str, Any]:
-        try:
-            return dict(json.loads(path.read_bytes()))
-        except (ValueError, TypeError) as error:
-            warnings.warn(f"{path} cannot be read and is written anew: {error}", stacklevel=2)
-            return {}
 
 
 def environment() -> dict[str, Any]:

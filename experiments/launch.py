@@ -5,6 +5,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ def start(main: Callable[[], None]) -> None:
         warnings.showwarning = _one_line_warning
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # JAX reports every absent backend
+            for name in ("absl", "asyncio"):  # Orbax logs, with a traceback, what it then raises
+                getLogger(name).setLevel("CRITICAL")
         try:
             main()
         except Exception as error:
@@ -106,6 +109,12 @@ def run(family: "Family", regime: "Regime", config: configs.RunConfig) -> "Resul
     if config.workdir:
         values = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
         text = "".join(f"{flag.serialize()}\n" for flag in values if flag.value is not None)
-        outputs.write_all(config.workdir, result, text)
+        try:
+            outputs.write_all(config.workdir, result, text)
+        except OSError as error:
+            raise ValueError(
+                f"workdir: cannot write the results to {config.workdir}:"
+                f" {error.strerror or error}; the run itself is saved, the same command continues"
+            ) from error
     print(outputs.digest(result))
     return result

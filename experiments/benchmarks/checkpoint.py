@@ -13,7 +13,7 @@ from etils import epath
 import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.checkpoint import DiskStore
-from experiments.benchmarks.timing import RATE, Case, Segment, interleaved, seconds, significant
+from experiments.benchmarks.timing import RATE, Case, interleaved, seconds, significant
 
 _MEGABYTE = 1e6
 
@@ -24,6 +24,7 @@ def cases(
     generations_kept: int = 200,
     every: int = 50,
     pairs: int = 3,
+    samples: int = 100,
 ) -> Iterator[Case]:
     """All cases of the suite.
 
@@ -33,24 +34,19 @@ def cases(
       generations_kept: of the runs with keep=chains.
       every: generations between checkpoints.
       pairs: timings of which the median is taken.
+      samples: M of the Gaussian chains.
     """
     with tempfile.TemporaryDirectory(prefix="collapse_jax-benchmark-") as directory:
-        yield _cost(Path(directory), "summary", chains, generations, every, pairs)
-        yield _cost(Path(directory), "chains", chains, generations_kept, every, pairs)
+        for keep, number in (("summary", generations), ("chains", generations_kept)):
+            settings = {"chains": chains, "generations": number, "checkpoint_every": every}
+            yield _cost(Path(directory), samples, {**settings, "keep": keep}, pairs)
         yield _history(Path(directory), chains, every, pairs)
 
 
-def _cost(
-    directory: Path, keep: str, chains: int, generations: int, every: int, pairs: int
-) -> Case:
+def _cost(directory: Path, samples: int, settings: dict[str, Any], pairs: int) -> Case:
     """The same run with and without a workdir; both cut at the same generations."""
-    family, regime = families.gaussian(), regimes.replace(100)
-    settings = {
-        "chains": chains,
-        "generations": generations,
-        "checkpoint_every": every,
-        "keep": keep,
-    }
+    family, regime = families.gaussian(), regimes.replace(samples)
+    keep, rows = settings["keep"], settings["chains"] * settings["generations"]
 
     def run(workdir: str | None) -> None:
         collapse_jax.run(family, regime, workdir=workdir, **settings)
@@ -69,11 +65,10 @@ def _cost(
     if keep == "summary":
         extra["target"] = "cost < 5 %"
     else:
-        history = chains * generations * _bytes_per_generation()
+        history = rows * _bytes_per_generation()
         extra["history_megabytes"] = significant(history / _MEGABYTE)
         extra["history_megabytes_per_second_of_run"] = significant(history / saved / _MEGABYTE)
-    rows = chains * generations
-    name = f"checkpoint_every={every}, keep={keep}"
+    name = f"checkpoint_every={settings['checkpoint_every']}, keep={keep}"
     return Case("checkpoint", name, rows / saved, rows / unsaved, "the same run, not saved",
                 RATE, extra)  # fmt: skip
 
@@ -84,13 +79,12 @@ def _bytes_per_generation() -> int:
 
 
 def _history(directory: Path, chains: int, generations: int, repeats: int) -> Case:
-    """One segment's record through DiskStore.append, against a plain fsynced write of its bytes."""
-    segment = Segment(families.gaussian(), regimes.replace(100), chains, generations)
-    batches = segment()
-    record = {
-        name: np.concatenate([batch[name][:generations] for batch in batches], axis=1)[:, :chains]
-        for name in batches[0]
+    """A record through DiskStore.append, against a plain fsynced write of its bytes."""
+    rng, shape = np.random.default_rng(0), (generations, chains)
+    record: dict[str, np.ndarray] = {
+        name: rng.standard_normal(shape, dtype=np.float32) for name in families.gaussian().metrics
     }
+    record["finite"] = np.ones(shape, bool)
     plain = b"".join(np.ascontiguousarray(values).data for values in record.values())
     appending, writing = [], []
     with tempfile.TemporaryDirectory(dir=directory) as parent:

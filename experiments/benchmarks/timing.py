@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,17 @@ def interleaved(
         work()
     rounds = [[seconds(work) for work in works] for _ in range(repeats)]
     return [centre(times) for times in zip(*rounds, strict=True)]
+
+
+class Work(Protocol):
+    """Something to be timed that says how much it does."""
+
+    @property
+    def rows(self) -> int:
+        """Chain-generations of a call."""
+
+    def __call__(self) -> Any:
+        """Does it once."""
 
 
 class Segment:
@@ -137,9 +148,7 @@ class Segment:
         return records
 
 
-def breakdown(
-    family: Family, regime: Regime, chains: int, generations: int, repeats: int
-) -> dict[str, float]:
+def breakdown(family: Family, regime: Regime, whole: Segment, repeats: int) -> dict[str, float]:
     """Shares of a segment's time: drawing and fitting, metrics, recording and fetching.
 
     By leaving parts out: first metrics and record, then only the record (metrics are still
@@ -151,16 +160,16 @@ def breakdown(
         measure=lambda *inputs: {"nothing": jnp.float32(0.0)},
     )
     works = [
-        Segment(bare, regime, chains, generations, recorder=_SUM),
-        Segment(family, regime, chains, generations, recorder=_SUM),
-        Segment(family, regime, chains, generations),
+        Segment(bare, regime, whole.chains, whole.generations, recorder=_SUM),
+        Segment(family, regime, whole.chains, whole.generations, recorder=_SUM),
+        whole,
     ]
-    draws, measured, whole = interleaved(works, repeats, min)
+    draws, measured, all_of_it = interleaved(works, repeats, min)
     return {
-        "draws": round(draws / whole, 3),
-        "metrics": round((measured - draws) / whole, 3),
-        "recording": round((whole - measured) / whole, 3),
-        "seconds": significant(whole),
+        "draws": round(draws / all_of_it, 3),
+        "metrics": round((measured - draws) / all_of_it, 3),
+        "recording": round((all_of_it - measured) / all_of_it, 3),
+        "seconds": significant(all_of_it),
     }
 
 

@@ -1,0 +1,82 @@
+"""docs/add_a_family.md works as it stands: its blocks make a family that keeps all promises."""
+
+import re
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import digamma, polygamma
+
+import collapse_jax
+from collapse_jax import regimes
+from tests import test_conformance as conformance
+
+GUIDE = Path(__file__).parents[1] / "docs" / "add_a_family.md"
+# No more chains than a batch, and few capacities: compiling is what takes time.
+CHAINS, GENERATIONS, M = 16_384, 4, 10
+
+
+@pytest.fixture(scope="module")
+def guide():
+    module = types.ModuleType("guide")
+    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        exec(compile(block, str(GUIDE), "exec"), module.__dict__)
+    return module
+
+
+def history_of(family, regime):
+    history = collapse_jax.run(family, regime, chains=CHAINS, generations=GENERATIONS).history
+    assert bool(history["finite"].all())
+    return history
+
+
+def assert_mean(values, expected):
+    """Mean over chains [chain, generation] within 4 standard errors at every generation."""
+    values = values.astype(np.float64)
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    assert np.all(np.abs(values.mean(axis=0) - expected) < 4.0 * error)
+
+
+def test_replace_follows_the_closed_form(guide):
+    log_mean = history_of(guide.exponential(mean=3.0), regimes.replace(M))["log_mean"].values
+    fits = np.arange(1, GENERATIONS + 1)
+    expected = np.log(3.0) + fits * (digamma(M) - np.log(M))
+    assert_mean(log_mean, expected)
+    # Independent steps: the variance is a sum too.
+    assert_mean((log_mean - expected) ** 2, fits * polygamma(1, M))
+
+
+def test_accumulate_follows_the_closed_form(guide):
+    mean = history_of(guide.exponential(mean=3.0), regimes.accumulate(M))["mean"].values / 3.0
+    # m_{n+1} = m_n + (x - m_n) / (n + 1) with x the average of M draws of mean m_n:
+    # a martingale, E m_n^2 = prod_k (1 + 1 / (M k^2)).
+    fits = np.arange(1, GENERATIONS + 1)
+    assert_mean(mean, np.ones(GENERATIONS))
+    assert_mean(mean**2, np.cumprod(1.0 + 1.0 / (M * fits**2)))
+
+
+def test_steps_reach_the_same_fit(guide):
+    whole, cut = (
+        collapse_jax.run(
+            guide.exponential(in_steps=cut), regimes.replace(M), chains=5, generations=6
+        ).history
+        for cut in (False, True)
+    )
+    np.testing.assert_allclose(cut["log_mean"], whole["log_mean"], atol=1e-5)
+
+
+@pytest.mark.multidevice
+@pytest.mark.parametrize("in_steps", [False, True])
+def test_conformance(guide, in_steps, monkeypatch):
+    monkeypatch.setitem(conformance.FAMILIES, "exponential", guide.exponential(in_steps=in_steps))
+    conformance.test_promises("exponential", "replace")
+    conformance.test_every_step_exports("exponential")
+    if not in_steps:
+        conformance.test_a_spoilt_chain_leaves_the_others_alone("exponential")
+
+
+def test_bad_arguments_are_named(guide):
+    with pytest.raises(ValueError, match="mean: expected more than 0, got -1"):
+        guide.exponential(mean=-1)
