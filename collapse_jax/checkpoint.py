@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -23,6 +24,7 @@ from collapse_jax.recording import Totals
 from collapse_jax.stopping import Stopped
 
 Record = Mapping[str, Any]
+_DAMAGED = ".damaged"
 
 
 class CheckpointError(RuntimeError):
@@ -71,8 +73,6 @@ class DiskStore:
 
     def __init__(self, directory: epath.Path, keep: int = 2) -> None:
         """Opens (or creates) the store; `keep` is how many checkpoints stay."""
-        import orbax.checkpoint.experimental.v1 as ocp
-
         self._directory = directory
         self._history = directory / "history"
         self._log = directory / "committed"
@@ -82,9 +82,21 @@ class DiskStore:
         self._listed: list[dict[str, Any]] = []
         self._pending: Any = None
         self._step = -1
+        try:
+            self._orbax = self._open(keep)
+        except Exception:
+            # Orbax opens none if the metadata of one are damaged: those are set aside.
+            for path in (directory / "states").iterdir():
+                if path.name.isdigit() and not _metadata_readable(path):
+                    path.rename(path.parent / f"{path.name}{_DAMAGED}")
+            self._orbax = self._open(keep)
+
+    def _open(self, keep: int) -> Any:
+        import orbax.checkpoint.experimental.v1 as ocp
+
         policies = ocp.training
-        self._orbax = policies.Checkpointer(
-            os.fspath(directory / "states"),
+        return policies.Checkpointer(
+            os.fspath(self._directory / "states"),
             # The default policy skips a save while another is running.
             save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.preservation_policies.LatestN(keep),
@@ -230,7 +242,8 @@ class DiskStore:
     def _forget_after(self, step: int) -> None:
         """Removes broken later checkpoints and uncommitted parts, so their names are free."""
         for path in (self._directory / "states").iterdir():
-            if path.name.isdigit() and int(path.name) > step:
+            number = path.name.removesuffix(_DAMAGED)
+            if number.isdigit() and (number != path.name or int(number) > step):
                 shutil.rmtree(path)
         self._orbax.reload()
         self._step = step
@@ -266,6 +279,16 @@ class explained:
         ) from error
 
 
+def _metadata_readable(path: epath.Path) -> bool:
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    try:
+        ocp.metadata(os.fspath(path))
+    except Exception:
+        return False
+    return True
+
+
 def _host(leaf: Any) -> np.ndarray:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
@@ -282,7 +305,7 @@ def _unhost(array: np.ndarray, leaf: Any) -> Any:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         kinds: list[Any] = []  # asked of a tracer, since a mere shape and dtype are refused
         jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)
-        return jax.random.wrap_key_data(array, impl=kinds[0])
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=kinds[0])
     return array
 
 
@@ -299,7 +322,7 @@ def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
 def _write_durably(path: epath.Path, record: Record) -> str:
     """Writes flattened arrays as .npz, flushed to the device; the SHA-256 of the file."""
     temporary = path.parent / f"{path.name}.tmp"
-    flat = flatten_record(record)
+    flat: dict[str, Any] = flatten_record(record)
     with temporary.open("wb") as file:
         np.savez(file, **flat)
         file.flush()

@@ -79,17 +79,30 @@ def log_chi_square_ratio(key: jax.Array, degrees: Sequence[int]) -> jax.Array:
     Returns:
       f32[len(degrees)].
     """
-    wanted = [max(nu, 0) if nu <= _FEW_DEGREES else 1 for nu in degrees]
-    bits = iter(words(key, sum(wanted)))
+    return log_chi_square_ratio_of(words(key, chi_square_words(degrees)), degrees)
+
+
+def chi_square_words(degrees: Sequence[int]) -> int:
+    """How many random words `log_chi_square_ratio_of` takes."""
+    return sum(_words_of_one(nu) for nu in degrees)
+
+
+def log_chi_square_ratio_of(bits: Sequence[jax.Array], degrees: Sequence[int]) -> jax.Array:
+    """As `log_chi_square_ratio`, from `chi_square_words(degrees)` words drawn with others."""
+    given = iter(bits)
     draws = []
-    for nu, count in zip(degrees, wanted, strict=True):
-        z = [normal(next(bits)) for _ in range(count)]
+    for nu in degrees:
+        z = [normal(next(given)) for _ in range(_words_of_one(nu))]
         if nu > _FEW_DEGREES:
             draws.append(_horner(_chi_square_polynomial(nu), z[0] / _LARGEST_NORMAL))
         else:
             squares = sum((x * x for x in z), start=jnp.float32(0.0))
             draws.append(jnp.log(squares / max(nu, 1)))
     return jnp.stack(draws)
+
+
+def _words_of_one(nu: int) -> int:
+    return max(nu, 0) if nu <= _FEW_DEGREES else 1
 
 
 def mulhi(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -70,7 +70,7 @@ def multivariate_hypergeometric(
 
     Examples:
         >>> pool = jnp.array([5, 0, 3], jnp.int32)
-        >>> sample = multivariate_hypergeometric(jax.random.key(0), pool, 7)
+        >>> sample = jax.jit(multivariate_hypergeometric)(jax.random.key(0), pool, 7)
         >>> int(sample.sum()), int(sample[1]), bool((sample <= pool).all())
         (7, 0, True)
 

@@ -170,7 +170,7 @@ def _identity(
     shapes = segment.abstract_chain(family, regime, config.generations - 1, root)
     batch, keep = config.chains_per_batch, config.keep
     if not batch:
-        batch = limits.batch_size(shapes, config.chains)
+        batch = limits.batch_size(shapes, family, regime, config.chains, config.generations)
         batch = stored["identity"]["chains_per_batch"] if stored else batch
     if keep == "auto":
         keep = limits.choose_keep(shapes, config.chains, config.generations)

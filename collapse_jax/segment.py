@@ -179,7 +179,8 @@ class FusedEngine:
             requests[row] = counts(self._regime.sizes(number))
         shape = self._shape(start)
         # Outside the program, which would otherwise be compiled for both sizes of its input.
-        state = jax.vmap(lambda state: room(self._family, state, shape))(state)
+        if state.kept is not None:
+            state = jax.vmap(lambda state: room(self._family, state, shape))(state)
         return self._later(shape)(
             root, np.int32(start), np.int32(stop), requests, numbers, valid, state
         )

@@ -3,6 +3,7 @@
 import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,17 @@ from collapse_jax.pools import Counts
 from experiments import benchmark
 from experiments.benchmarks import checkpoint, discrete, gaussian
 
+pytestmark = pytest.mark.slow  # compiling takes most of a minute
+
 KEYS = {"suite", "case", "ours", "peer", "peer_name", "unit", "ratio"}
+
+
+@pytest.fixture(autouse=True)
+def _quick_compilation():
+    """Nothing here is judged by its speed, and compiling is nearly all there is to do."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def assert_printable(cases, names):

@@ -1,5 +1,6 @@
 """The multivariate hypergeometric sampler against scipy: pieces, distributions and contract."""
 
+import functools
 import itertools
 
 import jax
@@ -9,10 +10,11 @@ import pytest
 import scipy.stats
 from jax import export
 
-import collapse_jax
 from collapse_jax import hypergeometric as module
 from collapse_jax import pools
 from collapse_jax.hypergeometric import multivariate_hypergeometric
+
+pytestmark = pytest.mark.slow  # compiling takes most of a minute
 
 SYMBOLS = 33_278  # WikiText-2
 draw = jax.jit(multivariate_hypergeometric)  # the number of draws is traced
@@ -25,11 +27,25 @@ def zipf_pool(symbols=SYMBOLS, scale=2e5):
     return jnp.asarray(counts)
 
 
-def draw_many(seed, chains, pool, draws):
+@functools.cache
+def batch(few):
+    """Chains with one pool; with `few` undecided members, they are told apart one by one."""
+
+    def chain(key, pool, draws):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "_FEW", few)
+            return multivariate_hypergeometric(key, pool, draws)
+
+    return jax.jit(jax.vmap(chain, (0, None, None)))
+
+
+def draw_many(seed, chains, pool, draws, few=module._FEW):
     keys = jax.random.split(jax.random.key(seed, impl="philox4x32"), chains)
-    pool = jnp.asarray(pool, jnp.int32)
-    chain = jax.jit(jax.vmap(lambda key: multivariate_hypergeometric(key, pool, draws)))
-    return np.asarray(chain(keys))
+    # Few symbols are padded to eight, so that all such pools share a program.
+    padded = jnp.zeros(max(len(pool), 8), jnp.int32).at[: len(pool)].set(jnp.asarray(pool))
+    samples = np.asarray(batch(few)(keys, padded, draws))
+    assert not samples[:, len(pool) :].any()
+    return samples[:, : len(pool)]
 
 
 @pytest.mark.parametrize("coins", [65, 66, 67, 80, 101, 128, 1000, 10_001, 10**6, 2**31 - 1])
@@ -48,19 +64,19 @@ def test_many_heads_invert_the_distribution_function(coins):
     np.testing.assert_allclose(at_least, exact, rtol=0, atol=0.5 / points + 2e-7)
 
 
-@pytest.mark.parametrize("coins", [65, 66, 90, 1001])
-def test_many_heads_extremes_are_near_the_quantiles(coins):
-    for word in (0, 1, 1000, 2**32 - 1001, 2**32 - 2, 2**32 - 1):
-        heads = module._many_heads(jnp.array([coins], jnp.int32), jnp.array([word], jnp.uint32))
-        exact = scipy.stats.binom.isf((word + 0.5) / 2.0**32, coins, 0.5)
-        assert abs(int(heads[0]) - exact) <= 1
+def test_many_heads_extremes_are_near_the_quantiles():
+    words = np.array([0, 1, 1000, 2**32 - 1001, 2**32 - 2, 2**32 - 1], np.uint32)
+    coins = np.array([65, 66, 90, 1001], np.int32)[:, None] + 0 * words.astype(np.int32)
+    heads = jax.jit(module._many_heads)(coins, jnp.asarray(words))
+    exact = scipy.stats.binom.isf((words.astype(float) + 0.5) / 2.0**32, coins, 0.5)
+    assert np.abs(heads - exact).max() <= 1
 
 
 def test_few_heads_count_as_many_bits_as_coins():
     rng = np.random.default_rng(0)
     high, low = rng.integers(0, 2**32, (2, 65 * 20), np.uint32)
     coins = np.tile(np.arange(65, dtype=np.int32), 20)
-    heads = module._heads(jnp.asarray(coins), jnp.asarray(high), jnp.asarray(low))
+    heads = jax.jit(module._heads)(jnp.asarray(coins), jnp.asarray(high), jnp.asarray(low))
     expected = [
         (int(h) % 2 ** min(n, 32)).bit_count() + (int(w) % 2 ** max(n - 32, 0)).bit_count()
         for n, h, w in zip(coins.tolist(), high, low, strict=True)
@@ -81,7 +97,7 @@ def test_sample_has_its_size_and_is_within_the_pool(size, share):
     assert (sample <= pool).all()
 
 
-@pytest.mark.parametrize("symbols", [1, 5, 127, 1000])
+@pytest.mark.parametrize("symbols", [1, 200])
 def test_every_size_of_sample_of_small_pools(symbols):
     pool = np.random.default_rng(symbols).integers(0, 100 // symbols + 3, symbols)
     every = np.unique(np.linspace(0, pool.sum(), 25).astype(np.int32))
@@ -104,13 +120,12 @@ def joint_p_value(samples, pool, draws):
     return scipy.stats.chisquare(seen, expected, sum_check=False).pvalue
 
 
-@pytest.mark.parametrize("few", [1, 20, 50])  # by halving, by both, by members alone
+@pytest.mark.parametrize("few", [1, 20, 128])  # by halving, by both, by members alone
 @pytest.mark.parametrize(
     ("pool", "draws"), [((2, 3, 4), 4), ((2, 3, 4), 7), ((20, 30), 25), ((1,) * 6, 3)]
 )
-def test_joint_distribution(monkeypatch, pool, draws, few):
-    monkeypatch.setattr(module, "_FEW", few)
-    samples = draw_many(1, 30_000, pool, draws)
+def test_joint_distribution(pool, draws, few):
+    samples = draw_many(1, 20_000, pool, draws, few)
     assert joint_p_value(samples, pool, draws) > 1e-3
 
 
@@ -140,7 +155,7 @@ def test_marginal_distribution_is_hypergeometric(pool, draws):
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.75])
 def test_moments_match_the_closed_form(share):
-    chains, size = 3_000, 10**8
+    chains, size = 20_000, 10**8
     pool = np.array([3, 64, 65, 500, 10**4, 10**6, 3 * 10**7])
     pool = np.append(pool, size - pool.sum())
     draws = int(share * size)
@@ -159,7 +174,7 @@ def test_moments_match_the_closed_form(share):
 
 @pytest.mark.parametrize("share", [0.05, 0.6])
 def test_chi_square_over_a_whole_vocabulary(share):
-    pool, chains = np.asarray(zipf_pool()), 40
+    pool, chains = np.asarray(zipf_pool()), 30
     pool = pool[pool > 0]
     size = int(pool.sum())
     draws = int(share * size)
@@ -169,16 +184,15 @@ def test_chi_square_over_a_whole_vocabulary(share):
     assert abs(statistic.mean() - mean) < 4 * statistic.std(ddof=1) / np.sqrt(chains)
 
 
-@pytest.mark.parametrize("draws", [0, 7, 50_000])
-def test_static_and_traced_draws_give_the_same(draws):
+def test_static_and_traced_draws_give_the_same():
     key, pool = jax.random.key(11), zipf_pool()
-    static = jax.jit(multivariate_hypergeometric, static_argnames="draws")(key, pool, draws=draws)
-    np.testing.assert_array_equal(static, draw(key, pool, draws))
+    static = jax.jit(multivariate_hypergeometric, static_argnames="draws")(key, pool, draws=50_000)
+    np.testing.assert_array_equal(static, draw(key, pool, 50_000))
 
 
 def test_chains_do_not_touch_each_other():
     # Pools of different sizes need unequal numbers of rounds; one is empty.
-    few, many = zipf_pool(1000, 3e2), zipf_pool(1000, 1e7)
+    few, many = zipf_pool(scale=1e3), zipf_pool(scale=1e7)
     pool = jnp.stack([few, many, many[::-1], jnp.zeros_like(few)] * 2)
     draws = np.array([50, 10**7, 3, 0, 0, 10**4, 2 * 10**7, 0], np.int32)
     keys = jax.random.split(jax.random.key(7), 8)
@@ -189,22 +203,18 @@ def test_chains_do_not_touch_each_other():
 
 
 def test_ties_leave_the_size_exact(monkeypatch):
-    monkeypatch.setattr(
-        module, "_words", lambda key, i: (jnp.zeros(i.shape, jnp.uint32),) * 2
-    )  # all members' numbers are the same
-    pool = jnp.array([2, 0, 3, 4], jnp.int32)
+    same = lambda key, indices: (jnp.zeros(indices.shape, jnp.uint32),) * 2  # noqa: E731
+    monkeypatch.setattr(module, "_words", same)
+    tied = jax.jit(lambda pool, draws: multivariate_hypergeometric(jax.random.key(0), pool, draws))
     for draws, expected in ((0, [0, 0, 0, 0]), (4, [2, 0, 2, 0]), (9, [2, 0, 3, 4])):
-        sample = multivariate_hypergeometric(jax.random.key(0), pool, draws)
-        np.testing.assert_array_equal(sample, expected)
+        np.testing.assert_array_equal(tied(jnp.array([2, 0, 3, 4], jnp.int32), draws), expected)
 
 
-def test_keys_decide_and_every_implementation_works():
-    pool, drawn = zipf_pool(100), []
-    for impl, seed in itertools.product(("threefry2x32", "philox4x32", "threefry4x32"), (0, 1)):
-        key = jax.random.key(seed, impl=impl)
-        drawn.append(np.asarray(draw(key, pool, 90_000)))
-        np.testing.assert_array_equal(drawn[-1], draw(key, pool, 90_000))
-    assert len({tuple(sample) for sample in drawn}) == 6
+def test_keys_decide():
+    pool = zipf_pool()
+    first, again, other = (draw(jax.random.key(seed), pool, 90_000) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
 
 
 def test_impossible_arguments_count_as_the_nearest_possible_ones():
@@ -238,26 +248,10 @@ def test_bad_arguments_are_refused():
             multivariate_hypergeometric(key, pool, draws)
 
 
-@pytest.mark.parametrize("count", [5, jnp.int32(5)])
-def test_pools_of_counts_are_subsampled(count):
+def test_pools_of_counts_are_subsampled(monkeypatch):
+    monkeypatch.setattr(pools, "multivariate_hypergeometric", draw)
     pool = pools.Counts(jnp.array([4, 0, 6], jnp.int32), 10)
-    sample = pools.counts().subsample(jax.random.key(0), pool, count, 8)
-    assert sample.total is count
+    sample = pools.counts().subsample(jax.random.key(0), pool, 5, 8)
+    assert sample.total == 5
     assert int(sample.counts.sum()) == 5
     assert (sample.counts <= pool.counts).all()
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [("subsample", (50,)), ("preserve", (50, 0.2)), ("mixture", (50, 0.5, 0.25, 0.25))],
-)
-def test_subsampling_regimes_keep_the_mean_frequency(name, arguments):
-    law = np.array([0.5, 0.3, 0.15, 0.05])
-    family = collapse_jax.families.discrete(law, frequencies=True)
-    regime = getattr(collapse_jax.regimes, name)(*arguments)
-    result = collapse_jax.run(family, regime, chains=64, generations=6, keep="chains")
-    frequency = result.history["frequency"].transpose("chain", "generation", "symbol").values
-    np.testing.assert_allclose(frequency.sum(-1), 1, rtol=1e-6)
-    np.testing.assert_allclose(frequency * 50, np.round(frequency * 50), atol=1e-4)
-    error = frequency.std(0, ddof=1) / np.sqrt(len(frequency))
-    assert (np.abs(frequency.mean(0) - law) < 4 * error).all()

@@ -124,17 +124,19 @@ def _draw(sampler: str, key: jax.Array, model: Affine, request: Request) -> pool
 
 def _bartlett(key: jax.Array, dim: int, count: pools.Count) -> Affine:
     """Mean and ddof=0 factor A / sqrt(M) of `count` standard normal rows (Bartlett 1933)."""
-    k_scatter, k_normal = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    below = dim * (dim - 1) // 2
-    z = draws.normal(jnp.stack(draws.words(k_normal, dim + below)))
-    centre = z[:dim] / jnp.sqrt(jnp.float32(count))
+    normals = dim + dim * (dim - 1) // 2
     if isinstance(count, int):
         degrees = [max(count - 1 - i, 0) for i in range(dim)]
+        # All words in one go: hashing is most of the work.
+        bits = draws.words(key, normals + draws.chi_square_words(degrees))
         shifts = np.log(np.maximum(degrees, 1) / count).astype(np.float32)
-        log_squares = draws.log_chi_square_ratio(k_scatter, degrees) + shifts
+        log_squares = draws.log_chi_square_ratio_of(bits[normals:], degrees) + shifts
     else:  # a schedule: no polynomial was fitted, so by rejection
+        bits = draws.words(jax.random.fold_in(key, 0), normals)
         shape = 0.5 * (count - 1 - jnp.arange(dim)).astype(jnp.float32)
-        log_squares = jax.random.loggamma(k_scatter, shape) + jnp.log(2.0 / count)
+        log_squares = jax.random.loggamma(jax.random.fold_in(key, 1), shape) + jnp.log(2.0 / count)
+    z = draws.normal(jnp.stack(bits[:normals]))
+    centre = z[:dim] / jnp.sqrt(jnp.float32(count))
     log_diagonal = 0.5 * log_squares
     if dim == 1:
         return Affine(centre, log_diagonal, None)
