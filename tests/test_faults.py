@@ -244,6 +244,23 @@ def test_sigterm_inside_a_generation(tmp_path, monkeypatch):
     assert_same_bits(resumed, expected)
 
 
+def test_a_stop_whose_save_fails_is_an_error(tmp_path, monkeypatch):
+    commit, close = DiskStore.commit, DiskStore.close
+
+    def stopping(store, position, tree):
+        commit(store, position, tree)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def failing(store):
+        close(store)
+        raise CheckpointError("cannot write")
+
+    monkeypatch.setattr(DiskStore, "commit", stopping)
+    monkeypatch.setattr(DiskStore, "close", failing)
+    with pytest.raises(CheckpointError, match="cannot write"):  # not "all progress is saved"
+        collapse_jax.run(walker(), regimes.replace(6), **WALK, workdir=str(tmp_path))
+
+
 FAMILY, REGIME = families.gaussian(sampler="rows"), regimes.preserve(8, 0.25)
 SETTINGS = {
     **{"chains": 6, "chains_per_batch": 4, "checkpoint_every": 2, "keep_checkpoints": 3},

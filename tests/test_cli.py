@@ -1,0 +1,264 @@
+"""The command lines as a hostile user types them: one line says what was wrong, no traceback."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import collapse_jax
+from collapse_jax import families, regimes
+from collapse_jax.config import DiscreteConfig, GaussianConfig, RegimeConfig, RunConfig
+
+ROOT = Path(__file__).parents[1]
+FLAGS = {
+    "gaussian": (GaussianConfig, RegimeConfig, RunConfig),
+    "discrete": (DiscreteConfig, RegimeConfig, RunConfig),
+}
+
+# Runs each command line of a JSON file in a forked child, so that all of them import JAX once.
+MANY = """
+import json, os, runpy, sys, warnings
+import collapse_jax.runner, collapse_jax.families
+warnings.filterwarnings("ignore", message=".*fork")
+for i, (module, arguments) in enumerate(json.load(open(sys.argv[1]))):
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(f"{sys.argv[1]}.{i}", os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = ["experiments." + module, *arguments]
+        runpy.run_module("experiments." + module, run_name="__main__", alter_sys=True)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def command(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def assert_one_error(code, errors, *fragments):
+    assert code not in (0, None)
+    assert "Traceback" not in errors
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("error: ")
+    for fragment in fragments:
+        assert fragment in lines[0]
+
+
+@pytest.mark.parametrize("experiment", FLAGS)
+def test_help_is_quick_and_lists_all_settings(experiment):
+    seconds, result = [], None
+    for _ in range(3):  # the best, since other work may share the machine
+        began = time.monotonic()
+        result = command("-m", f"experiments.{experiment}", "--helpshort")
+        seconds.append(time.monotonic() - began)
+        if seconds[-1] < 2:
+            break
+    assert min(seconds) < 2
+    assert result.stderr == ""
+    for config in FLAGS[experiment]:
+        for field in dataclasses.fields(config):
+            assert f"--{field.name}:" in result.stdout or f"--[no]{field.name}:" in result.stdout
+    assert "Claim" in result.stdout  # the docstring opens it
+
+
+def test_unknown_flag():
+    result = command("-m", "experiments.gaussian", "--smaples=10")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "Unknown command line flag 'smaples'. Did you mean: samples" in result.stderr
+    assert len(result.stderr.splitlines()) == 2  # absl's own, with a hint
+
+
+def test_one_line_from_a_process():
+    result = command("-m", "experiments.gaussian", "--regime=subsample", "--chains=3")
+    expected = ("subsample", "gaussian with moments", "use sampler=rows")
+    assert_one_error(result.returncode, result.stderr, *expected)
+    assert result.stdout == ""
+
+
+# Arguments that are refused, and what the line has to say: first those that a user is likeliest to
+# get wrong, then all others.
+COMMON = {
+    "gaussian": [
+        (["--regime=replcae"], ["regime: expected one of replace,", "got 'replcae'"]),
+        (["--samples=1"], ["samples: expected an integer in [2, 2^31), got 1"]),
+        (["--dim=10", "--samples=10"], ["dim 10 needs at least 11 samples", "got 10"]),
+        (["--real_fraction=1.5", "--regime=fresh"], ["real_fraction:", "[0, 1], got 1.5"]),
+        (["--regime=preserve"], ["regime: preserve", "use sampler=rows"]),
+        (["--prng=rbg"], ["prng: rbg is refused", "expected one of philox4x32"]),
+        (["--prng=philox2x32"], ["prng: philox2x32 is refused", "collide"]),
+        (["--seed=-1"], ["seed: expected an integer in [0, 2^32), got -1"]),
+        (["--workdir={file}/run"], ["workdir: cannot create", "{file}/run", "Not a directory"]),
+        (["--workdir={run}", "--seed=4"], ["workdir: {run}", "seed: was 0, now 4"]),
+    ],
+    "discrete": [
+        (["--dataset={empty}"], ["{empty}", "expected a text with words in it"]),
+        (["--dataset={binary}"], ["{binary}", "expected UTF-8 text"]),
+        (["--dataset={missing}"], ["{missing}", "no such file"]),
+        (["--dataset=wikitext-2", "--data_dir={missing}"], ["{missing}/wikitext-2", "--data_dir"]),
+    ],
+}
+OTHER = {
+    "gaussian": [
+        (["--samples=99999999999"], ["samples:", "got 99999999999"]),
+        (["--samples=10,1"], ["samples:", "got 1"]),
+        (["--samples=ten"], ["samples: expected comma-separated integers, got 'ten'"]),
+        (["--samples="], ["samples: expected comma-separated integers, got ''"]),
+        (["--dim=0"], ["dim: expected at least 1, got 0"]),
+        (["--real_fraction=-0.1"], ["real_fraction:", "[0, 1], got -0.1"]),
+        (["--real_fraction=nan"], ["real_fraction:", "[0, 1], got nan"]),
+        (["--regime=mixture", "--mixture=0.5,0.5"], ["three shares, got '0.5,0.5'"]),
+        (["--regime=mixture", "--mixture=0.5,0.5,0.5"], ["must be 1, got 1.5"]),
+        (["--regime=mixture"], ["regime: mixture", "use sampler=rows"]),
+        (["--regime=fresh", "--independent"], ["regime: fresh", "use sampler=rows"]),
+        (["--prng=unsafe_rbg"], ["prng: unsafe_rbg is refused"]),
+        (["--prng=fry"], ["prng: expected one of philox4x32", "got 'fry'"]),
+        (["--seed=4294967296"], ["seed:", "got 4294967296"]),
+        (["--chains=0"], ["chains: expected at least 1, got 0"]),
+        (["--generations=-5"], ["generations: expected at least 1, got -5"]),
+        (["--checkpoint_every=0"], ["checkpoint_every: expected at least 1, got 0"]),
+        (["--checkpoint_seconds=nan"], ["checkpoint_seconds:", "got nan"]),
+        (["--keep_checkpoints=0"], ["keep_checkpoints: expected at least 1, got 0"]),
+        (["--chains_per_batch=-1"], ["chains_per_batch: expected 0 or more, got -1"]),
+        (["--keep=all"], ["keep: expected one of auto, chains, summary, got 'all'"]),
+        (["--estimator=map"], ["estimator: expected one of unbiased, ml, got 'map'"]),
+        (["--sampler=fast"], ["sampler: expected one of exact, rows, got 'fast'"]),
+        (["--sampling_bias=0"], ["sampling_bias: expected more than 0, got 0"]),
+        (["--tail=1"], ["tail: expected a probability in (0, 1), got 1"]),
+        (["--chains=1000000000000"], ["memory: 1000000000000 chains", "GB"]),
+        (["100"], ["unexpected argument '100'"]),
+        (["--workdir={file}"], ["workdir: cannot create {file}", "File exists"]),
+        (["--workdir=/proc/run"], ["workdir: cannot create /proc/run"]),
+        (["--workdir={run}", "--samples=50"], ["regime.samples: was 100, now 50"]),
+        (["--workdir={run}", "--dim=2"], ["family.dim: was 1, now 2"]),
+        (["--workdir={run}", "--generations=2"], ["generations: {run}", "shrink to 2"]),
+        (["--workdir={broken}"], ["{broken}/config.json cannot be read"]),
+    ],
+    "discrete": [
+        (["--dataset={latin}"], ["{latin}", "not UTF-8"]),
+        (["--dataset={gz}"], ["{gz}", "Not a gzipped file"]),
+        (["--dataset={directory}"], ["{directory}"]),
+        (["--vocabulary=0"], ["vocabulary from 1", "got 0"]),
+        (["--probabilities=1,x"], ["probabilities: expected comma-separated numbers, got '1,x'"]),
+        (["--probabilities=0,0"], ["probabilities:", "positive sum"]),
+        (["--probabilities=-1,2"], ["probabilities:", ">= 0"]),
+        (["--tail=0"], ["tail: expected a probability in (0, 1), got 0"]),
+        (["--samples=1"], ["samples:", "got 1"]),
+        (["--regime=fresh", "--real_fraction=2"], ["real_fraction:", "got 2"]),
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """What the command lines above name."""
+    base = tmp_path_factory.mktemp("places")
+    paths = {
+        name: base / name
+        for name in ("file", "run", "broken", "empty", "binary", "latin", "missing", "directory")
+    }
+    paths["gz"] = base / "text.gz"
+    for name, content in {
+        "file": b"words",
+        "empty": b" \n",
+        "binary": b"PK\x03\x04\x00\x00",
+        "latin": "caf\xe9 noir".encode("latin-1"),
+        "gz": b"not compressed",
+    }.items():
+        paths[name].write_bytes(content)
+    paths["directory"].mkdir()
+    paths["broken"].mkdir()
+    (paths["broken"] / "config.json").write_text("{")
+    collapse_jax.run(
+        families.gaussian(),
+        regimes.replace(100),
+        chains=3,
+        generations=3,
+        workdir=str(paths["run"]),
+    )
+    return {name: str(path) for name, path in paths.items()}
+
+
+def answer(cases, places, directory):
+    """{(experiment, *arguments): (exit code, standard error)}."""
+    path = directory / "lines.json"
+    small = ["--chains=3", "--generations=3"]
+    lines = [
+        (experiment, small + [text.format(**places) for text in arguments])
+        for experiment, arguments, _ in listed(cases)
+    ]
+    path.write_text(json.dumps(lines))
+    result = command("-c", MANY, str(path))
+    assert result.returncode == 0, result.stderr
+    codes = map(int, result.stdout.split())
+    texts = (Path(f"{path}.{i}").read_text() for i in range(len(lines)))
+    keys = ((experiment, *arguments) for experiment, arguments, _ in listed(cases))
+    return dict(zip(keys, zip(codes, texts, strict=True), strict=True))
+
+
+def listed(cases):
+    return [(experiment, *case) for experiment in cases for case in cases[experiment]]
+
+
+def named(cases):
+    return [pytest.param(*case, id=" ".join([case[0], *case[1]])) for case in listed(cases)]
+
+
+@pytest.fixture(scope="module")
+def common(places, tmp_path_factory):
+    return answer(COMMON, places, tmp_path_factory.mktemp("common"))
+
+
+@pytest.fixture(scope="module")
+def other(places, tmp_path_factory):
+    return answer(OTHER, places, tmp_path_factory.mktemp("other"))
+
+
+@pytest.mark.parametrize(("experiment", "arguments", "fragments"), named(COMMON))
+def test_bad_input_is_one_line(common, places, experiment, arguments, fragments):
+    code, errors = common[(experiment, *arguments)]
+    assert_one_error(code, errors, *(text.format(**places) for text in fragments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("experiment", "arguments", "fragments"), named(OTHER))
+def test_other_bad_input_is_one_line(other, places, experiment, arguments, fragments):
+    code, errors = other[(experiment, *arguments)]
+    assert_one_error(code, errors, *(text.format(**places) for text in fragments))
+
+
+@pytest.mark.slow
+def test_a_changed_config_from_a_process(places):
+    arguments = ("--chains=3", "--generations=3", f"--workdir={places['run']}", "--estimator=ml")
+    result = command("-m", "experiments.gaussian", *arguments)
+    expected = (places["run"], 'family.estimator: was "unbiased", now "ml"')
+    assert_one_error(result.returncode, result.stderr, *expected)
+
+
+@pytest.mark.slow
+def test_a_run_says_nothing_but_its_progress(tmp_path):
+    arguments = ("--chains=3", "--generations=3", f"--workdir={tmp_path / 'run'}")
+    result = command("-m", "experiments.gaussian", *arguments, COLUMNS="200")
+    assert result.returncode == 0
+    assert [line for line in result.stderr.splitlines() if line.strip() and "━" not in line] == []
+    assert "gaussian under replace: 3 chains, 3 generations" in result.stdout
+    again = tmp_path / "run" / "flags.txt"
+    other = ("-m", "experiments.gaussian", f"--flagfile={again}", f"--workdir={tmp_path / 'other'}")
+    assert command(*other).returncode == 0  # flags.txt repeats the run
+    for name in ("config.json", "summary.csv"):
+        one, two = ((tmp_path / run / name).read_text() for run in ("run", "other"))
+        assert one == two
