@@ -5,10 +5,11 @@ the immutable history parts that belong to it. A part counts only once a checkpo
 run killed at any moment resumes from the last commit.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
-import shutil
 import sys
 import textwrap
 import warnings
@@ -244,7 +245,7 @@ class DiskStore:
         for path in (self._directory / "states").iterdir():
             number = path.name.removesuffix(_DAMAGED)
             if number.isdigit() and (number != path.name or int(number) > step):
-                shutil.rmtree(path)
+                path.rmtree()
         self._orbax.reload()
         self._step = step
         kept = "".join(f"{s}\n" for s in self._committed() if s <= step)
@@ -326,7 +327,7 @@ def _write_durably(path: epath.Path, record: Record) -> str:
     with temporary.open("wb") as file:
         np.savez(file, **flat)
         file.flush()
-        if hasattr(file, "fileno"):
+        with contextlib.suppress(io.UnsupportedOperation):  # an object store has no such thing
             os.fsync(file.fileno())
     digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
     temporary.rename(path)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import summary
@@ -159,7 +160,13 @@ class Cohort:
 
     def _stacked(self, states: Sequence[Any]) -> Any:
         """The batches' states as one tree, leaves [batch, n, ...]: few arrays to save."""
-        return jax.tree.map(lambda *batches: np.stack([np.asarray(x) for x in batches]), *states)
+
+        def stack(*batches: Any) -> Any:
+            if jax.dtypes.issubdtype(batches[0].dtype, jax.dtypes.prng_key):
+                return jnp.stack(batches)
+            return np.stack([np.asarray(x) for x in batches])
+
+        return jax.tree.map(stack, *states)
 
     def _restore(self) -> "tuple[int, list[ChainState | None], _Inside | None]":
         restored = self._store.restore(self._abstract)

@@ -42,6 +42,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{field.name}: expected an integer, got {value!r}")
         for name in ("chains", "generations", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -45,9 +45,21 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
             family.check(sizes)
 
 
-def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generations: int) -> int:
-    """Chains per compiled program: all of them if they fit, else an even share."""
-    pool = family.pools.bytes(regime.sizes(generations - 1).capacity) or 0
+def peak(regime: Regime, generations: int) -> int:
+    """The first generation whose data need the most room."""
+    return max(range(generations), key=lambda generation: regime.sizes(generation).capacity)
+
+
+def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generation: int) -> int:
+    """Chains per compiled program: all of them if they fit, else an even share.
+
+    Args:
+      shapes: of one chain's state and metrics at the peak.
+      family, regime: what is run.
+      chains: in all.
+      generation: of the peak.
+    """
+    pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
     fitting = min(_STATE_BYTES / max(_bytes(shapes), 1), _POOL_BYTES / max(pool, 1))
     largest = min(_LARGEST_BATCH, max(int(fitting), 1))
     return -(-chains // -(-chains // largest))  # evenly: chains that fill up a batch are wasted
@@ -60,22 +72,35 @@ def choose_keep(shapes: Any, chains: int, generations: int) -> str:
 
 
 def check_memory(
-    shapes: Any, family: Family, regime: Regime, config: RunConfig, batch: int
+    shapes: Any,
+    family: Family,
+    regime: Regime,
+    config: RunConfig,
+    batch: int,
+    keep: str,
+    generation: int,
 ) -> None:
-    """Refuses a run whose last generation would not fit, with the number.
+    """Refuses a run that would not fit at its peak, or whose history would not, with the number.
 
-    The estimate: the state of all chains, and the training sets of one batch four times over
-    (drawn, merged, fitted, and a copy).
+    The estimate for the peak: the state of all chains, and the training sets of one batch four
+    times over (drawn, merged, fitted, and a copy). A history of every chain is there twice while
+    its parts are put together.
     """
-    state, _ = shapes
-    capacity = regime.sizes(config.generations - 1).capacity
-    pool = family.pools.bytes(capacity) or 0
+    state, metrics = shapes
+    pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
     needed = _bytes(state) * max(config.chains, batch) + 4 * pool * batch
     available = _memory()
+    history = 2 * _bytes(metrics) * config.chains * config.generations
+    if keep == "chains" and history > available:
+        raise ValueError(
+            f"keep: every chain's history of {config.chains} chains x {config.generations}"
+            f" generations needs {history / 1e9:.1f} GB, and there are {available / 1e9:.1f} GB;"
+            " use keep=summary"
+        )
     if needed > available:
         raise ValueError(
             f"memory: {config.chains} chains of {family.name} under {regime.name} need about"
-            f" {needed / 1e9:.1f} GB at generation {config.generations - 1}, and there are"
+            f" {needed / 1e9:.1f} GB at generation {generation}, and there are"
             f" {available / 1e9:.1f} GB; use fewer chains, samples or generations"
         )
 

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 from etils import epath
 
@@ -13,7 +12,13 @@ from collapse_jax.runner import Result
 
 
 def write_all(workdir: str, result: Result, flagfile: str) -> None:
-    """Writes everything but checkpoints and config into a run's workdir, local or gs://."""
+    """Writes what people read into a run's workdir, local or gs://.
+
+    Args:
+      workdir: of the run.
+      result: of the run.
+      flagfile: what repeats the run from the command line; kept as flags.txt.
+    """
     directory = epath.Path(workdir)
     run = (result.family, result.regime, result.config.generations)
     curves, drawn = expected.curves(*run), expected.curves(*run, heavy_tailed=True)
@@ -60,7 +65,7 @@ def digest(result: Result) -> str:
         )
         half = curve.generation[curve.survival <= 0.5]
         when = f"median generation {half[0]}" if len(half) else "median not reached"
-        lines.append(f"  {variable:18s} {int(np.sum(reached >= 0))} of {reached.size}, {when}")
+        lines.append(f"  {variable:18s} {curve.events} of {reached.size}, {when}")
     if result.config.workdir:
         lines.append(f"  written to {result.config.workdir}")
     return "\n".join(lines)

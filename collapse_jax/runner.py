@@ -167,15 +167,16 @@ def _identity(
     A choice that depends on how long the run is, is made once and then read back.
     """
     stored = workdir.stored() if workdir else None
-    shapes = segment.abstract_chain(family, regime, config.generations - 1, root)
+    peak = limits.peak(regime, config.generations)
+    shapes = segment.abstract_chain(family, regime, peak, root)
     batch, keep = config.chains_per_batch, config.keep
     if not batch:
-        batch = limits.batch_size(shapes, family, regime, config.chains, config.generations)
+        batch = limits.batch_size(shapes, family, regime, config.chains, peak)
         batch = stored["identity"]["chains_per_batch"] if stored else batch
     if keep == "auto":
         keep = limits.choose_keep(shapes, config.chains, config.generations)
         keep = stored["identity"]["keep"] if stored else keep
-    limits.check_memory(shapes, family, regime, config, batch)
+    limits.check_memory(shapes, family, regime, config, batch, keep, peak)
     return {
         "family": {"name": family.name, **family.config},
         "regime": {"name": regime.name, **regime.config},

@@ -20,8 +20,8 @@ from collapse_jax.parallel import compiled
 from collapse_jax.recording import Record, Recorder
 from collapse_jax.regimes import Regime, Sizes
 
-# Generations between looks at signals: short enough to stop within seconds, long enough for the
-# overhead of a call not to matter. The same for all runs: a program serves runs of any length.
+# Generations between looks at signals, at most: long enough for the overhead of a call not to
+# matter. The same for all runs: a program serves runs of any length.
 LONGEST = 64
 # counts of a Sizes' requests, in order: i32[5] or i32[t, 5]
 _REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")

@@ -10,11 +10,10 @@ class Stopped(Exception):
 
     def __init__(self, generation: int) -> None:
         """`generation` is the last one that is complete."""
+        when = f"after generation {generation}" if generation >= 0 else "inside generation 0"
         super().__init__(
-            f"stopped by SIGTERM after generation {generation}; all progress is saved,"
-            " the same command continues"
+            f"stopped by SIGTERM {when}; all progress is saved, the same command continues"
         )
-        self.generation = generation
 
 
 class StopSignal:

@@ -38,7 +38,14 @@ class Check:
         difference = self.measured - self.theory
         if self.bound == "<=" and difference <= 0 or self.bound == ">=" and difference >= 0:
             return 0.0
+        if difference == 0:
+            return 0.0
         return difference / self.standard_error if self.standard_error else np.inf * difference
+
+
+def worst(checks: Iterable[Check]) -> float:
+    """The largest |z|; NaN if any is NaN, so that nothing undefined passes."""
+    return float(np.max(np.abs([check.z for check in checks])))
 
 
 def _mean(

@@ -56,6 +56,11 @@ MATRIX = [
     for regime in REGIMES
 ]  # fmt: skip
 
+# One of each kind of pool by default: compiling dominates.
+OFTEN = [
+    pytest.param(name, marks=[] if name in ("gaussian exact", "discrete") else [pytest.mark.slow])
+    for name in FAMILIES
+]
 CHAINS, GENERATIONS = 7, 7
 SETTINGS = {"chains": CHAINS, "generations": GENERATIONS, "chains_per_batch": 4, "seed": 5}
 
@@ -100,7 +105,7 @@ def test_same_bits_on_four_devices():
     assert np.unique(values).size == values.size  # no two chains share their random numbers
 
 
-@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize("family_name", OFTEN)
 def test_more_chains_or_generations_change_nothing(family_name):
     family, regime = FAMILIES[family_name], REGIMES["replace"]
     longer = run(family, regime, chains=11, generations=9)
@@ -121,7 +126,9 @@ def prepared(family, regime, number=1):
     return keys, state, shape, requests
 
 
-@pytest.mark.parametrize("family_name", [name for name in FAMILIES if "steps" not in name])
+@pytest.mark.parametrize(
+    "family_name", [param for param in OFTEN if "steps" not in param.values[0]]
+)
 def test_a_spoilt_chain_leaves_the_others_alone(family_name):
     family, regime = FAMILIES[family_name], REGIMES["replace"]
     keys, state, shape, requests = prepared(family, regime)

@@ -50,6 +50,7 @@ def test_growing_gives_the_same_bits_as_a_longer_run(tmp_path, steps, keep):
             np.testing.assert_allclose(grown[name], expected[name], rtol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 def test_growing_under_a_schedule_and_a_memory(tmp_path):
     family, regime = families.gaussian(sampler="rows"), regimes.accumulate([4, 6, 5])
     run(tmp_path, family, regime, generations=3)
@@ -128,14 +129,14 @@ def test_choices_made_by_size_are_read_back(tmp_path, monkeypatch):
     assert_same_bits(run(tmp_path, **automatic, chains=12), run(chains=12, keep="chains"))
 
 
-@pytest.mark.parametrize("family", [FAMILY, PLANE])
+@pytest.mark.parametrize("family", [FAMILY, pytest.param(PLANE, marks=pytest.mark.slow)])
 def test_summary_with_a_workdir_is_that_in_memory(tmp_path, family):
     saved = run(tmp_path, family, keep="summary", chains=10)
     assert "mean" not in saved
     assert_same_bits(saved, run(None, family, keep="summary", chains=10, checkpoint_every=50))
 
 
-@pytest.mark.parametrize("family", [FAMILY, PLANE])
+@pytest.mark.parametrize("family", [FAMILY, pytest.param(PLANE, marks=pytest.mark.slow)])
 def test_summary_agrees_with_every_chain(family):
     settings = {"chains": 300, "chains_per_batch": 4, "generations": 40}
     run = collapse_jax.run(family, REGIME, keep="chains", **settings)

@@ -104,7 +104,7 @@ class Segment:
         self.chains, self.generations = chains, generations
         self._root = jax.random.key(0, impl=prng)
         shapes = abstract_chain(family, regime, generations, self._root)
-        self.batch = limits.batch_size(shapes, family, regime, chains, generations + 1)
+        self.batch = limits.batch_size(shapes, family, regime, chains, generations)
         self.keep = limits.choose_keep(shapes, chains, generations + 1)
         if recorder is None:
             metrics = shapes[1]
