@@ -280,7 +280,7 @@ def _check_arguments(
         raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if not sampling_bias > 0:
+    if not 0 < sampling_bias < math.inf:
         raise ValueError(f"sampling_bias: expected more than 0, got {sampling_bias}")
     if not 0 < tail < 1:
         raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
