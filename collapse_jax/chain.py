@@ -44,8 +44,8 @@ class Stage(NamedTuple):
     """One step of a generation, from entries of a workspace to new entries."""
 
     name: str
-    work: Callable[..., Any] | Steps
-    inputs: Callable[[Keys, Work], tuple[Any, ...]]  # what `work` is called with
+    task: Callable[..., Any] | Steps
+    inputs: Callable[[Keys, Work], tuple[Any, ...]]  # what `task` is called with
     outputs: Callable[[Work, Any], Work]  # (workspace, result) -> new entries
 
 
@@ -173,7 +173,7 @@ def generation(
     work: Work = {} if state is None else begin_work(state)
     for stage in stages(family, regime, sizes, first=state is None):
         # Without a barrier XLA fuses a stage into each of its uses, hashing and all.
-        result = jax.lax.optimization_barrier(run_to_end(stage.work, stage.inputs(keys, work)))
+        result = jax.lax.optimization_barrier(run_to_end(stage.task, stage.inputs(keys, work)))
         work = {**work, **stage.outputs(work, result)}
     return conclude(family, work, number, None if state is None else state.passages)
 
@@ -208,12 +208,12 @@ def conclude(
     return ChainState(work["params"], work["kept"], work["origin"], passages), metrics, finite
 
 
-def run_to_end(work: Callable[..., Any] | Steps, inputs: tuple[Any, ...]) -> Any:
-    """A stage's work in one piece."""
-    if not isinstance(work, Steps):
-        return work(*inputs)
-    carry = jax.lax.while_loop(lambda carry: ~work.done(carry), work.advance, work.begin(*inputs))
-    return work.finish(carry)
+def run_to_end(task: Callable[..., Any] | Steps, inputs: tuple[Any, ...]) -> Any:
+    """A stage's task in one piece."""
+    if not isinstance(task, Steps):
+        return task(*inputs)
+    carry = jax.lax.while_loop(lambda carry: ~task.done(carry), task.advance, task.begin(*inputs))
+    return task.finish(carry)
 
 
 def all_finite(tree: Any) -> jax.Array:

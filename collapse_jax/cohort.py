@@ -23,6 +23,9 @@ from collapse_jax.stopping import Stopped, StopSignal
 
 Host = Mapping[str, Any]
 
+# Seconds between looks at signals, about: a preempted machine leaves half a minute.
+_SEGMENT_SECONDS = 5.0
+
 
 class _Inside(NamedTuple):
     """Where a restored run stands inside a generation."""
@@ -57,6 +60,7 @@ class Cohort:
             self._valid.append(jax.device_put(numbers < first + count, device))
         self._unsaved: list[tuple[int, int, Host]] = []
         self._saved = time.monotonic()
+        self._pace = 1.0  # generations that fit into the time of a segment
 
     def advance(self, stop: StopSignal, bar: Progress) -> dict[str, np.ndarray]:
         """Runs all generations that are missing.
@@ -71,16 +75,19 @@ class Cohort:
         done, states, inside = self._restore()  # `done` generations are complete
         bar.advance(done * self._count, f"generation {done}")
         while done < total:
-            until = self._engine.boundary(done, min(total, self._next_checkpoint(done)))
-            states, record = self._segment(done, until, states, stop, inside)
+            goal = min(total, self._next_checkpoint(done), done + max(1, int(self._pace)))
+            until = self._engine.boundary(done, goal)
+            began = time.monotonic()
+            states, record = self._segment(done, until, states, stop, bar, inside)
+            taken = max(time.monotonic() - began, 1e-6)
+            self._pace = (until - done) * _SEGMENT_SECONDS / taken
             inside = None
             self._unsaved.append((done, until, record))
-            bar.advance((until - done) * self._count, f"generation {until}")
             done = until
-            if done in (total, self._next_checkpoint(done - 1)) or stop.requested:
+            if done in (total, self._next_checkpoint(done - 1)) or stop.requested is not None:
                 self._commit(done, states)
-            if stop.requested and done < total:
-                raise Stopped(done - 1)
+            if stop.requested is not None and done < total:
+                raise Stopped(stop.requested, done - 1)
         return self._passages(states)
 
     def _next_checkpoint(self, done: int) -> int:
@@ -93,11 +100,23 @@ class Cohort:
         stop: int,
         states: list[ChainState | None],
         signal: StopSignal,
+        bar: Progress,
         inside: "_Inside | None",
     ) -> tuple[list[ChainState | None], Host]:
         """All batches through generations [start, stop)."""
         records = list(inside.records) if inside else []
         states = list(states)
+        waiting = len(records)  # the first whose record is not on the host
+
+        def fetch() -> None:
+            nonlocal waiting
+            records[waiting] = jax.device_get(records[waiting])
+            waiting += 1
+            chains = self._count * waiting // len(states) - self._count * (waiting - 1) // len(
+                states
+            )
+            bar.advance((stop - start) * chains, f"generation {stop}")
+
         for i in range(len(records), len(states)):
             place = (self._root, start, stop, self._numbers[i], self._valid[i], states[i])
             if isinstance(self._engine, SteppedEngine):
@@ -107,10 +126,11 @@ class Cohort:
             else:
                 states[i], record = self._engine.advance(*place)
             records.append(record)
-            behind = i - len(self._devices)
-            if behind >= 0:  # fetched while every device has a batch to work on
-                records[behind] = jax.device_get(records[behind])
-        return states, self._join(jax.device_get(records), stop - start)
+            if len(records) - waiting > len(self._devices):
+                fetch()  # while every device has a batch to work on
+        while waiting < len(records):
+            fetch()
+        return states, self._join(records, stop - start)
 
     def _saver(
         self, done: int, states: list[Any], records: list[Any], signal: StopSignal
@@ -119,7 +139,7 @@ class Cohort:
 
         def pause(flight: Flight) -> None:
             now = time.monotonic()
-            if not signal.requested and now - self._saved < self._config.checkpoint_seconds:
+            if signal.requested is None and now - self._saved < self._config.checkpoint_seconds:
                 return
             position = {
                 "done": done,
@@ -131,8 +151,8 @@ class Cohort:
             tree = (list(states), list(records), (flight.work, flight.carry))
             self._store.commit(position, lambda: tree)
             self._saved = now
-            if signal.requested:
-                raise Stopped(done - 1)
+            if signal.requested is not None:
+                raise Stopped(signal.requested, done - 1)
 
         return pause
 

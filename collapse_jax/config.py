@@ -57,6 +57,8 @@ class RunConfig:
             raise ValueError(f"chains_per_batch: expected 0 or more, got {self.chains_per_batch}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed: expected an integer in [0, 2^32), got {self.seed}")
+        if self.workdir == "":
+            raise ValueError("workdir: expected a path, got ''")
         check_choice("keep", self.keep, KEEPS)
         if self.prng in ("rbg", "unsafe_rbg"):
             raise ValueError(
@@ -74,6 +76,15 @@ class RunConfig:
 REGIMES = ("replace", "preserve", "fresh", "accumulate", "subsample", "mixture")
 
 
+# settings of RegimeConfig that only some regimes use
+_USED_BY = {
+    "real_fraction": ("preserve", "fresh"),
+    "fixed_subset": ("preserve",),
+    "independent": ("fresh",),
+    "mixture": ("mixture",),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class RegimeConfig:
     """Which data each generation is fitted to."""
@@ -83,22 +94,29 @@ class RegimeConfig:
         "100",
         "Size M of each training set; or several, comma-separated, of which the last repeats.",
     )
-    real_fraction: float = setting(
-        0.1, "Share of original data in each training set (preserve, fresh)."
+    real_fraction: float | None = setting(
+        None, "preserve, fresh: share of original data in each training set; none: 0.1."
     )
     fixed_subset: bool = setting(False, "preserve: the same original data every generation.")
     independent: bool = setting(
         False, "fresh: each member is real with probability real_fraction, not exactly that share."
     )
-    mixture: str = setting(
-        "0.8,0.1,0.1", "mixture: shares alpha (synthetic), beta (previous set), gamma (original)."
+    mixture: str | None = setting(
+        None,
+        "mixture: shares alpha (synthetic), beta (previous set), gamma (original); none:"
+        " 0.8,0.1,0.1.",
     )
 
     def __post_init__(self) -> None:
-        """Refuses an unknown regime and shares that are none."""
+        """Refuses an unknown regime, shares that are none, and settings it would not use."""
         check_choice("regime", self.regime, REGIMES)
-        if not 0 <= self.real_fraction <= 1:
-            raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.real_fraction}")
+        for name, users in _USED_BY.items():
+            if getattr(self, name) not in (None, False) and self.regime not in users:
+                raise ValueError(
+                    f"{name}: only for regime {' or '.join(users)}, got regime {self.regime}"
+                )
+        if not 0 <= self.fraction <= 1:
+            raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.fraction}")
 
     @property
     def sizes(self) -> int | list[int]:
@@ -107,9 +125,15 @@ class RegimeConfig:
         return listed[0] if len(listed) == 1 else listed
 
     @property
+    def fraction(self) -> float:
+        """The share of original data."""
+        return 0.1 if self.real_fraction is None else self.real_fraction
+
+    @property
     def shares(self) -> list[float]:
         """alpha, beta and gamma."""
-        listed = _numbers("mixture", self.mixture, float)
+        text = "0.8,0.1,0.1" if self.mixture is None else self.mixture
+        listed = _numbers("mixture", text, float)
         if len(listed) != 3:
             raise ValueError(f"mixture: expected three shares, got {self.mixture!r}")
         return listed
@@ -134,9 +158,10 @@ class GaussianConfig:
 class DiscreteConfig:
     """The discrete family; see `collapse_jax.families.discrete`."""
 
-    dataset: str = setting(
-        "pydoc-topics",
-        "Corpus whose words are counted: pydoc-topics (offline), wikitext-2, or a text file.",
+    dataset: str | None = setting(
+        None,
+        "Corpus whose words are counted: pydoc-topics (offline; the default), wikitext-2, or a"
+        " text file.",
     )
     vocabulary: int | None = setting(
         None, "Keep this many of the most frequent words and pool the rest; none: all."
@@ -148,6 +173,14 @@ class DiscreteConfig:
         None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
     )
     tail: float = setting(0.02, "The rarest words of this total probability are the tail.")
+
+    def __post_init__(self) -> None:
+        """Refuses a corpus beside given probabilities."""
+        for name in ("dataset", "vocabulary", "data_dir"):
+            if self.probabilities is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: only for a corpus, got probabilities={self.probabilities!r} too"
+                )
 
     @property
     def given(self) -> list[float]:

@@ -17,7 +17,7 @@ from collapse_jax.regimes import Regime
 
 Curves = dict[tuple[str, str], np.ndarray]
 # Var ln sigma^2 = 2n/nu up to which means of sigma^2 and W2^2 over chains are trustworthy.
-_HEAVY = 0.5
+HEAVY_TAILED = 0.5
 
 
 def curves(family: Family, regime: Regime, generations: int, heavy_tailed: bool = False) -> Curves:
@@ -95,7 +95,7 @@ def _drop_heavy_tails(found: Curves, regime: Regime, generations: int) -> None:
     spread = theory.variance_of_log_variance(samples, np.arange(1, generations + 1))
     for key in (("mean", "variance"), ("w2_squared", "mean"), ("kl", "mean")):
         if key in found:
-            found[key] = np.where(spread <= _HEAVY, found[key], np.nan)
+            found[key] = np.where(spread <= HEAVY_TAILED, found[key], np.nan)
 
 
 def _gaussian_fresh(config: Mapping[str, Any], regime: Regime, generations: int) -> Curves:

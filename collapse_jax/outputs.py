@@ -11,32 +11,46 @@ from collapse_jax import expected, history, plots, report, summary_table
 from collapse_jax.runner import Result
 
 
-def write_all(workdir: str, result: Result, flagfile: str) -> None:
+def write_all(workdir: str, result: Result) -> report.Section:
     """Writes what people read into a run's workdir, local or gs://.
 
-    Args:
-      workdir: of the run.
-      result: of the run.
-      flagfile: what repeats the run from the command line; kept as flags.txt.
+    Returns:
+      The report's section on the run; its figures lie under the workdir if that is local.
+
+    Raises:
+      ValueError: if something cannot be written.
     """
-    directory = epath.Path(workdir)
+    try:
+        return _write_all(epath.Path(workdir), result)
+    except OSError as error:
+        raise ValueError(
+            f"workdir: cannot write the results to {workdir}: {error.strerror or error}; the run"
+            " itself is saved, the same command continues"
+        ) from error
+
+
+def _write_all(directory: epath.Path, result: Result) -> report.Section:
     run = (result.family, result.regime, result.config.generations)
     curves, drawn = expected.curves(*run), expected.curves(*run, heavy_tailed=True)
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch)
-        (local / "flags.txt").write_text(flagfile)
         write_history(local / "history.nc", result.history)
         summary_table.write_csv(local / "summary.csv", result.summary, curves)
         (local / "plots").mkdir()
         paths = plots.save(plots.standard(result, drawn), local / "plots")
         title = str(result.summary.attrs["title"])
-        report.write(local / "report.html", title, [report.run_section(result, paths, curves)])
+        section = report.run_section(result, paths, curves)
+        report.write(local / "report.html", title, [section])
         (directory / "plots").mkdir(parents=True, exist_ok=True)
         for path in sorted(local.rglob("*")):
             if path.is_file():
                 target = directory / str(path.relative_to(local))
                 with path.open("rb") as source, target.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
+    figures = {
+        name: directory / "plots" / Path(path).name for name, path in section.figures.items()
+    }
+    return section._replace(figures=figures)
 
 
 def write_history(path: Path, dataset: xr.Dataset) -> None:

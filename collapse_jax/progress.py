@@ -7,7 +7,7 @@ class Progress:
     """Counts chain-generations as they are done; a context manager."""
 
     def __init__(self, title: str, total: int, shown: bool) -> None:
-        """`total` in units of work; nothing is printed unless `shown`."""
+        """`total` in chain-generations; nothing is printed unless `shown`."""
         self._bar: Any = None
         self._title, self._total = title, total
         if shown:
@@ -30,10 +30,10 @@ class Progress:
             self._task = self._bar.add_task(self._title, total=self._total, note="compiling")
         return self
 
-    def advance(self, work: int, note: str) -> None:
-        """Adds work that is done; `note` says where the run is."""
+    def advance(self, amount: int, note: str) -> None:
+        """Adds what is done; `note` says where the run is."""
         if self._bar is not None:
-            self._bar.update(self._task, advance=work, note=note)
+            self._bar.update(self._task, advance=amount, note=note)
 
     def __exit__(self, *exception: object) -> None:
         """Leaves the last state on the screen."""

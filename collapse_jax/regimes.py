@@ -96,8 +96,8 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
             return first._replace(fresh=synthetic, reused=real) if fixed else first
         if fixed:  # the same members at every size
             real = schedule.divide(0, share)[0]
-            synthetic = schedule.room(max(int(whole.count) - int(real.count), 0))
-            whole = schedule.room(int(real.count) + int(synthetic.count))
+            synthetic = schedule.asking(max(int(whole.count) - int(real.count), 0))
+            whole = schedule.asking(int(real.count) + int(synthetic.count))
         if real.count > schedule.size(0):
             raise ValueError(
                 f"preserve: generation {generation} wants {real.count} original samples,"
@@ -168,7 +168,7 @@ def accumulate(samples: Samples) -> Regime:
     def sizes(generation: int) -> Sizes:
         new = schedule.request(generation)
         total = schedule.total(generation)
-        everything = Request(total, room(schedule.size(0), total))
+        everything = Request(total, doubled(schedule.size(0), total))
         if generation == 0:
             return Sizes(fresh=new, training=everything, capacity=everything.capacity)
         return Sizes(
@@ -238,8 +238,8 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
             return Sizes(fresh=whole, training=whole, capacity=whole.capacity)
         # Cumulative shares are rounded, so that the parts add up to the whole.
         rest = round(alpha * int(whole.count))
-        previous = schedule.room(round((alpha + beta) * int(whole.count)) - rest)
-        reused = schedule.room(int(whole.count) - rest - int(previous.count))
+        previous = schedule.asking(round((alpha + beta) * int(whole.count)) - rest)
+        reused = schedule.asking(int(whole.count) - rest - int(previous.count))
         for source, asked, there in (
             ("the previous training set", previous.count, schedule.size(generation - 1)),
             ("D_0", reused.count, schedule.size(0)),
@@ -249,7 +249,7 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
                     f"mixture: generation {generation} wants {asked} samples of {source},"
                     f" which has {there}"
                 )
-        return Sizes(schedule.room(rest), NOTHING, reused, previous, whole, whole.capacity)
+        return Sizes(schedule.asking(rest), NOTHING, reused, previous, whole, whole.capacity)
 
     def assemble(key, pools, parts, sizes):
         previous, reused = None, None
@@ -290,14 +290,9 @@ class _Schedule(NamedTuple):
     """The size of the training set at each generation."""
 
     size: Callable[[int], int]
+    total: Callable[[int], int]  # all samples drawn up to and including a generation
     constant: bool
     config: Any  # JSON that tells different schedules apart
-
-    def total(self, generation: int) -> int:
-        """All samples drawn up to and including a generation."""
-        if self.constant:
-            return self.size(0) * (generation + 1)
-        return sum(map(self.size, range(generation + 1)))
 
     def request(self, generation: int, share: float = 1.0) -> Request:
         """A share of a generation's training set, with no more room than a schedule needs."""
@@ -307,15 +302,16 @@ class _Schedule(NamedTuple):
         """A share of a generation's training set, rounded to whole members, and the rest."""
         whole = self.size(generation)
         part = round(share * whole)
-        return self.room(part), self.room(whole - part)
+        return self.asking(part), self.asking(whole - part)
 
-    def room(self, count: int) -> Request:
+    def asking(self, count: int) -> Request:
+        """A request for so many members."""
         if count == 0:
             return NOTHING
-        return Request(count, count if self.constant else room(self.size(0), count))
+        return Request(count, count if self.constant else doubled(self.size(0), count))
 
 
-def room(base: int, count: int) -> int:
+def doubled(base: int, count: int) -> int:
     """The smallest base * 2^k that holds `count`: few shapes, so few programs."""
     capacity = base
     while capacity < count:
@@ -344,9 +340,17 @@ def _schedule(samples: Samples) -> _Schedule:
     def checked(generation: int) -> int:
         return _integer(schedule(generation))
 
+    totals = [0]  # before each generation asked for so far
+
+    def total(generation: int) -> int:
+        while len(totals) < generation + 2:
+            totals.append(totals[-1] + checked(len(totals) - 1))
+        return totals[generation + 1]
+
     for generation in range(len(config) if isinstance(config, list) else 1):
         checked(generation)
-    return _Schedule(checked, not (callable(samples) or isinstance(samples, Sequence)), config)
+    constant_size = not (callable(samples) or isinstance(samples, Sequence))
+    return _Schedule(checked, total, constant_size, config)
 
 
 def _integer(size: Any) -> int:

@@ -5,6 +5,7 @@ given more chains), each of whole batches. The loop over segments is outside tha
 that all chains of a cohort are at the same generation when they are saved.
 """
 
+import contextlib
 import json
 import time
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ def run(
     *,
     progress: bool = False,
     devices: list[jax.Device] | None = None,
+    flagfile: str | None = None,
     **settings: Any,
 ) -> Result:
     """Runs chains of a family under a regime; resumes if `workdir` holds the same run.
@@ -61,6 +63,7 @@ def run(
       regime: from `collapse_jax.regimes`.
       progress: whether to show a progress bar on standard error.
       devices: to spread batches over; default all.
+      flagfile: what repeats the run from the command line; kept in the workdir as flags.txt.
       **settings: the fields of `collapse_jax.config.RunConfig`: chains, generations, seed,
         workdir, checkpoint_every, chains_per_batch, keep, prng, ...
 
@@ -71,17 +74,32 @@ def run(
     Raises:
       ValueError: for settings that cannot be run, saying what was expected and what came.
       CheckpointError: if saved progress cannot be read or written.
-      Stopped: after SIGTERM, when all progress has been saved.
+      Stopped: after SIGTERM or Ctrl-C, when all progress has been saved (runs with a workdir).
     """
-    began = time.perf_counter()
     config = RunConfig(**settings)
     limits.check_pair(family, regime, config.generations)
     workdir = Workdir(config.workdir) if config.workdir else None
+    with workdir.lock() if workdir else contextlib.nullcontext():
+        return _run(family, regime, config, workdir, progress, devices, flagfile)
+
+
+def _run(
+    family: Family,
+    regime: Regime,
+    config: RunConfig,
+    workdir: Workdir | None,
+    progress: bool,
+    devices: list[jax.Device] | None,
+    flagfile: str | None,
+) -> Result:
+    began = time.perf_counter()
     root = jax.random.key(config.seed, impl=config.prng)
     identity = _identity(family, regime, config, root, workdir)
     cohorts = [(0, config.chains)]
     if workdir:
         cohorts = workdir.open(identity, config.chains, config.generations)
+        if flagfile is not None:
+            workdir.write_text("flags.txt", flagfile)
     devices = devices or jax.local_devices()
     engine = _engine(family, regime, identity["keep"], root)
     parts, passages = [], []

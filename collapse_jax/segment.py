@@ -127,14 +127,14 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
     def later(key, state, values):
         sizes = fill(shape, values)
         return chain.generation(
-            family, regime, sizes, key, jnp.int32(1), room(family, state, shape)
+            family, regime, sizes, key, jnp.int32(1), with_room(family, state, shape)
         )
 
     state, metrics, _ = jax.eval_shape(later, root, state, values)
     return state, metrics
 
 
-def room(family: Family, state: ChainState, shape: Sizes) -> ChainState:
+def with_room(family: Family, state: ChainState, shape: Sizes) -> ChainState:
     """One chain's state with room for what it will remember after a generation of this shape."""
     if state.kept is None:
         return state
@@ -180,7 +180,7 @@ class FusedEngine:
         shape = self._shape(start)
         # Outside the program, which would otherwise be compiled for both sizes of its input.
         if state.kept is not None:
-            state = jax.vmap(lambda state: room(self._family, state, shape))(state)
+            state = jax.vmap(lambda state: with_room(self._family, state, shape))(state)
         return self._later(shape)(
             root, np.int32(start), np.int32(stop), requests, numbers, valid, state
         )

@@ -75,12 +75,12 @@ class SteppedEngine:
         shape = segment.shape_of(self._family, self._regime, start)
         build = functools.partial(self._program, shape, start == 0)
         if state is not None:
-            state = jax.vmap(lambda state: segment.room(self._family, state, shape))(state)
+            state = jax.vmap(lambda state: segment.with_room(self._family, state, shape))(state)
         flight = flight or Flight(0, _workspace(state), None)
         listed = self._stages(start)
         for index in range(flight.stage, len(listed)):
             work, carry = flight.work, flight.carry
-            if isinstance(listed[index].work, Steps):
+            if isinstance(listed[index].task, Steps):
                 if carry is None:
                     carry = build(index, "begin")(*place, work)
                 while bool(jnp.any(build(index, "active")(*place, carry))):
@@ -110,7 +110,7 @@ class SteppedEngine:
 
         work = _workspace(state)
         for index, listed in enumerate(self._stages(number)[:stage]):
-            if isinstance(listed.work, Steps):
+            if isinstance(listed.task, Steps):
                 work = follow(index, "finish", work, follow(index, "begin", work))
             else:
                 work = follow(index, "plain", work)
@@ -161,8 +161,8 @@ def _workspace(state: ChainState | None) -> dict[str, Any]:
 
 
 def _steps(stage: chain.Stage) -> Steps:
-    assert isinstance(stage.work, Steps)
-    return stage.work
+    assert isinstance(stage.task, Steps)
+    return stage.task
 
 
 def _begin(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
@@ -189,7 +189,7 @@ def _finish(stage: chain.Stage, keys: chain.Keys, work: Any, carry: Any) -> Any:
 
 
 def _plain(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
-    return {**work, **stage.outputs(work, chain.run_to_end(stage.work, stage.inputs(keys, work)))}
+    return {**work, **stage.outputs(work, chain.run_to_end(stage.task, stage.inputs(keys, work)))}
 
 
 _PIECES: dict[str, Callable[..., Any]] = {

@@ -40,7 +40,7 @@ def from_totals(
     coords: Mapping[str, Any],
     chains: int,
 ) -> xr.Dataset:
-    """A summary dataset from merged totals; its quantiles are within one bin of the exact ones."""
+    """A summary dataset from merged totals; quantiles are linear within a histogram bin."""
     data: dict[str, Any] = {}
     for name, metric in metrics.items():
         total = totals[name]
@@ -51,7 +51,9 @@ def from_totals(
         quantiles = _histogram_quantiles(total.histogram, edges(metric))
         data |= _variables(name, metric, count, mean, sd, quantiles)
     summary = _dataset(data, coords, chains)
-    summary.attrs["quantiles"] = "interpolated in fixed histogram bins: exact within one bin"
+    summary.attrs["quantiles"] = (
+        "linear within fixed histogram bins: right to within the bin they are in"
+    )
     return summary
 
 

@@ -15,8 +15,10 @@ import xarray as xr
 from scipy import stats
 
 from collapse_jax import families, regimes, runner, theory
+from collapse_jax.expected import HEAVY_TAILED
 
-_HEAVY = 0.5
+# of the table that a check is a row of
+COLUMNS = ("study", "quantity", "n", "measured", "SE", "theory", "z", "chains")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,20 @@ class Check:
         if difference == 0:
             return 0.0
         return difference / self.standard_error if self.standard_error else np.inf * difference
+
+    @property
+    def row(self) -> list[str]:
+        """The cells under `COLUMNS`."""
+        return [
+            self.study,
+            self.quantity,
+            str(self.fits),
+            f"{self.measured:.6g}",
+            f"{self.standard_error:.2g}",
+            f"{self.bound}{self.theory:.6g}",
+            f"{self.z:.2f}",
+            str(self.chains),
+        ]
 
 
 def worst(checks: Iterable[Check]) -> float:
@@ -110,7 +126,7 @@ def gaussian_replace(
         )
         deviation = theory.expected_standard_deviation(samples, n, **options)
         yield _mean(study, "E sigma", n, np.exp(logs / 2), deviation)
-        if spread > _HEAVY:
+        if spread > HEAVY_TAILED:
             continue
         yield _mean(
             study, "E sigma^2", n, np.exp(logs), theory.expected_variance(samples, n, **options)
@@ -118,7 +134,7 @@ def gaussian_replace(
         yield _mean(
             study, "E W2^2", n, now["w2_squared"], theory.expected_w2_squared(samples, n, **options)
         )
-        if spread <= _HEAVY / 4:
+        if spread <= HEAVY_TAILED / 4:
             fourth = theory.expected_squared_variance(samples, n, **options)
             yield _mean(study, "E sigma^4", n, np.exp(2 * logs), fourth)
     if bias == 1 and estimator == "unbiased":
@@ -164,7 +180,7 @@ def gaussian_dimensions(
         expected = theory.mean_squared_drift(samples, n, variance=trace, estimator=estimator)
         yield _mean(study, "E |mu_n - mu|^2", n, drift, expected)
         yield _mean(study, "E W2^2", n, now["w2_squared"], expected, ">=")
-        if 2 * n / (samples - 1) <= _HEAVY:
+        if 2 * n / (samples - 1) <= HEAVY_TAILED:
             total = dim * np.exp(now["log_variance"].values.astype(np.float64))
             expected = theory.expected_trace(samples, n, trace=trace, estimator=estimator)
             yield _mean(study, "E tr Sigma", n, total, expected)

@@ -1,10 +1,15 @@
-"""The files of a run beside its checkpoints: config.json, env.json; whether they allow a resume."""
+"""The files of a run beside its checkpoints: config.json, env.json; whether they allow a resume.
 
+A workdir belongs to one process at a time: see `Workdir.lock`.
+"""
+
+import contextlib
 import json
+import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -13,7 +18,10 @@ from etils import epath
 
 from collapse_jax.checkpoint import CheckpointError, explained
 from collapse_jax.config import differences, fingerprint
+from collapse_jax.parallel import MATMUL_PRECISION
 
+# what may change a result's bits
+_MATTERS = ("packages", "devices", "cpu", "matmul_precision")
 _PACKAGES = ("collapse_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
@@ -23,12 +31,40 @@ class Workdir:
     def __init__(self, path: str) -> None:
         """Creates the directory if need be."""
         self.path = epath.Path(path)
-        if "://" not in path:
+        self._local = "://" not in path
+        if self._local:
             self.path = self.path.expanduser().resolve()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"workdir: cannot create {path}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other processes out, on a local disk; falls with the process, however that ends.
+
+        Raises:
+          ValueError: if another process is at work here.
+        """
+        if not self._local:
+            yield
+            return
+        import fcntl
+
+        path = self.path / "lock"
+        with explained(path):
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"workdir: another process is running in {self.path}; wait for it to end, or"
+                    " use another workdir"
+                ) from None
+            yield
+        finally:
+            os.close(file)
 
     def stored(self) -> dict[str, Any] | None:
         """config.json of the run that is here already."""
@@ -80,7 +116,7 @@ class Workdir:
                 path = self.path / "checkpoints" / f"cohort-{index}"
                 if not path.exists():
                     warnings.warn(f"no {path} yet: starting from generation 0", stacklevel=2)
-        self.write_json(
+        self._write_json(
             "config.json",
             {
                 "fingerprint": fingerprint(identity),
@@ -90,7 +126,7 @@ class Workdir:
                 "cohorts": cohorts,
             },
         )
-        self._check_environment()
+        self._check_environment(identity["prng"])
         return cohorts
 
     def _grown(
@@ -114,38 +150,46 @@ class Workdir:
             cohorts.append((stored["chains"], chains - stored["chains"]))
         return cohorts
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Replaces a JSON file as a whole: a killed run leaves the old or the new one."""
+    def write_text(self, name: str, content: str) -> None:
+        """Replaces a file as a whole: a killed run leaves the old or the new one."""
         temporary = self.path / f"{name}.tmp"
         with explained(self.path / name):
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.write_text(content)
             temporary.replace(self.path / name)
 
-    def _check_environment(self) -> None:
-        """Records where the run takes place; warns if it began elsewhere."""
-        now = environment()
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.write_text(name, json.dumps(content, indent=2) + "\n")
+
+    def _check_environment(self, prng: str) -> None:
+        """Records where the run began and where it was continued; warns if those differ."""
+        now = environment(prng)
         path = self.path / "env.json"
+        places = [now]
         if path.exists():
             try:
-                then = json.loads(path.read_bytes())
-            except ValueError as error:
-                warnings.warn(f"{path} cannot be read and is replaced: {error}", stacklevel=2)
-                then = now
-            matters = ("packages", "devices", "cpu")
-            changed = differences({k: then.get(k) for k in matters}, {k: now[k] for k in matters})
+                places = json.loads(path.read_bytes())["places"]
+                then = {name: places[0][name] for name in _MATTERS}
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                warnings.warn(f"{path} cannot be read and is replaced: {error!r}", stacklevel=2)
+                places, then = [now], {name: now[name] for name in _MATTERS}
+            changed = differences(then, {name: now[name] for name in _MATTERS})
             if changed:
                 warnings.warn(
                     "this run began in another environment, so its bits may change: "
                     + "; ".join(changed),
                     stacklevel=2,
                 )
-        self.write_json("env.json", now)
+            if places[-1] != now:
+                places.append(now)
+        self._write_json("env.json", {"places": places})
 
 
-def environment() -> dict[str, Any]:
-    """Versions, devices, processor and source revision."""
+def environment(prng: str) -> dict[str, Any]:
+    """Versions, devices, processor, arithmetic and source revision."""
     devices = jax.devices()
     return {
+        "prng": prng,
+        "matmul_precision": MATMUL_PRECISION,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "devices": {"kind": devices[0].device_kind, "platform": devices[0].platform},

@@ -27,7 +27,7 @@ def make_family(config: DiscreteConfig) -> "Family":
 
     if config.probabilities is not None:
         return discrete(np.array(config.given), tail=config.tail)
-    corpus = load_corpus(config.dataset, config.data_dir, config.vocabulary)
+    corpus = load_corpus(config.dataset or "pydoc-topics", config.data_dir, config.vocabulary)
     return discrete(corpus.counts, tail=config.tail, title=corpus.title, sha256=corpus.sha256)
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collapse_jax.regimes import Regime
     from collapse_jax.runner import Result
 
-# As from a shell whose child died of SIGTERM: a retry loop sees that the run is not complete.
-_STOPPED = 143
-
 
 def define(*types: type, **defaults: Any) -> None:
     """Defines the flags of config dataclasses as the calling program's own."""
@@ -45,6 +42,9 @@ def start(main: Callable[[], None]) -> None:
                 getLogger(name).setLevel("CRITICAL")
         try:
             main()
+        except KeyboardInterrupt:
+            print("interrupted; what was saved before stays", file=sys.stderr)
+            sys.exit(130)
         except Exception as error:
             _explain(error)
 
@@ -58,7 +58,8 @@ def _explain(error: Exception) -> None:
 
     if isinstance(error, Stopped):
         print(error, file=sys.stderr)
-        sys.exit(_STOPPED)
+        # As from a shell whose child died of it: a retry loop sees that the run is not complete.
+        sys.exit(128 + error.number)
     raised_here = _raised_by_us(error)
     if isinstance(error, CheckpointError) or (
         isinstance(error, ValueError | FileNotFoundError) and raised_here
@@ -88,9 +89,9 @@ def regime(config: configs.RegimeConfig) -> "Regime":
     from collapse_jax import regimes
 
     if config.regime == "preserve":
-        return regimes.preserve(config.sizes, config.real_fraction, config.fixed_subset)
+        return regimes.preserve(config.sizes, config.fraction, config.fixed_subset)
     if config.regime == "fresh":
-        return regimes.fresh(config.sizes, config.real_fraction, config.independent)
+        return regimes.fresh(config.sizes, config.fraction, config.independent)
     if config.regime == "mixture":
         return regimes.mixture(config.sizes, *config.shares)
     simple = {
@@ -105,16 +106,11 @@ def run(family: "Family", regime: "Regime", config: configs.RunConfig) -> "Resul
     """Runs, writes figures and report if there is a workdir, and prints a summary."""
     from collapse_jax import outputs, runner
 
-    result = runner.run(family, regime, progress=True, **dataclasses.asdict(config))
+    values = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    text = "".join(f"{flag.serialize()}\n" for flag in values if flag.value is not None)
+    settings = dataclasses.asdict(config)
+    result = runner.run(family, regime, progress=True, flagfile=text, **settings)
     if config.workdir:
-        values = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
-        text = "".join(f"{flag.serialize()}\n" for flag in values if flag.value is not None)
-        try:
-            outputs.write_all(config.workdir, result, text)
-        except OSError as error:
-            raise ValueError(
-                f"workdir: cannot write the results to {config.workdir}:"
-                f" {error.strerror or error}; the run itself is saved, the same command continues"
-            ) from error
+        outputs.write_all(config.workdir, result)
     print(outputs.digest(result))
     return result

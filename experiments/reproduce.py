@@ -2,12 +2,14 @@
 
 Claim: from one command, offline, the whole picture of model collapse for every family that is here.
 `--preset=quick` takes about a minute on 2 cores; `--preset=paper` runs the papers' sizes (about ten
-minutes), WikiText-2 included if it is found (--data_dir).
+minutes), WikiText-2 included if it is found (--data_dir). Each run has a workdir
+of its own under --workdir, so the same command resumes what was interrupted.
 
   python -m experiments.reproduce --preset=quick
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,12 +61,12 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     from collapse_jax.families import gaussian
 
     family = gaussian()
+    run = functools.partial(_run, chains=scale.chains, generations=scale.generations)
     runs = {
-        f"M = {size:,}": _run(family, regimes.replace(size), scale.chains, scale.generations)
+        f"M = {size:,}": run(family, regimes.replace(size), workdir / f"gaussian_{size}")
         for size in scale.sizes
     }
-    first = next(iter(runs.values()))
-    yield _section(first, workdir / "gaussian")
+    yield _section(next(iter(runs.values())))
     size = scale.sizes[0]
     ml = gaussian(estimator="ml")
     others = {
@@ -74,7 +76,7 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
         "accumulate": regimes.accumulate(size),
     }
     compared = {
-        label: _run(ml, regime, scale.chains, scale.generations).summary
+        label: run(ml, regime, workdir / f"gaussian_ml_{regime.name}").summary
         for label, regime in others.items()
     }
     theory = {
@@ -84,7 +86,7 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
         "estimation_error": plots.estimation_error({k: r.history for k, r in runs.items()}),
         "regimes": plots.overlay(compared, "log_variance", theory),
     }
-    paths = plots.save(figures, workdir / "gaussian_comparison")
+    paths = plots.save(figures, workdir / "gaussian_regimes")
     yield report.Section(
         "Sample sizes and regimes",
         "The paper's figure of estimation errors, for replace at several sample sizes; and the"
@@ -102,8 +104,7 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
     from experiments.discrete import make_family
 
     family = make_family(DiscreteConfig())
-    result = _run(family, regimes.replace(scale.draws), 64, 100)
-    yield _section(result, workdir / "discrete")
+    yield _section(_run(family, regimes.replace(scale.draws), workdir / "discrete", 64, 100))
     if scale is not _SCALES["paper"]:
         return
     try:
@@ -112,8 +113,8 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
         print(f"skipped: {missing}")
         yield report.Section("WikiText-2", f"Did not run: {missing}")
         return
-    result = _run(family, regimes.replace(2_088_628), 16, 100)
-    yield _section(result, workdir / "discrete_wikitext")
+    regime = regimes.replace(2_088_628)
+    yield _section(_run(family, regime, workdir / "discrete_wikitext", 16, 100))
 
 
 def checks_section(scale: _Scale, quick: bool) -> "Section":
@@ -121,35 +122,29 @@ def checks_section(scale: _Scale, quick: bool) -> "Section":
     from collapse_jax import report, validation
 
     checks = [check for study in validation.studies(scale.checked, quick) for check in study()]
-    rows = [
-        [c.study, c.quantity, c.fits, f"{c.measured:.6g}", f"{c.standard_error:.2g}",
-         f"{c.bound}{c.theory:.6g}", f"{c.z:.2f}", c.chains]
-        for c in checks
-    ]  # fmt: skip
-    columns = ["study", "quantity", "n", "measured", "SE", "theory", "z", "chains"]
+    rows = [check.row for check in checks]
     return report.Section(
         "Closed forms",
         f"{len(checks)} closed forms against chains; the largest |z| is"
         f" {validation.worst(checks):.2f}."
         + (" All studies: python -m experiments.validate." if quick else ""),
         {},
-        [report.Table("Measured and theoretical values after n fits", columns, rows)],
+        [report.Table("Measured and theoretical values after n fits", validation.COLUMNS, rows)],
     )
 
 
-def _run(family: Any, regime: Any, chains: int, generations: int) -> "Result":
+def _run(family: Any, regime: Any, workdir: Path, chains: int, generations: int) -> "Result":
     from collapse_jax import runner
 
-    return runner.run(family, regime, chains=chains, generations=generations, seed=0, progress=True)
+    settings = {"chains": chains, "generations": generations, "workdir": str(workdir)}
+    # Saved now and then, so that a reproduction that was interrupted goes on where it was.
+    return runner.run(family, regime, checkpoint_every=100, progress=True, **settings)
 
 
-def _section(result: "Result", directory: Path) -> "Section":
-    from collapse_jax import expected, plots, report
+def _section(result: "Result") -> "Section":
+    from collapse_jax import outputs
 
-    run = (result.family, result.regime, result.config.generations)
-    curves, drawn = expected.curves(*run), expected.curves(*run, heavy_tailed=True)
-    paths = plots.save(plots.standard(result, drawn), directory)
-    return report.run_section(result, paths, curves)
+    return outputs.write_all(str(result.config.workdir), result)
 
 
 def main() -> None:

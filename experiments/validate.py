@@ -33,21 +33,12 @@ def main() -> None:
     from collapse_jax import validation
 
     config = from_flags(ValidateConfig)
-    table = Table("study", "quantity", "n", "measured", "SE", "theory", "z", "chains")
+    table = Table(*validation.COLUMNS)
     checks = []
     for study in validation.studies(config.chains, config.quick):
         for check in study():
             checks.append(check)
-            table.add_row(
-                check.study,
-                check.quantity,
-                str(check.fits),
-                f"{check.measured:.6g}",
-                f"{check.standard_error:.2g}",
-                f"{check.bound}{check.theory:.6g}",
-                f"{check.z:.2f}",
-                str(check.chains),
-            )
+            table.add_row(*check.row)
     Console(width=140).print(table)
     worst = validation.worst(checks)
     print(f"{len(checks)} checks, largest |z| {worst:.2f}")

@@ -79,7 +79,7 @@ def test_sizes_that_are_no_integers_are_refused(samples):
 
 def test_shares_are_three_numbers():
     assert RegimeConfig().shares == [0.8, 0.1, 0.1]
-    assert RegimeConfig(mixture="1, 0,0e0").shares == [1.0, 0.0, 0.0]
+    assert RegimeConfig(regime="mixture", mixture="1, 0,0e0").shares == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_shares_are_three_numbers():
 )
 def test_shares_that_are_none_are_refused(mixture, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        _ = RegimeConfig(mixture=mixture).shares
+        _ = RegimeConfig(regime="mixture", mixture=mixture).shares
 
 
 @pytest.mark.parametrize("regime", config.REGIMES)
@@ -110,7 +110,7 @@ def test_an_unknown_regime_is_refused():
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
 def test_a_fraction_that_is_no_share_is_refused(share):
     with pytest.raises(ValueError, match=r"^real_fraction: expected a share in \[0, 1\], got"):
-        RegimeConfig(real_fraction=share)
+        RegimeConfig(regime="preserve", real_fraction=share)
 
 
 TREE = {"family": {"name": "gaussian", "dim": 2, "mean": [0.0, 1.5]}, "seed": 3, "note": None}

@@ -140,7 +140,7 @@ def test_capacities_are_few_and_hold_their_counts(name, samples):
     [(100, 1, 100), (100, 100, 100), (100, 101, 200), (100, 401, 800), (3, 2**31, 3 * 2**30)],
 )
 def test_room_is_the_base_times_a_power_of_two(base, count, capacity):
-    assert regimes.room(base, count) == capacity
+    assert regimes.doubled(base, count) == capacity
 
 
 # A row says where it comes from: [source, generation, number].

@@ -1,14 +1,20 @@
 """A finished run goes on to more generations and chains, and refuses what would make it another."""
 
 import json
+import signal
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
 import collapse_jax
-from collapse_jax import families, limits, recording, regimes
+from collapse_jax import cohort, families, limits, recording, regimes
+from collapse_jax.segment import FusedEngine
 from collapse_jax.stopping import Stopped, StopSignal
 from collapse_jax.summary import QUANTILES
+from tests.runs import assert_same_bits
 
 # The same objects and batches in all tests, so that few programs are compiled.
 FAMILY, REGIME = families.gaussian(), regimes.replace(10)
@@ -19,12 +25,6 @@ SETTINGS = {"chains": 8, "chains_per_batch": 4, "generations": 9, "checkpoint_ev
 def run(workdir=None, family=FAMILY, regime=REGIME, **settings):
     workdir = str(workdir) if workdir else None
     return collapse_jax.run(family, regime, workdir=workdir, **{**SETTINGS, **settings}).history
-
-
-def assert_same_bits(one, other):
-    assert set(one) == set(other)
-    for name in one:
-        np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,16 @@ def test_few_checkpoints_stay(tmp_path, keep_checkpoints):
 def test_another_environment_warns(tmp_path):
     run(tmp_path)
     path = tmp_path / "env.json"
-    environment = json.loads(path.read_text())
-    environment["packages"]["jax"] = "0.0.1"
-    path.write_text(json.dumps(environment))
-    with pytest.warns(UserWarning, match=r'another environment.*packages\.jax: was "0\.0\.1", now'):
-        run(tmp_path)
+    began = json.loads(path.read_text())
+    began["places"][0]["packages"]["jax"] = "0.0.1"
+    path.write_text(json.dumps(began))
+    for _ in range(2):
+        expected = r'another environment.*packages\.jax: was "0\.0\.1", now'
+        with pytest.warns(UserWarning, match=expected):
+            run(tmp_path)
+        # Where it began stays, and where it went on is added once.
+        places = json.loads(path.read_text())["places"]
+        assert [place["packages"]["jax"] for place in places] == ["0.0.1", jax.__version__]
 
 
 def test_a_damaged_environment_warns(tmp_path):
@@ -192,16 +197,56 @@ def test_a_damaged_environment_warns(tmp_path):
     (tmp_path / "env.json").write_text("{")
     with pytest.warns(UserWarning, match=f"{tmp_path / 'env.json'} cannot be read"):
         run(tmp_path)
-    assert json.loads((tmp_path / "env.json").read_text())["python"]
+    (place,) = json.loads((tmp_path / "env.json").read_text())["places"]
+    assert place["python"]
+    assert place["prng"] == "philox4x32"
 
 
 def test_a_request_to_stop_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(StopSignal, "requested", True, raising=False)
+    monkeypatch.setattr(StopSignal, "requested", signal.SIGTERM, raising=False)
     monkeypatch.setattr(
         StopSignal, "__init__", lambda self, active: setattr(self, "_active", False)
     )
-    for generation in (0, 3, 7):  # each attempt gets to the next checkpoint and stops there
+    for generation in range(3):  # each attempt begins with a short segment, saves and stops
         with pytest.raises(Stopped, match=f"after generation {generation};"):
             run(tmp_path)
     monkeypatch.undo()
     assert_same_bits(run(tmp_path), run())
+
+
+def test_long_segments_are_cut_by_time(tmp_path, monkeypatch):
+    lengths = []
+    advance = FusedEngine.advance
+
+    def watched(engine, root, start, stop, *rest):
+        lengths.append(stop - start)
+        return advance(engine, root, start, stop, *rest)
+
+    monkeypatch.setattr(FusedEngine, "advance", watched)
+    whole = run(generations=20, checkpoint_every=50, chains=4)
+    assert max(lengths) > 1
+    lengths.clear()
+    monkeypatch.setattr(cohort, "_SEGMENT_SECONDS", 1e-9)
+    assert_same_bits(run(generations=20, checkpoint_every=50, chains=4), whole)
+    assert lengths == [1] * 20
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    held = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX);"
+    command = [sys.executable, "-c", held + "print('held', flush=True); input()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, str(tmp_path / "lock")], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"^workdir: another process is running in {tmp_path}"):
+            run(tmp_path)
+        other.communicate("\n")
+    assert_same_bits(run(tmp_path), run())  # the lock falls with its process
+
+
+def test_a_second_signal_is_not_held_back():
+    with StopSignal(active=True) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.requested == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

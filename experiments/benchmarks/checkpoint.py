@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from etils import epath
 
 import collapse_jax
 from collapse_jax import families, regimes
-from collapse_jax.checkpoint import DiskStore
+from collapse_jax.checkpoint import write_durably
 from experiments.benchmarks.timing import RATE, Case, interleaved, seconds, significant
 
 _MEGABYTE = 1e6
@@ -79,7 +79,7 @@ def _bytes_per_generation() -> int:
 
 
 def _history(directory: Path, chains: int, generations: int, repeats: int) -> Case:
-    """A record through DiskStore.append, against a plain fsynced write of its bytes."""
+    """A record as a part of a run's history, against a plain fsynced write of its bytes."""
     rng, shape = np.random.default_rng(0), (generations, chains)
     record: dict[str, np.ndarray] = {
         name: rng.standard_normal(shape, dtype=np.float32) for name in families.gaussian().metrics
@@ -88,11 +88,10 @@ def _history(directory: Path, chains: int, generations: int, repeats: int) -> Ca
     plain = b"".join(np.ascontiguousarray(values).data for values in record.values())
     appending, writing = [], []
     with tempfile.TemporaryDirectory(dir=directory) as parent:
-        store = DiskStore(epath.Path(parent) / "store")
         for i in range(repeats):
-            appending.append(_append(store, i, generations, record))
+            part = epath.Path(parent) / f"{i}.npz"
+            appending.append(seconds(lambda part=part: write_durably(part, record)))
             writing.append(_write(Path(parent) / f"plain-{i}", plain))
-        store.close()
     megabytes = len(plain) / _MEGABYTE
     ours, disk = (megabytes / float(np.median(times)) for times in (appending, writing))
     extra = {
@@ -101,10 +100,6 @@ def _history(directory: Path, chains: int, generations: int, repeats: int) -> Ca
     }
     return Case("checkpoint", "history written, keep=chains", ours, disk,
                 "plain write and fsync of the same bytes", "MB/s", extra)  # fmt: skip
-
-
-def _append(store: DiskStore, i: int, generations: int, record: Mapping[str, Any]) -> float:
-    return seconds(lambda: store.append(i * generations, (i + 1) * generations, record))
 
 
 def _write(path: Path, data: bytes) -> float:
