@@ -43,6 +43,6 @@ class StopSignal:
     def _request(self, number: int, frame: Any) -> None:
         del frame
         if self.requested is not None:  # the user means it
-            signal.signal(number, self._previous[number])
+            signal.signal(number, self._previous[signal.Signals(number)])
             signal.raise_signal(number)
         self.requested = number

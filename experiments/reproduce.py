@@ -136,7 +136,11 @@ def checks_section(scale: _Scale, quick: bool) -> "Section":
 def _run(family: Any, regime: Any, workdir: Path, chains: int, generations: int) -> "Result":
     from collapse_jax import runner
 
-    settings = {"chains": chains, "generations": generations, "workdir": str(workdir)}
+    settings: dict[str, Any] = {
+        "chains": chains,
+        "generations": generations,
+        "workdir": str(workdir),
+    }
     # Saved now and then, so that a reproduction that was interrupted goes on where it was.
     return runner.run(family, regime, checkpoint_every=100, progress=True, **settings)
 

@@ -1,5 +1,6 @@
 """What saving costs a run, and how fast history is written beside the disk's own rate."""
 
+import functools
 import os
 import tempfile
 import time
@@ -90,7 +91,7 @@ def _history(directory: Path, chains: int, generations: int, repeats: int) -> Ca
     with tempfile.TemporaryDirectory(dir=directory) as parent:
         for i in range(repeats):
             part = epath.Path(parent) / f"{i}.npz"
-            appending.append(seconds(lambda part=part: write_durably(part, record)))
+            appending.append(seconds(functools.partial(write_durably, part, record)))
             writing.append(_write(Path(parent) / f"plain-{i}", plain))
     megabytes = len(plain) / _MEGABYTE
     ours, disk = (megabytes / float(np.median(times)) for times in (appending, writing))
