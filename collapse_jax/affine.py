@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
+
+from collapse_jax import matrices
 
 
 class Affine(NamedTuple):
@@ -70,8 +71,8 @@ def relative(frame: Affine, other: Affine) -> Affine:
     if frame.shear is None:
         return Affine(_unscaled(frame, shift), log_scale, None)
     lower = unit_lower(frame)
-    centre = solve_triangular(lower, shift, lower=True, unit_diagonal=True)
-    between = solve_triangular(lower, unit_lower(other), lower=True, unit_diagonal=True)
+    centre = matrices.solve_lower(lower, shift)
+    between = matrices.solve_lower(lower, unit_lower(other))
     ratios = jnp.exp(frame.log_scale[None, :] - frame.log_scale[:, None])
     dim = ratios.shape[-1]
     shear = (between * ratios)[np.tril_indices(dim, -1)]

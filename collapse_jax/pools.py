@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import affine
+from collapse_jax import affine, matrices
 from collapse_jax.draws import mulhi
 from collapse_jax.hypergeometric import multivariate_hypergeometric
 
@@ -122,7 +122,7 @@ def moments() -> Pools:
             + share * scaled @ scaled.T
             + share * (1.0 - share) * jnp.outer(shift, shift)
         )
-        factor = jnp.sqrt(pooled) if dim == 1 else jnp.linalg.cholesky(pooled)
+        factor = matrices.cholesky(pooled)
         inner = affine.from_factor(share * other.centre, factor)
         inner = inner._replace(log_scale=inner.log_scale + top)
         return Moments(total, affine.compose(a.spread, inner))

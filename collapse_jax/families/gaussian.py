@@ -17,7 +17,7 @@ import numpy as np
 from jax.scipy import special
 from scipy.stats import norm
 
-from collapse_jax import affine, draws, pools
+from collapse_jax import affine, draws, matrices, pools
 from collapse_jax.affine import Affine
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 
@@ -159,7 +159,7 @@ def _fit_rows(pool: pools.Rows) -> Affine:
     if values.shape[-1] == 1:
         factor = jnp.sqrt(jnp.sum(residuals**2, axis=0) / count)[:, None]
     else:
-        factor = jnp.linalg.cholesky(residuals.T @ residuals / count)
+        factor = matrices.cholesky(residuals.T @ residuals / count)
     assert pool.frame is not None, "Gaussian rows are residuals in a frame"
     return affine.compose(pool.frame, affine.from_factor(mean, factor))
 
@@ -214,10 +214,9 @@ def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[ja
     lower = np.linalg.cholesky(spread)
     factor = affine.factor(params)
     cross = lower.T.astype(np.float32) @ factor
-    eigenvalues = jnp.linalg.eigvalsh(cross @ cross.T)
-    nuclear = jnp.sum(jnp.sqrt(jnp.maximum(eigenvalues, 0.0)))
     squared = jnp.sum(shift**2)
-    w2_squared = squared + jnp.sum(factor**2) + np.float32(np.trace(spread)) - 2.0 * nuclear
+    w2_squared = squared + jnp.sum(factor**2) + np.float32(np.trace(spread))
+    w2_squared -= 2.0 * matrices.nuclear_norm(cross)
     whiten = np.linalg.inv(lower).astype(np.float32)
     log_ratio = 2.0 * jnp.sum(params.log_scale) - np.float32(np.linalg.slogdet(spread)[1])
     kl = 0.5 * (jnp.sum((whiten @ factor) ** 2) + jnp.sum((whiten @ shift) ** 2) - dim - log_ratio)
