@@ -160,6 +160,6 @@ def _rotation(
     return cosine, cosine * tangent
 
 
-def _dot(one: list[jax.Array], other: list[jax.Array]) -> jax.Array | float:
+def _dot(one: list[jax.Array], other: list[jax.Array]) -> jax.Array:
     """The sum of products, written out; 0 of nothing."""
-    return sum((a * b for a, b in zip(one, other, strict=True)), start=0.0)
+    return sum((a * b for a, b in zip(one, other, strict=True)), start=jnp.asarray(0.0))

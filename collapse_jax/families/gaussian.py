@@ -213,7 +213,7 @@ def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[ja
         return w2_squared, kl
     lower = np.linalg.cholesky(spread)
     factor = affine.factor(params)
-    cross = lower.T.astype(np.float32) @ factor
+    cross = jnp.asarray(lower.T, jnp.float32) @ factor
     squared = jnp.sum(shift**2)
     w2_squared = squared + jnp.sum(factor**2) + np.float32(np.trace(spread))
     w2_squared -= 2.0 * matrices.nuclear_norm(cross)
