@@ -1,0 +1,140 @@
+"""Original distributions for mixtures: by name, or as weights, means and covariances (a file, too).
+
+On the host, in float64. Axis legend: k components, d dimensions.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import ndtr
+
+NAMES = ("two-gaussians", "blob")
+_FIELDS = ("weights", "means", "covariances")
+
+
+class Truth(NamedTuple):
+    """A Gaussian mixture."""
+
+    weights: np.ndarray  # f64[k], summing to 1
+    means: np.ndarray  # f64[k, d]
+    covariances: np.ndarray  # f64[k, d, d]
+
+    @property
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return self.means.shape[1]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As JSON, which `truth` reads."""
+        return {name: getattr(self, name).tolist() for name in _FIELDS}
+
+    @property
+    def variance(self) -> float:
+        """The mean marginal variance."""
+        mean = self.weights @ self.means
+        within = self.weights @ np.trace(self.covariances, axis1=1, axis2=2)
+        return float(within + self.weights @ np.sum((self.means - mean) ** 2, axis=1)) / self.dim
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Independent rows, f64[count, d]."""
+        chosen = rng.choice(len(self.weights), count, p=self.weights)
+        factors = np.linalg.cholesky(self.covariances)
+        normal = rng.standard_normal((count, self.dim))
+        return self.means[chosen] + np.einsum("nij,nj->ni", factors[chosen], normal)
+
+    def quantiles(self, directions: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Of projections on unit vectors f64[m, d], at levels f64[q]: f64[m, q], by bisection."""
+        centres = directions @ self.means.T  # [m, k]
+        scales = np.sqrt(np.einsum("mi,kij,mj->mk", directions, self.covariances, directions))
+        low = np.repeat((centres - 40 * scales).min(1)[:, None], len(levels), axis=1)
+        high = np.repeat((centres + 40 * scales).max(1)[:, None], len(levels), axis=1)
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            standard = (middle[..., None] - centres[:, None]) / scales[:, None]
+            above = ndtr(standard) @ self.weights > levels
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return 0.5 * (low + high)
+
+
+def truth(given: str | Mapping[str, Any]) -> Truth:
+    """An original distribution.
+
+    Args:
+      given: "two-gaussians" (in the plane, equal weights, means (-2, 0) and (2, 0), identity
+        covariances), "blob" (the standard normal of the plane, the published archive's data),
+        weights, means and covariances as a mapping or its JSON, or a JSON file of them.
+
+    Raises:
+      ValueError: naming the field, what was expected and what came.
+    """
+    if isinstance(given, Mapping):
+        return _checked(given)
+    if given == "two-gaussians":
+        return Truth(np.array([0.5, 0.5]), np.array([[-2.0, 0.0], [2.0, 0.0]]), np.stack([_I, _I]))
+    if given == "blob":
+        return Truth(np.ones(1), np.zeros((1, 2)), _I[None])
+    return _checked(_read(given))
+
+
+_I = np.eye(2)
+
+
+def _read(given: str) -> Mapping[str, Any]:
+    text = given
+    if not given.lstrip().startswith("{"):
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"truth: expected {', '.join(NAMES)}, JSON, or a JSON file, got {given!r}, which"
+                f" cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
+            ) from error
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"truth: expected JSON, got {given!r}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"truth: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _checked(given: Mapping[str, Any]) -> Truth:
+    if set(given) != set(_FIELDS):
+        raise ValueError(f"truth: expected the fields {', '.join(_FIELDS)}, got {sorted(given)}")
+    weights, means, covariances = (_array(name, given[name]) for name in _FIELDS)
+    if weights.ndim != 1 or weights.size < 1:
+        raise ValueError(f"truth.weights: expected shape (k,), got {weights.shape}")
+    count = weights.size
+    if means.ndim != 2 or means.shape[0] != count or means.shape[1] < 1:
+        raise ValueError(f"truth.means: expected shape ({count}, d), got {means.shape}")
+    dim = means.shape[1]
+    if covariances.shape != (count, dim, dim):
+        raise ValueError(
+            f"truth.covariances: expected shape ({count}, {dim}, {dim}), got {covariances.shape}"
+        )
+    if np.any(weights < 0) or weights.sum() <= 0:
+        raise ValueError(
+            f"truth.weights: expected numbers >= 0 with a positive sum, got {weights.tolist()}"
+        )
+    for i, covariance in enumerate(covariances):
+        symmetric = np.allclose(covariance, covariance.T)
+        if not symmetric or np.linalg.eigvalsh(covariance).min() <= 0:
+            raise ValueError(
+                f"truth.covariances: expected symmetric positive definite matrices, got"
+                f" {covariance.tolist()} for component {i}"
+            )
+    return Truth(weights / weights.sum(), means, covariances)
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"truth.{name}: expected an array of numbers, got {value!r}") from error
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"truth.{name}: expected finite numbers, got {value!r}")
+    return array

@@ -1,0 +1,114 @@
+"""The mixture family: its metrics at a known model, chains against a closed form, faults."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import collapse_jax
+from collapse_jax import families, limits, pools, regimes, theory
+from collapse_jax.family import Origin, Training
+from collapse_jax.mixtures import Mixture
+from collapse_jax.truths import truth
+
+gmm = families.gmm
+measured = jax.jit(gmm().measure)
+
+
+def exact_model(name):
+    original = truth(name)
+    leaves = np.log(original.weights), original.means, np.linalg.cholesky(original.covariances)
+    return Mixture(*(jnp.asarray(x, jnp.float32) for x in leaves))
+
+
+def training(rows):
+    return Training(pools.Rows(jnp.asarray(rows, jnp.float32), len(rows)))
+
+
+def test_metrics_of_the_original_itself():
+    rows = truth("two-gaussians").sample(np.random.default_rng(0), 50)
+    model = exact_model("two-gaussians")
+    metrics = measured(jax.random.key(0), model, training(rows), Origin(None))
+    assert metrics["integrated_squared_error"] < 1e-7
+    np.testing.assert_allclose(metrics["tail_mass"], 0.02, rtol=1e-4)
+    np.testing.assert_allclose(metrics["log_variance"], np.log((1 + 4 + 1) / 2), rtol=1e-5)
+    assert 0 < metrics["w2_squared"] < 0.1  # of 256 rows
+    # The entropy, by a large sample; the standard deviation of a log-density is about 1.
+    large = truth("two-gaussians").sample(np.random.default_rng(1), 400_000)
+    standard = -0.5 * ((large[:, None] - np.array([[-2.0, 0.0], [2.0, 0.0]])) ** 2).sum(-1)
+    entropy = -(np.log(np.exp(standard).mean(1)) - np.log(2 * np.pi)).mean()
+    assert abs(metrics["held_out_log_likelihood"] + entropy) < 4 / np.sqrt(1024)
+    assert abs(metrics["original_log_likelihood"] + entropy) < 4 / np.sqrt(256)
+    assert metrics["live_components"] == 2
+    np.testing.assert_allclose(metrics["weight"], [0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(metrics["component_covariance"], [np.eye(2)] * 2, atol=1e-6)
+
+
+def test_a_component_below_one_row_is_not_live():
+    model = exact_model("two-gaussians")._replace(log_weights=jnp.log(jnp.array([0.99, 0.01])))
+    for rows, live in ((50, 1), (150, 2)):
+        found = measured(jax.random.key(0), model, training(np.zeros((rows, 2))), None)
+        assert found["live_components"] == live
+
+
+def test_one_component_follows_the_gaussian_closed_form():
+    """One full component without regularisation is the maximum-likelihood Gaussian."""
+    chains, samples, generations = 2000, 20, 10
+    family = gmm(components=1, truth="blob", regularisation=0.0)
+    history = collapse_jax.run(
+        family, regimes.replace(samples), chains=chains, generations=generations, seed=3
+    ).history
+    assert bool(history["finite"].all())
+    fits = np.arange(1, generations + 1)
+    expected = theory.expected_log_determinant(
+        samples, fits, dimension=2, log_determinant=0.0, estimator="ml"
+    )
+    values = history["log_determinant"].values[:, :, 0].astype(float)
+    error = values.std(0, ddof=1) / np.sqrt(chains)
+    assert np.all(np.abs(values.mean(0) - expected) < 4 * error)
+    # One E step finds the answer, a second sees that nothing changes; generation 0 likewise.
+    assert history["em_iterations"].max() <= 3
+
+
+def test_degenerate_data_give_a_finite_model_or_a_flag():
+    family = gmm(components=3)
+    fit = jax.jit(family.fit)
+    for rows in (np.full((30, 2), 2.5), np.zeros((30, 2)), np.repeat(np.eye(2), 15, axis=0)):
+        for teacher in (None, jnp.float32(0.0)):  # at generation 0, and from the model before
+            start = fit(jax.random.key(0), family.init(jax.random.key(0)), training(rows))[0]
+            given = training(rows)._replace(teacher=teacher)
+            model, info = fit(jax.random.key(0), start, given)
+            assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(model))
+            assert np.isfinite(info["log_likelihood"])
+
+
+def test_a_model_that_cannot_be_fitted_is_flagged():
+    singular = {"weights": [1.0], "means": [[0.0]], "covariances": [[[1e-30]]]}
+    family = gmm(components=1, truth=singular, regularisation=0.0)
+    result = collapse_jax.run(family, regimes.replace(5), chains=3, generations=3)
+    assert not bool(result.history["finite"].any())
+    assert result.history["nonfinite"].values.tolist() == [0, 0, 0]
+
+
+def test_more_components_than_samples_are_refused():
+    with pytest.raises(ValueError, match="components: expected at most samples = 5, got 6"):
+        limits.check_pair(gmm(components=6), regimes.replace(5), 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"components": 0}, "components: expected at least 1, got 0"),
+        ({"covariance": "tied"}, "covariance: expected one of full, diagonal, spherical"),
+        ({"start": "cold"}, "start: expected one of warm, k-means"),
+        ({"starts": 0}, "starts: expected at least 1, got 0"),
+        ({"tolerance": -1.0}, "tolerance: expected 0 or more, got -1.0"),
+        ({"max_iterations": 0}, "max_iterations: expected at least 1, got 0"),
+        ({"regularisation": -1e-6}, "regularisation: expected 0 or more, got -1e-06"),
+        ({"tail": 1.0}, "tail: expected a probability"),
+        ({"truth": {"weights": [1.0]}}, "truth: expected the fields"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gmm(**arguments)
