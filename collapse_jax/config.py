@@ -121,7 +121,7 @@ class RegimeConfig:
     @property
     def sizes(self) -> int | list[int]:
         """M, or its schedule."""
-        listed = _numbers("samples", self.samples, int)
+        listed = numbers("samples", self.samples, int)
         return listed[0] if len(listed) == 1 else listed
 
     @property
@@ -133,7 +133,7 @@ class RegimeConfig:
     def shares(self) -> list[float]:
         """alpha, beta and gamma."""
         text = "0.8,0.1,0.1" if self.mixture is None else self.mixture
-        listed = _numbers("mixture", text, float)
+        listed = numbers("mixture", text, float)
         if len(listed) != 3:
             raise ValueError(f"mixture: expected three shares, got {self.mixture!r}")
         return listed
@@ -185,10 +185,37 @@ class DiscreteConfig:
     @property
     def given(self) -> list[float]:
         """The given probabilities."""
-        return _numbers("probabilities", self.probabilities or "", float)
+        return numbers("probabilities", self.probabilities or "", float)
 
 
-def _numbers(name: str, text: str, kind: type) -> list[Any]:
+@dataclasses.dataclass(frozen=True)
+class GmmConfig:
+    """The mixture family; see `collapse_jax.families.gmm`."""
+
+    components: int = setting(2, "Components k of the model.")
+    covariance: str = setting(
+        "full", "Covariances of components.", ("full", "diagonal", "spherical")
+    )
+    truth: str = setting(
+        "two-gaussians",
+        "The original: two-gaussians, blob, or weights, means, covariances as JSON or in a file.",
+    )
+    start: str = setting(
+        "warm",
+        "Start of EM after generation 0: the model before, or k-means++.",
+        ("warm", "k-means++"),
+    )
+    starts: int = setting(1, "k-means++ starts, of which the likeliest end is kept.")
+    tolerance: float = setting(
+        1e-5, "EM ends when the mean log-likelihood changes by less, in nats."
+    )
+    max_iterations: int = setting(2000, "EM iterations of a fit at most.")
+    regularisation: float = setting(1e-6, "Added to variances (scikit-learn's reg_covar).")
+    tail: float = setting(0.02, "The original's probability beyond its two tail quantiles.")
+
+
+def numbers(name: str, text: str, kind: type) -> list[Any]:
+    """Comma-separated numbers of a setting, int or float."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:

@@ -16,6 +16,8 @@ _HISTORY_BYTES = 1e9
 # Large enough to keep cores busy, small enough for what a batch works on to stay in cache: rows of
 # 1024 chains x M = 1000 (4 MB) run a third faster than those of 8192.
 _LARGEST_BATCH = 32768
+# Below so many chains a device, what is compiled for it costs more than it saves.
+_FEWEST_CHAINS = 16
 _STATE_BYTES = 2**28
 _POOL_BYTES = 2**22
 
@@ -51,7 +53,7 @@ def peak(regime: Regime, generations: int) -> int:
 
 
 def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generation: int) -> int:
-    """Chains per compiled program: all of them if they fit, else an even share.
+    """Chains per compiled program: an even share, small enough to fit, of work for each device.
 
     Args:
       shapes: of one chain's state and metrics at the peak.
@@ -62,7 +64,11 @@ def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generat
     pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
     fitting = min(_STATE_BYTES / max(_bytes(shapes), 1), _POOL_BYTES / max(pool, 1))
     largest = min(_LARGEST_BATCH, max(int(fitting), 1))
-    return -(-chains // -(-chains // largest))  # evenly: chains that fill up a batch are wasted
+    batches = -(-chains // largest)
+    devices = jax.local_device_count()
+    if chains >= _FEWEST_CHAINS * devices:
+        batches = -(-batches // devices) * devices
+    return -(-chains // batches)  # evenly: chains that fill up a batch are wasted
 
 
 def choose_keep(shapes: Any, chains: int, generations: int) -> str:

@@ -2,17 +2,26 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import xarray as xr
 from etils import epath
+from matplotlib.figure import Figure
 
 from collapse_jax import expected, history, plots, report, summary_table
 from collapse_jax.runner import Result
 
 
-def write_all(workdir: str, result: Result) -> report.Section:
+def write_all(
+    workdir: str, result: Result, figures: Mapping[str, Figure] | None = None
+) -> report.Section:
     """Writes what people read into a run's workdir, local or gs://.
+
+    Args:
+      workdir: of the run.
+      result: of the run.
+      figures: {name: figure} beside the standard ones.
 
     Returns:
       The report's section on the run; its figures lie under the workdir if that is local.
@@ -21,7 +30,7 @@ def write_all(workdir: str, result: Result) -> report.Section:
       ValueError: if something cannot be written.
     """
     try:
-        return _write_all(epath.Path(workdir), result)
+        return _write_all(epath.Path(workdir), result, figures or {})
     except OSError as error:
         raise ValueError(
             f"workdir: cannot write the results to {workdir}: {error.strerror or error}; the run"
@@ -29,7 +38,9 @@ def write_all(workdir: str, result: Result) -> report.Section:
         ) from error
 
 
-def _write_all(directory: epath.Path, result: Result) -> report.Section:
+def _write_all(
+    directory: epath.Path, result: Result, figures: Mapping[str, Figure]
+) -> report.Section:
     run = (result.family, result.regime, result.config.generations)
     curves, drawn = expected.curves(*run), expected.curves(*run, heavy_tailed=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -37,7 +48,7 @@ def _write_all(directory: epath.Path, result: Result) -> report.Section:
         write_history(local / "history.nc", result.history)
         summary_table.write_csv(local / "summary.csv", result.summary, curves)
         (local / "plots").mkdir()
-        paths = plots.save(plots.standard(result, drawn), local / "plots")
+        paths = plots.save({**figures, **plots.standard(result, drawn)}, local / "plots")
         title = str(result.summary.attrs["title"])
         section = report.run_section(result, paths, curves)
         report.write(local / "report.html", title, [section])
@@ -47,10 +58,10 @@ def _write_all(directory: epath.Path, result: Result) -> report.Section:
                 target = directory / str(path.relative_to(local))
                 with path.open("rb") as source, target.open("wb") as copy:
                     shutil.copyfileobj(source, copy)
-    figures = {
+    written = {
         name: directory / "plots" / Path(path).name for name, path in section.figures.items()
     }
-    return section._replace(figures=figures)
+    return section._replace(figures=written)
 
 
 def write_history(path: Path, dataset: xr.Dataset) -> None:

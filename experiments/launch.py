@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from absl import app, flags, logging
 from collapse_jax import config as configs
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from collapse_jax.family import Family
     from collapse_jax.regimes import Regime
     from collapse_jax.runner import Result
@@ -27,6 +29,19 @@ def define(*types: type, **defaults: Any) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
     for name, value in defaults.items():
         flags.FLAGS.set_default(name, value)
+
+
+def use_all_cores() -> None:
+    """Makes every core a device of its own, for families whose chains run one after the other.
+
+    JAX_NUM_CPU_DEVICES overrides it. Results do not depend on the number of devices.
+    """
+    import os
+
+    import jax
+
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def start(main: Callable[[], None]) -> None:
@@ -102,8 +117,18 @@ def regime(config: configs.RegimeConfig) -> "Regime":
     return simple[config.regime](config.sizes)
 
 
-def run(family: "Family", regime: "Regime", config: configs.RunConfig) -> "Result":
-    """Runs, writes figures and report if there is a workdir, and prints a summary."""
+def run(
+    family: "Family",
+    regime: "Regime",
+    config: configs.RunConfig,
+    figures: "Callable[[Result], Mapping[str, Figure]] | None" = None,
+) -> "Result":
+    """Runs, writes figures and report if there is a workdir, and prints a summary.
+
+    Args:
+      family, regime, config: what is run.
+      figures: what else to draw of the result.
+    """
     from collapse_jax import outputs, runner
 
     values = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
@@ -111,6 +136,6 @@ def run(family: "Family", regime: "Regime", config: configs.RunConfig) -> "Resul
     settings = dataclasses.asdict(config)
     result = runner.run(family, regime, progress=True, flagfile=text, **settings)
     if config.workdir:
-        outputs.write_all(config.workdir, result)
+        outputs.write_all(config.workdir, result, figures(result) if figures else None)
     print(outputs.digest(result))
     return result

@@ -12,7 +12,7 @@ from collapse_jax import families
 from collapse_jax.family import Origin, Training
 from collapse_jax.pools import Counts
 from experiments import benchmark
-from experiments.benchmarks import checkpoint, discrete, gaussian
+from experiments.benchmarks import checkpoint, discrete, gaussian, gmm
 
 pytestmark = pytest.mark.slow  # compiling takes most of a minute
 
@@ -64,6 +64,14 @@ def test_checkpoint():
         "checkpoint_every=3, keep=chains",
         "history written, keep=chains",
     ]
+    assert_printable(cases, names)
+
+
+def test_gmm():
+    cases = gmm.cases(
+        chains=4, repeats=1, generations=2, samples=40, many=50, peer_chains=2, originals=("blob",)
+    )
+    names = ["blob, N=40", "blob, N=40", "chains that fit into 4 GB at N=50"]
     assert_printable(cases, names)
 
 

@@ -83,8 +83,8 @@ def test_degenerate_data_give_a_finite_model_or_a_flag():
 
 
 def test_a_model_that_cannot_be_fitted_is_flagged():
-    singular = {"weights": [1.0], "means": [[0.0]], "covariances": [[[1e-30]]]}
-    family = gmm(components=1, truth=singular, regularisation=0.0)
+    point = {"weights": [1.0], "means": [[1000.0]], "covariances": [[[1e-12]]]}  # in float32
+    family = gmm(components=1, truth=point, regularisation=0.0)
     result = collapse_jax.run(family, regimes.replace(5), chains=3, generations=3)
     assert not bool(result.history["finite"].any())
     assert result.history["nonfinite"].values.tolist() == [0, 0, 0]

@@ -177,6 +177,9 @@ def _fitting(components: int, warm: bool, starts: int, settings: em.Settings) ->
             found = from_before(before, columns, weights)
         else:
             found = from_nothing(key, columns, weights)
+            # From left to right, so that a component means the same in every chain.
+            order = jnp.argsort(found.mixture.means[:, 0])
+            found = found._replace(mixture=jax.tree.map(lambda x: x[order], found.mixture))
         mixture = found.mixture._replace(means=found.mixture.means + centre)
         return mixture, {
             "log_likelihood": found.log_likelihood,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import limits
-from collapse_jax.family import Family, Metric
+from collapse_jax.family import Family, Metric, Steps
 from collapse_jax.recording import Recorder, every_chain, summaries
 from collapse_jax.regimes import Regime
 from collapse_jax.segment import LONGEST, FusedEngine, abstract_chain
@@ -154,7 +154,10 @@ def breakdown(family: Family, regime: Regime, whole: Segment, repeats: int) -> d
     By leaving parts out: first metrics and record, then only the record (metrics are still
     computed, since their sum is kept). Shortest times, so that differences are not of noise.
     """
+    fit = family.fit
+    assert not isinstance(fit, Steps)
     bare = family._replace(
+        fit=lambda *inputs: (fit(*inputs)[0], {}),
         metrics={"nothing": Metric("nothing")},
         thresholds={},
         measure=lambda *inputs: {"nothing": jnp.float32(0.0)},

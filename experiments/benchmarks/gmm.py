@@ -1,0 +1,146 @@
+"""Mixtures under replace: our segment against scikit-learn's GaussianMixture in a loop over chains.
+
+Both sides fit with the same tolerance, each generation from the model before; ours also measures
+and records the family's metrics, which the peer does not. Axis legend: t generations, N samples.
+"""
+
+import copy
+import resource
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from collapse_jax import families, regimes
+from collapse_jax.family import Family
+from collapse_jax.truths import truth
+from experiments.benchmarks.timing import (
+    RATE,
+    Case,
+    Segment,
+    Work,
+    breakdown,
+    interleaved,
+    significant,
+)
+
+_TOLERANCE, _MAX_ITERATIONS = 1e-5, 2000
+
+
+def cases(
+    chains: int = 64,
+    repeats: int = 7,
+    generations: int = 8,
+    samples: int = 10_000,
+    many: int = 200_000,
+    peer_chains: int = 16,
+    originals: tuple[str, ...] = ("two-gaussians", "blob"),
+) -> Iterator[Case]:
+    """All cases of the suite.
+
+    Args:
+      chains: of our side.
+      repeats: timings of which the median is taken.
+      generations: of a segment, the same on both sides, so that EM finds the same work.
+      samples: N of the speed cases.
+      many: N of the memory case.
+      peer_chains: of the peer, one after the other.
+      originals: what is fitted first.
+    """
+    for name in originals:
+        yield from _speed(name, chains, repeats, generations, samples, peer_chains)
+    yield _memory(chains, many)
+
+
+def _family(original: str) -> Family:
+    return families.gmm(truth=original, tolerance=_TOLERANCE, max_iterations=_MAX_ITERATIONS)
+
+
+def _speed(
+    original: str, chains: int, repeats: int, generations: int, samples: int, peer_chains: int
+) -> Iterator[Case]:
+    family, regime = _family(original), regimes.replace(samples)
+    ours = Segment(family, regime, chains, generations)
+    peers = [
+        ScikitLearn(original, samples, peer_chains, generations, dtype)
+        for dtype in (np.float64, np.float32)
+    ]
+    works: list[Work] = [ours, *peers]
+    times = interleaved(works, repeats)
+    rate, double, single = (work.rows / time for work, time in zip(works, times, strict=True))
+    iterations = [record["em_iterations"][:generations] for record in ours()]
+    extra = {
+        "target": ">= 8, aim 12",
+        "compile_seconds": significant(ours.compile_seconds),
+        "chains": chains,
+        "generations": generations,
+        "em_iterations": significant(float(np.mean(np.concatenate(iterations, axis=1)))),
+        "breakdown": breakdown(family, regime, ours, repeats),
+    }
+    for dtype, peer, peer_rate in zip(("float64", "float32"), peers, (double, single), strict=True):
+        yield Case(
+            "gmm", f"{original}, N={samples}", rate, peer_rate, f"scikit-learn {dtype}", RATE,
+            {**extra, "peer_em_iterations": significant(peer.iterations)},
+        )  # fmt: skip
+
+
+class ScikitLearn:
+    """Chains in a loop: sample the mixture, refit it from where it stands."""
+
+    def __init__(
+        self, original: str, samples: int, chains: int, generations: int, dtype: DTypeLike
+    ) -> None:
+        """Fits generation 0, which is not timed."""
+        from sklearn.mixture import GaussianMixture
+
+        self._samples, self._generations, self._dtype = samples, generations, dtype
+        self.rows = chains * generations
+        self.iterations = 0.0  # of EM, mean over the fits of the last call
+        self._first = []
+        for seed in range(chains):
+            data = truth(original).sample(np.random.default_rng(seed), samples).astype(dtype)
+            model = GaussianMixture(
+                2, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True,
+                init_params="k-means++", random_state=np.random.RandomState(seed),  # noqa: NPY002
+            )  # fmt: skip
+            self._first.append(model.fit(data))
+
+    def __call__(self) -> None:
+        """Generations 1 ... t of every chain."""
+        iterations = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fits that did not converge
+            for model in copy.deepcopy(self._first):
+                for _ in range(self._generations):
+                    data, _ = model.sample(self._samples)
+                    iterations.append(model.fit(data.astype(self._dtype)).n_iter_)
+        self.iterations = float(np.mean(iterations))
+
+
+def _memory(chains: int, samples: int) -> Case:
+    """Peak memory of a process of its own that runs two generations."""
+    code = f"from experiments.benchmarks import gmm; gmm.print_peak({chains}, {samples})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )  # fmt: skip
+    peak = float(done.stdout)
+    extra = {"target": "< 4 GB", "note": "ratio: of the limit to ours", "peak_gigabytes": peak}
+    return Case("gmm", f"chains that fit into 4 GB at N={samples}", chains * 4.0 / peak,
+                float(chains), "those that ran", "chains", extra)  # fmt: skip
+
+
+def print_peak(chains: int, samples: int) -> None:
+    """Runs two generations and prints the most memory this process ever held, GB."""
+    import collapse_jax
+    from experiments import launch
+
+    launch.use_all_cores()
+    regime = regimes.replace(samples)
+    result: Any = collapse_jax.run(_family("two-gaussians"), regime, chains=chains, generations=2)
+    if not bool(result.history["finite"].all()):
+        raise AssertionError("the run has chains that are not finite")
+    print(significant(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9))
