@@ -119,12 +119,12 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
 
 
 def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
-    """The paper's mixture, for one or more sample sizes, and with original data kept."""
+    """The paper's mixture, and the same with original data kept."""
     from collapse_jax import mixture_figure, outputs, plots, regimes, report
     from collapse_jax.families import gmm
 
     family = gmm()
-    size, chains, generations = scale.sizes[-1], 64, scale.mixture_generations
+    size, chains, generations = 1_000, 64, scale.mixture_generations
     result = _run(family, regimes.replace(size), workdir / "gmm", chains, generations)
     snapshots = [g for g in (0, 50, 100, 150, 200, 350, 2000) if g < generations]
     figures = {"densities": mixture_figure.densities(result.history, snapshots)}
