@@ -12,12 +12,13 @@ import pytest
 
 import collapse_jax
 from collapse_jax import families, regimes
-from collapse_jax.config import DiscreteConfig, GaussianConfig, RegimeConfig, RunConfig
+from collapse_jax.config import DiscreteConfig, GaussianConfig, GmmConfig, RegimeConfig, RunConfig
 
 ROOT = Path(__file__).parents[1]
 FLAGS = {
     "gaussian": (GaussianConfig, RegimeConfig, RunConfig),
     "discrete": (DiscreteConfig, RegimeConfig, RunConfig),
+    "gmm": (GmmConfig, RegimeConfig, RunConfig),
 }
 
 # Runs each command line of a JSON file in a forked child, so that all of them import JAX once.
@@ -112,6 +113,13 @@ COMMON = {
         (["--dataset={missing}"], ["{missing}", "no such file"]),
         (["--dataset=wikitext-2", "--data_dir={missing}"], ["{missing}/wikitext-2", "--data_dir"]),
     ],
+    "gmm": [
+        (["--components=0"], ["components: expected at least 1, got 0"]),
+        (["--components=9", "--samples=8"], ["components: expected at most samples = 8, got 9"]),
+        (["--truth={mixture}"], ["truth.means: expected shape (2, d), got (1, 2)"]),
+        (["--truth={missing}"], ["truth: expected two-gaussians, blob", "{missing}"]),
+        (["--snapshots=-1"], ["snapshots: expected generations >= 0, got '-1'"]),
+    ],
 }
 OTHER = {
     "gaussian": [
@@ -173,7 +181,17 @@ def places(tmp_path_factory):
     base = tmp_path_factory.mktemp("places")
     paths = {
         name: base / name
-        for name in ("file", "run", "broken", "empty", "binary", "latin", "missing", "directory")
+        for name in (
+            "file",
+            "run",
+            "broken",
+            "empty",
+            "binary",
+            "latin",
+            "missing",
+            "directory",
+            "mixture",
+        )
     }
     paths["gz"] = base / "text.gz"
     for name, content in {
@@ -182,6 +200,7 @@ def places(tmp_path_factory):
         "binary": b"PK\x03\x04\x00\x00",
         "latin": "caf\xe9 noir".encode("latin-1"),
         "gz": b"not compressed",
+        "mixture": b'{"weights": [1, 1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}',
     }.items():
         paths[name].write_bytes(content)
     paths["directory"].mkdir()
