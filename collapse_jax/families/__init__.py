@@ -2,5 +2,7 @@
 
 from collapse_jax.families.discrete import discrete
 from collapse_jax.families.gaussian import gaussian
+from collapse_jax.families.kde import kde
+from collapse_jax.families.regression import regression
 
-__all__ = ["discrete", "gaussian"]
+__all__ = ["discrete", "gaussian", "kde", "regression"]

@@ -11,6 +11,7 @@ of fits, v_0 is the variance of the real rows: our v_1.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import norm
 
 from collapse_jax.theory.schedule import (
@@ -98,7 +99,7 @@ def kde_moments(
     sizes, counts = unroll(samples, fits)
     if not 0 <= real_samples <= sizes.min(initial=np.iinfo(np.int64).max):
         raise ValueError(f"real_samples must be in 0..samples, got {real_samples!r}")
-    add, factors = _bandwidth(bandwidth, sizes, dimension)
+    add, factors = _density(bandwidth, sizes, dimension)
     spread, drift = [variance], [0.0]
     for size, factor in zip(sizes, factors, strict=True):
         drawn = size - real_samples
@@ -137,7 +138,7 @@ def kde_accumulate_moments(
     """
     sizes, counts = unroll(check_constant_samples(samples), fits)
     k = np.arange(1, len(sizes) + 1)
-    add, factors = _bandwidth(bandwidth, sizes * k, dimension)
+    add, factors = _density(bandwidth, sizes * k, dimension)
     rows, spread = 0.0, [variance]
     for t, factor in zip(k, factors, strict=True):
         rows = (1 - 1 / t) * rows + (1 - 1 / (t * samples)) / t * spread[-1]
@@ -186,7 +187,9 @@ def kde_expected_tail_mass(
     return np.array(found)[counts]
 
 
-def _bandwidth(bandwidth: float | str, pooled: Floats, dimension: int) -> tuple[float, Floats]:
+def _density(
+    bandwidth: float | str, pooled: NDArray[np.int64], dimension: int
+) -> tuple[float, Floats]:
     """h^2, and f64[fit]: what a pool's ddof=0 variance is multiplied by in its density."""
     if isinstance(bandwidth, str):
         squared = kde_bandwidth_factor(bandwidth, pooled, dimension) ** 2
