@@ -256,7 +256,7 @@ def standard(result: Run, expected: Expected) -> dict[str, Figure]:
     family = settings(summary, "family").get("name")
     figures: dict[str, Figure] = {}
     names = metric_names(summary)
-    if family == "gaussian":
+    if family in ("gaussian", "kde"):
         whole = result.history if "mean" in result.history else summary
         figures["mean_drift"] = mean_drift(summary, expected)
         figures["variance_decay"] = variance_decay(summary, expected)
