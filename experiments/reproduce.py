@@ -118,25 +118,29 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
 
 
 def kde_section(scale: _Scale, workdir: Path) -> "Section":
-    """Kernel densities: the log-variance by bandwidth."""
-    from collapse_jax import plots, regimes, report
+    """Kernel densities: the variance by bandwidth."""
+    from collapse_jax import expected, plots, regimes, report
     from collapse_jax.families import kde
 
     size, length = 100, 100
     run = functools.partial(_run, chains=scale.chains // 4, generations=length)
-    bandwidths = {"h = 0.01": 0.01, "h = 0.1": 0.1, "Scott": "scott"}
+    regime = regimes.replace(size)
+    families = {"h = 0.01": kde(size, bandwidth=0.01), "Scott": kde(size)}
     runs = {
-        label: run(kde(size, bandwidth=h), regimes.replace(size), workdir / f"kde_{h}").summary
-        for label, h in bandwidths.items()
+        label: run(family, regime, workdir / f"kde_{family.config['bandwidth']}").summary
+        for label, family in families.items()
     }
-    figures = {"kde_log_variance": plots.overlay(runs, "log_variance", {})}
-    paths = plots.save(figures, workdir / "kde")
+    theory = {
+        label: expected.curves(family, regime, length, heavy_tailed=True)
+        for label, family in families.items()
+    }
+    paths = plots.save({"variance": plots.overlay(runs, "variance", theory)}, workdir / "kde")
     return report.Section(
         "Kernel densities",
         "Every fit widens the density by its bandwidth h. A fixed one keeps a variance of M h^2"
-        f" alive (M = {size}: 0.01 and 1); Scott's rule, in proportion to the standard deviation,"
+        f" alive (here {size * 0.01**2:g}); Scott's rule, in proportion to the standard deviation,"
         " makes the variance grow.",
-        {"Log-variance by bandwidth": paths["kde_log_variance"]},
+        {"Variance by bandwidth": paths["variance"]},
     )
 
 
