@@ -214,6 +214,37 @@ class GmmConfig:
     tail: float = setting(0.02, "The original's probability beyond its two tail quantiles.")
 
 
+@dataclasses.dataclass(frozen=True)
+class KdeConfig:
+    """The kernel density family; see `collapse_jax.families.kde`."""
+
+    dim: int = setting(1, "Dimension.")
+    bandwidth: str = setting(
+        "scott", "Bandwidth h in data units, or scott or silverman (a factor times each sd)."
+    )
+    centres: int | None = setting(
+        None, "Most draws of a generation that a model can serve; none: the largest of --samples."
+    )
+    tail: float = setting(0.02, "The original's probability beyond its two tail quantiles.")
+
+    @property
+    def rule(self) -> float | str:
+        """The bandwidth, as a number where it is one."""
+        try:
+            return float(self.bandwidth)
+        except ValueError:
+            return self.bandwidth
+
+
+@dataclasses.dataclass(frozen=True)
+class RegressionConfig:
+    """The linear regression family; see `collapse_jax.families.regression`."""
+
+    dim: int = setting(10, "Number of weights.")
+    noise: float = setting(1.0, "Standard deviation of the noise.")
+    design: str = setting("new", "Whether rows X are drawn anew every generation.", ("same", "new"))
+
+
 def numbers(name: str, text: str, kind: type) -> list[Any]:
     """Comma-separated numbers of a setting, int or float."""
     try:

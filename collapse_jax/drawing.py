@@ -49,11 +49,19 @@ _FORMULAS = {
     ("w2_squared", "mean"): r"$E\,W_2^2$",
     ("kl", "mean"): r"$E\,\mathrm{KL}$",
     ("heterozygosity", "mean"): r"$E\,H_n$",
+    ("variance", "mean"): r"$E\,\sigma_n^2$",
+    ("excess_risk", "mean"): r"$E\,|\hat w_n-w|^2$",
 }
 _SYMBOLS = {
     "kl": "KL",
     "log_determinant": r"$\ln|\Sigma_n|$",
     "log_variance": r"$\ln\sigma_n^2$",
+    "variance": r"$\sigma_n^2$",
+    "excess_risk": r"$|\hat w_n-w|^2$",
+    "log_excess_risk": r"$\ln|\hat w_n-w|^2$",
+    "log_bandwidth": r"$\ln h_n$",
+    "w2_squared_bound": r"lower bound on $W_2^2$",
+    "kl_bound": "lower bound on KL",
     "w2_squared": r"$W_2^2$",
 }
 _MOST_LINES = 10  # of a vector metric in one panel

@@ -5,6 +5,7 @@ here are polynomials fitted once, on the host, in float64: a draw is a hash and 
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -79,7 +80,17 @@ def log_chi_square_ratio(key: jax.Array, degrees: Sequence[int]) -> jax.Array:
     Returns:
       f32[len(degrees)].
     """
-    return log_chi_square_ratio_of(words(key, chi_square_words(degrees)), degrees)
+    if len(degrees) == 1 or min(degrees) <= _FEW_DEGREES:
+        return log_chi_square_ratio_of(words(key, chi_square_words(degrees)), degrees)
+    # All polynomials at once: a program of the same length for any number of degrees.
+    found = [_chi_square_polynomial(nu) for nu in degrees]
+    padded = zip(*itertools.zip_longest(*found, fillvalue=0.0), strict=True)
+    coefficients = np.array(list(padded), np.float32).T
+    z = normal(jax.random.bits(key, (len(found),))) / jnp.float32(_LARGEST_NORMAL)
+    value = jnp.asarray(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value = value * z + coefficient
+    return value
 
 
 def chi_square_words(degrees: Sequence[int]) -> int:

@@ -39,6 +39,10 @@ def curves(family: Family, regime: Regime, generations: int, heavy_tailed: bool 
         return found
     if family.name == "discrete":
         return _discrete(family, regime, generations)
+    if family.name == "kde":
+        return _kde(family.config, regime, generations, heavy_tailed)
+    if family.name == "regression":
+        return _regression(family.config, regime, generations, heavy_tailed)
     return {}
 
 
@@ -154,3 +158,54 @@ def _discrete(family: Family, regime: Regime, generations: int) -> Curves:
         settled = _settled(share, generations)
         return {("heterozygosity", "mean"): np.where(settled, 1.0 - steady, np.nan)}
     return {}
+
+
+def _kde(config: Mapping[str, Any], regime: Regime, generations: int, heavy_tailed: bool) -> Curves:
+    """Second moments; with a fixed bandwidth the expected tail mass, which is bounded, too."""
+    fits = np.arange(1, generations + 1)
+    options = {"bandwidth": config["bandwidth"], "dimension": config["dim"]}
+    samples = [int(regime.sizes(g).training.count) for g in range(generations)]
+    constant = regime.constant_samples
+    if regime.name == "accumulate" and constant:
+        moments = theory.kde_accumulate_moments(regime.config["samples"], fits, **options)
+    elif regime.name == "replace":
+        moments = theory.kde_moments(samples, fits, **options)
+    elif regime.name == "fresh" and constant and not regime.config["independent"]:
+        real = int(regime.sizes(1).fresh.count)
+        moments = theory.kde_moments(samples, fits, real_samples=real, **options)
+    else:
+        return {}
+    found: Curves = {
+        ("variance", "mean"): moments.expected_variance,
+        ("mean", "variance"): moments.mean_squared_drift,
+    }
+    if regime.name != "accumulate" and not heavy_tailed:
+        # A variance of M draws spreads at most as that of M normal ones, generation by generation.
+        settles = theory.variance_of_log_variance(samples, fits) <= HEAVY_TAILED
+        found = {key: np.where(settles, curve, np.nan) for key, curve in found.items()}
+    if not isinstance(config["bandwidth"], str) and regime.name != "fresh":
+        pooled = regime.name == "accumulate"
+        found["tail_mass", "mean"] = theory.kde_expected_tail_mass(
+            fits, config["bandwidth"], config["tail"], accumulate=pooled
+        )
+    return found
+
+
+def _regression(
+    config: Mapping[str, Any], regime: Regime, generations: int, heavy_tailed: bool
+) -> Curves:
+    """The excess risk, where its variance over chains is finite: T > d + 3."""
+    fits = np.arange(1, generations + 1)
+    samples = [int(regime.sizes(g).training.count) for g in range(generations)]
+    if min(samples) <= config["dim"] + 3 and not heavy_tailed:
+        return {}
+    options = {"dimension": config["dim"], "noise_variance": config["noise"] ** 2}
+    if regime.name == "replace":
+        curve = theory.regression_excess_risk(samples, fits, **options)
+    elif regime.name == "accumulate" and regime.constant_samples:
+        curve = theory.regression_accumulate_excess_risk(
+            samples[0], fits, design=config["design"], **options
+        )
+    else:
+        return {}
+    return {("excess_risk", "mean"): curve}

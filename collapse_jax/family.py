@@ -96,6 +96,7 @@ class Family(NamedTuple):
       anchor: (key, params, training) -> anchor, once after generation 0, or None.
       population: the original law, for closed forms; f64[symbol] for discrete.
       check: (sizes of a generation) -> None, or a ValueError why this family can't be fitted so.
+      serves: (regime) -> None, or a ValueError why this family can't be run under it.
     """
 
     name: str
@@ -112,3 +113,4 @@ class Family(NamedTuple):
     coords: Mapping[str, np.ndarray] = {}
     check: Callable[[Any], None] = lambda sizes: None
     population: Any = None
+    serves: Callable[[Any], None] = lambda regime: None

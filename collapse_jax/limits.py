@@ -29,16 +29,18 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
       ValueError: naming both, and why.
     """
     if regime.subsamples and family.pools.subsample is None:
+        instead = "; use sampler=rows" if "sampler" in family.config else ""
         raise ValueError(
             f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
-            f" with {family.pools.name} cannot (a subsample of merged moments would be wrong);"
-            " use sampler=rows"
+            f" with {family.pools.name} cannot (a subsample of merged moments would be wrong)"
+            f"{instead}"
         )
     if regime.realise is not None and family.pools.name == "moments":
         raise ValueError(
             f"regime: {regime.name} with independent members has a random number of real samples,"
             f" which {family.name} with moments cannot serve; use sampler=rows"
         )
+    family.serves(regime)
     seen = set()
     for generation in range(generations):
         sizes = regime.sizes(generation)

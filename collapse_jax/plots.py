@@ -68,7 +68,8 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
     if not single:
         ax.plot(x, drawing.y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
     drawing.theory(ax, x, curve, drawing.formula(name))
-    drawing.log_y(ax)
+    if not name.startswith("log_"):  # a logarithm of a logarithm shows nothing
+        drawing.log_y(ax)
     return drawing.legend(figure)
 
 
@@ -256,10 +257,11 @@ def standard(result: Run, expected: Expected) -> dict[str, Figure]:
     family = settings(summary, "family").get("name")
     figures: dict[str, Figure] = {}
     names = metric_names(summary)
-    if family == "gaussian":
+    if family in ("gaussian", "kde"):
         whole = result.history if "mean" in result.history else summary
         figures["mean_drift"] = mean_drift(summary, expected)
-        figures["variance_decay"] = variance_decay(summary, expected)
+        if family == "gaussian":  # a density's bandwidth may as well make it grow
+            figures["variance_decay"] = variance_decay(summary, expected)
         figures["estimation_error"] = estimation_error({"": whole})
         names.remove("mean")
     if family == "discrete":

@@ -88,6 +88,7 @@ def describe(*datasets: xr.Dataset) -> str:
 def _parts(dataset: xr.Dataset) -> list[str]:
     family, regime = settings(dataset, "family"), settings(dataset, "regime")
     details = [str(family["estimator"])] if "estimator" in family else []
+    details += [f"{name} {family[name]}" for name in ("bandwidth", "design") if name in family]
     details += [f"d = {family['dim']}"] if family.get("dim", 1) > 1 else []
     options = [
         name if value is True else f"{name} = {value:g}"

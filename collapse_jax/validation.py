@@ -1,100 +1,25 @@
-"""Every Gaussian and discrete closed form, measured on chains: one table of z-scores.
+"""Every closed form measured on chains: one table of z-scores.
 
 Each study runs chains of one setting and yields checks of all forms that hold for it. Heavy-tailed
 raw moments are checked only while Var ln sigma^2 <= 1/2, their logarithms everywhere; bounds are
 one-sided. Standard errors come from the chains themselves.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from scipy import stats
 
-from collapse_jax import families, regimes, runner, theory
+from collapse_jax import families, kde_and_regression_studies, regimes, theory
+from collapse_jax.checks import COLUMNS as COLUMNS
+from collapse_jax.checks import Check
+from collapse_jax.checks import history_of as _history
+from collapse_jax.checks import mean_check as _mean
+from collapse_jax.checks import variance_check as _variance
+from collapse_jax.checks import worst as worst
 from collapse_jax.expected import HEAVY_TAILED
-
-# of the table that a check is a row of
-COLUMNS = ("study", "quantity", "n", "measured", "SE", "theory", "z", "chains")
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One measured quantity against its closed form."""
-
-    study: str  # the setting: family, regime, M, ...
-    quantity: str
-    fits: int  # n, generation 0's included
-    measured: float
-    standard_error: float
-    theory: float
-    chains: int
-    bound: str = ""  # "<=" or ">=" if the theory is only a bound on the measured
-
-    @property
-    def z(self) -> float:
-        """(measured - theory) / standard error; 0 where a bound holds."""
-        difference = self.measured - self.theory
-        if self.bound == "<=" and difference <= 0 or self.bound == ">=" and difference >= 0:
-            return 0.0
-        if difference == 0:
-            return 0.0
-        return difference / self.standard_error if self.standard_error else np.inf * difference
-
-    @property
-    def row(self) -> list[str]:
-        """The cells under `COLUMNS`."""
-        return [
-            self.study,
-            self.quantity,
-            str(self.fits),
-            f"{self.measured:.6g}",
-            f"{self.standard_error:.2g}",
-            f"{self.bound}{self.theory:.6g}",
-            f"{self.z:.2f}",
-            str(self.chains),
-        ]
-
-
-def worst(checks: Iterable[Check]) -> float:
-    """The largest |z|; NaN if any is NaN, so that nothing undefined passes."""
-    return float(np.max(np.abs([check.z for check in checks])))
-
-
-def _mean(
-    study: str, quantity: str, fits: int, values: Any, expected: Any, bound: str = ""
-) -> Check:
-    values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / np.sqrt(values.size)
-    return Check(
-        study,
-        quantity,
-        fits,
-        float(values.mean()),
-        float(error),
-        float(expected),
-        values.size,
-        bound,
-    )
-
-
-def _variance(study: str, quantity: str, fits: int, values: Any, expected: Any) -> Check:
-    """A variance as a mean of squared deviations (the estimated mean costs 1 / n: below its SE)."""
-    values = np.asarray(values, np.float64)
-    return _mean(study, quantity, fits, (values - values.mean()) ** 2, expected)
-
-
-def _history(family: Any, regime: Any, chains: int, generations: int, seed: int) -> xr.Dataset:
-    settings: dict[str, Any] = {
-        "chains": chains,
-        "generations": generations,
-        "seed": seed,
-        "keep": "chains",
-    }
-    return runner.run(family, regime, **settings).history
 
 
 def gaussian_replace(
@@ -363,4 +288,4 @@ def studies(chains: int, quick: bool = False) -> list[Study]:
         lambda: discrete_fresh(chains, independent=False),
         lambda: discrete_fresh(chains, independent=True),
     ]
-    return chosen
+    return chosen + kde_and_regression_studies.studies(chains)

@@ -12,13 +12,23 @@ import pytest
 
 import collapse_jax
 from collapse_jax import families, regimes
-from collapse_jax.config import DiscreteConfig, GaussianConfig, GmmConfig, RegimeConfig, RunConfig
+from collapse_jax.config import (
+    DiscreteConfig,
+    GaussianConfig,
+    GmmConfig,
+    KdeConfig,
+    RegimeConfig,
+    RegressionConfig,
+    RunConfig,
+)
 
 ROOT = Path(__file__).parents[1]
 FLAGS = {
     "gaussian": (GaussianConfig, RegimeConfig, RunConfig),
     "discrete": (DiscreteConfig, RegimeConfig, RunConfig),
     "gmm": (GmmConfig, RegimeConfig, RunConfig),
+    "kde": (KdeConfig, RegimeConfig, RunConfig),
+    "regression": (RegressionConfig, RegimeConfig, RunConfig),
 }
 
 # Runs each command line of a JSON file in a forked child, so that all of them import JAX once.
@@ -171,6 +181,16 @@ OTHER = {
         (["--tail=0"], ["tail: expected a probability in (0, 1), got 0"]),
         (["--samples=1"], ["samples:", "got 1"]),
         (["--regime=fresh", "--real_fraction=2"], ["real_fraction:", "got 2"]),
+    ],
+    "kde": [
+        (["--bandwidth=wide"], ["bandwidth: expected a positive number or one of", "got 'wide'"]),
+        (["--bandwidth=-1"], ["bandwidth: expected a positive number or one of", "got -1.0"]),
+        (["--centres=50"], ["centres: expected at least 100", "got 50"]),
+    ],
+    "regression": [
+        (["--samples=11"], ["samples:", "more than 11 samples", "got 11"]),
+        (["--regime=subsample"], ["regime: subsample", "cannot"]),
+        (["--design=same", "--regime=fresh"], ["regime: fresh", "use design=new"]),
     ],
 }  # fmt: skip
 

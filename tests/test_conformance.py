@@ -20,6 +20,10 @@ FAMILIES = {
     "gaussian rows 3-D": families.gaussian(dim=3, sampler="rows", estimator="ml"),
     "discrete": families.discrete([0.4, 0.3, 0.2, 0.06, 0.04]),
     "gmm": families.gmm(max_iterations=20),
+    "kde": families.kde(24),
+    "kde 2-D": families.kde(24, dim=2, bandwidth=0.3),
+    "regression": families.regression(4),
+    "regression, same design": families.regression(4, design="same"),
     "walker": walker(cut=False),
     "walker in steps": walker(cut=True),
 }
@@ -36,7 +40,8 @@ REGIMES = {
     "mixture": regimes.mixture(M, 0.5, 0.25, 0.25),
     "mixture without original": regimes.mixture(M, 0.5, 0.5, 0.0),
 }
-# Refused by name: moments know no subsamples, nor a random number of members.
+# Refused by name: moments know no subsamples, nor a random number of members; a regression's same
+# design is labelled as a whole.
 REFUSED = {
     (family, regime)
     for family in ("gaussian exact", "gaussian exact 3-D")
@@ -47,10 +52,18 @@ REFUSED = {
         "mixture",
         "mixture without original",
     )
-}
-# Those of which compiling takes long.
-VARIANTS = ("gaussian exact 3-D", "gaussian rows 3-D", "gmm")
-QUICK = [(family, "replace") for family in FAMILIES if "3-D" not in family] + [
+} | {
+    (family, regime)
+    for family in ("regression", "regression, same design")
+    for regime in ("preserve", "subsample", "mixture", "mixture without original")
+} | {
+    ("regression, same design", regime)
+    for regime in ("replace, schedule", "preserve, fixed", "fresh", "fresh, independent")
+}  # fmt: skip
+# Compiling takes long, so by default these are left out; of gmm, only its export is.
+LONG = ("gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design")
+VARIANTS = (*LONG, "gmm")
+QUICK = [(family, "replace") for family in FAMILIES if family not in LONG] + [
     ("gaussian rows", regime) for regime in REGIMES if regime != "replace"
 ]
 MATRIX = [
@@ -79,7 +92,7 @@ def run(family, regime, devices=1, **settings):
 def test_promises(family_name, regime_name):
     family, regime = FAMILIES[family_name], REGIMES[regime_name]
     if (family_name, regime_name) in REFUSED:
-        with pytest.raises(ValueError, match="use sampler=rows"):
+        with pytest.raises(ValueError, match=f"^regime: {regime.name} .* cannot"):
             limits.check_pair(family, regime, GENERATIONS)
         return
     history = run(family, regime)

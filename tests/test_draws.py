@@ -89,6 +89,17 @@ def test_log_chi_square_ratio_inverts_the_same_uniform():
         assert np.abs(ratio - np.log(exact)).max() < 2e-6
 
 
+def test_many_degrees_at_once_have_their_own_laws():
+    degrees = (9, 40, 99)
+    draw = jax.jit(jax.vmap(lambda key: draws.log_chi_square_ratio(key, degrees)))
+    ratios = np.asarray(draw(keys(KEYS, seed=2)), float)
+    for nu, values in zip(degrees, ratios.T, strict=True):
+        distance = stats.kstest(nu * np.exp(values), stats.chi2(nu).cdf).statistic
+        assert distance < 2.23 / np.sqrt(KEYS)  # 1 in 10^4
+    correlation = np.corrcoef(ratios.T)[np.triu_indices(3, 1)]
+    assert np.all(np.abs(correlation) < 4 / np.sqrt(KEYS))
+
+
 @pytest.fixture(scope="module")
 def log_ratios():
     draw = jax.jit(jax.vmap(lambda key: draws.log_chi_square_ratio(key, [0, *DEGREES])))

@@ -3,5 +3,7 @@
 from collapse_jax.families.discrete import discrete
 from collapse_jax.families.gaussian import gaussian
 from collapse_jax.families.gmm import gmm
+from collapse_jax.families.kde import kde
+from collapse_jax.families.regression import regression
 
-__all__ = ["discrete", "gaussian", "gmm"]
+__all__ = ["discrete", "gaussian", "gmm", "kde", "regression"]

@@ -29,6 +29,13 @@ from collapse_jax.theory.gaussian import (
     standard_deviation_factor,
     variance_factor,
 )
+from collapse_jax.theory.kde import (
+    KdeMoments,
+    kde_accumulate_moments,
+    kde_bandwidth_factor,
+    kde_expected_tail_mass,
+    kde_moments,
+)
 from collapse_jax.theory.log_moments import (
     e_fold_time,
     expected_log_determinant,
@@ -44,12 +51,20 @@ from collapse_jax.theory.real_data import (
     fixed_count_steady_state,
     random_count_steady_state,
 )
+from collapse_jax.theory.regression import (
+    Design,
+    regression_accumulate_excess_risk,
+    regression_accumulate_limit,
+    regression_excess_risk,
+)
 from collapse_jax.theory.schedule import Floats, Integers, SampleSizes
 
 __all__ = [
+    "Design",
     "Estimator",
     "Floats",
     "Integers",
+    "KdeMoments",
     "SampleSizes",
     "SteadyState",
     "accumulate_expected_variance",
@@ -71,10 +86,17 @@ __all__ = [
     "fixation_probability",
     "fixed_count_steady_homozygosity",
     "fixed_count_steady_state",
+    "kde_accumulate_moments",
+    "kde_bandwidth_factor",
+    "kde_expected_tail_mass",
+    "kde_moments",
     "mean_absorption_time",
     "mean_squared_drift",
     "random_count_steady_homozygosity",
     "random_count_steady_state",
+    "regression_accumulate_excess_risk",
+    "regression_accumulate_limit",
+    "regression_excess_risk",
     "standard_deviation_exceedance_bound",
     "standard_deviation_factor",
     "symbol_survival_bound",

@@ -1,0 +1,233 @@
+"""The kernel density family: a normal kernel on each row of the training set (Scott 1992).
+
+A draw is a row, chosen with replacement, and noise of the bandwidth. The rows of the next
+generation's draws are chosen when the model is fitted, one for each draw to come: exactly the law
+of draws from the full density, in a state whose size does not grow with the pool. As in the
+Gaussian family, rows are kept in a frame, so that no scale underflows.
+Axis legend: d dimension, C centres, M rows.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy import special
+from scipy.stats import norm
+
+from collapse_jax import affine, draws, pools
+from collapse_jax.affine import Affine
+from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+
+RULES = ("scott", "silverman")
+
+
+class Kernels(NamedTuple):
+    """A kernel density: what the next draws need of it, and its exact moments."""
+
+    centres: jax.Array  # f32[C, d], in the frame; the i-th draw's kernel is at the i-th
+    frame: Affine  # the mean and the standard deviations of all rows; shear None
+    log_bandwidth: jax.Array  # f32[d], ln h
+    log_variance: jax.Array  # f32[d], ln (ddof=0 variance of all rows + h^2)
+
+
+def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: float = 0.02) -> Family:
+    r"""Chains of kernel density estimates fitted to draws of themselves; the original is N(0, I).
+
+    The density is $\frac1M \sum_i \prod_j N(x_j; x_{ij}, h_j^2)$. Fixed h: the variance tends to
+    M h^2; with h in proportion to the standard deviation it grows, by 1 - 1/M + c^2 a generation.
+
+    Args:
+      centres: the most draws of a generation that a model can serve; more are refused.
+      dim: d >= 1.
+      bandwidth: h > 0 in data units, the same in every dimension; or "scott", h_j = c s_j with
+        c = M^(-1/(d+4)); or "silverman", c = (M (d+2) / 4)^(-1/(d+4)). s_j is dimension j's
+        unbiased standard deviation, M the size of the training set. (scipy.stats.gaussian_kde has
+        the same c, but the kernel of the whole covariance where d > 1.)
+      tail: the original's probability beyond both tail quantiles together, in (0, 1).
+
+    Returns:
+      A family with metrics mean (one entry a dimension if d > 1), variance and log_variance (of the
+      density, mean over dimensions), log_bandwidth (mean over dimensions), tail_mass (exact, of
+      the kernels on all rows), and lower bounds on W2^2 and KL to the original.
+
+    Raises:
+      ValueError: for an argument outside its range, saying what was expected and what came.
+    """
+    _check_arguments(centres, dim, bandwidth, tail)
+    centres, dim = int(centres), int(dim)
+    if not isinstance(bandwidth, str):
+        bandwidth = float(bandwidth)  # 1 and 1.0 are the same run
+
+    def original(key: jax.Array, request: Request) -> pools.Rows:
+        bits = jax.random.bits(key, (request.capacity, dim))
+        world = Affine(jnp.zeros(dim), jnp.zeros(dim), None)
+        return pools.Rows(draws.normal(bits), request.count, world)
+
+    def init(key: jax.Array) -> Kernels:
+        del key
+        blank = jnp.zeros(dim)
+        return Kernels(jnp.zeros((centres, dim)), Affine(blank, blank, None), blank, blank)
+
+    def fit(key: jax.Array, params: Kernels, training: Training) -> tuple[Kernels, Metrics]:
+        del params
+        return _fit(key, training.pool, centres, bandwidth), {}
+
+    def measure(key: jax.Array, params: Kernels, training: Training, origin: Origin) -> Metrics:
+        del key, origin
+        return _measure(params, training.pool, tail)
+
+    def check(sizes: Any) -> None:
+        if sizes.synthetic.count > centres:
+            raise ValueError(
+                f"centres: expected at least {sizes.synthetic.count}, the draws of a generation,"
+                f" got {centres}"
+            )
+
+    return Family(
+        name="kde",
+        config={"dim": dim, "bandwidth": bandwidth, "centres": centres, "tail": tail},
+        pools=pools.rows(4 * dim),
+        metrics=_metrics(dim),
+        thresholds={
+            "early": Threshold("tail_mass", 0.5 * tail, "tail mass below half the original's"),
+            "late": Threshold(
+                "log_variance", math.log(0.01), "variance below 1 % of the original's"
+            ),
+        },
+        original=original,
+        init=init,
+        fit=fit,
+        sample=_sample,
+        measure=measure,
+        coords={"dimension": np.arange(dim)} if dim > 1 else {},
+        check=check,
+    )
+
+
+def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
+    """The i-th draw is around the i-th centre; rows beyond the count are never looked at."""
+    count, dim = params.centres.shape
+    bits = jax.random.bits(key, (request.capacity, dim))
+    width = jnp.exp(params.log_bandwidth - params.frame.log_scale)
+    chosen = params.centres[np.arange(request.capacity) % count]
+    return pools.Rows(chosen + width * draws.normal(bits), request.count, params.frame)
+
+
+def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str) -> Kernels:
+    frame = pool.frame
+    assert frame is not None, "rows of a kernel density are in a frame"
+    count = jnp.float32(pool.count)
+    mean, log_sd = _standardising(pool)
+    # Rows that are all the same have no scale of their own: they keep that of the pool.
+    inner = Affine(mean, jnp.where(jnp.isfinite(log_sd), log_sd, 0.0), None)
+    index = draws.mulhi(jax.random.bits(key, (centres,)), jnp.uint32(pool.count))
+    chosen = pool.values[index.astype(jnp.int32)]
+    log_sd = frame.log_scale + log_sd
+    if isinstance(bandwidth, str):
+        dim = mean.shape[0]
+        effective = count if bandwidth == "scott" else count * jnp.float32((dim + 2) / 4)
+        unbiased = log_sd + 0.5 * jnp.log(count / (count - 1.0))
+        log_bandwidth = unbiased - jnp.log(effective) / jnp.float32(dim + 4)
+    else:
+        log_bandwidth = jnp.full_like(log_sd, math.log(bandwidth))
+    return Kernels(
+        (chosen - mean) * jnp.exp(-inner.log_scale),
+        affine.compose(frame, inner),
+        log_bandwidth,
+        jnp.logaddexp(2.0 * log_sd, 2.0 * log_bandwidth),
+    )
+
+
+def _standardising(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
+    """Mean and log of the ddof=0 standard deviation of the live rows, in the pool's frame."""
+    mask, count = pools.live(pool), jnp.float32(pool.count)
+    values = pool.values if mask is None else jnp.where(mask[:, None], pool.values, 0.0)
+    mean = jnp.sum(values, axis=0) / count
+    residuals = values - mean
+    if mask is not None:
+        residuals = jnp.where(mask[:, None], residuals, 0.0)
+    return mean, 0.5 * jnp.log(jnp.sum(residuals**2, axis=0) / count)
+
+
+def _measure(params: Kernels, pool: pools.Rows, tail: float) -> Metrics:
+    """Of the density on all rows, not only of the kept centres.
+
+    The mean squared distances of two laws and their KL are at least those of the Gaussians with
+    their moments (Gelbrich 1990; a Gaussian has the largest entropy), and at least the sum over
+    marginals where the original's are independent. For one Gaussian kernel both are exact.
+    """
+    mean, log_variances = params.frame.centre, params.log_variance
+    dim = mean.shape[0]
+    variances = jnp.exp(log_variances)
+    log_variance = jax.nn.logsumexp(log_variances) - math.log(dim) if dim > 1 else log_variances[0]
+    deviation = jnp.exp(0.5 * log_variances) - 1.0
+    return {
+        "mean": mean if dim > 1 else mean[0],
+        "variance": jnp.mean(variances),
+        "log_variance": log_variance,
+        "log_bandwidth": jnp.mean(params.log_bandwidth),
+        "tail_mass": _tail_mass(params, pool, tail),
+        "w2_squared_bound": jnp.sum(mean**2 + deviation**2),
+        "kl_bound": 0.5 * jnp.sum(variances + mean**2 - 1.0 - log_variances),
+    }
+
+
+def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
+    """The kernels' probability beyond the original's quantiles, mean over rows and dimensions."""
+    assert pool.frame is not None
+    rows = affine.apply(pool.frame, pool.values)
+    precision = math.sqrt(0.5) * jnp.exp(-params.log_bandwidth)
+    quantile = np.float32(norm.isf(tail / 2))
+    beyond = 0.5 * (
+        special.erfc((quantile - rows) * precision) + special.erfc((quantile + rows) * precision)
+    )
+    mask = pools.live(pool)
+    if mask is not None:
+        beyond = jnp.where(mask[:, None], beyond, 0.0)
+    return jnp.mean(jnp.sum(beyond, axis=0)) / pool.count
+
+
+def _metrics(dim: int) -> dict[str, Metric]:
+    def distance(text: str, units: str) -> Metric:
+        return Metric(text, units, (), 0.01, 1e6, nonnegative=True)
+
+    dims = ("dimension",) if dim > 1 else ()
+    per_dimension = ", mean over dimensions" if dim > 1 else ""
+    return {
+        "mean": Metric("mean of the density", "data units", dims, 0.2, 1e3),
+        "variance": distance(f"variance of the density{per_dimension}", "data units^2"),
+        "log_variance": Metric(
+            "log of the mean marginal variance" if dim > 1 else "log-variance of the density",
+            "ln(data units^2)",
+            scale=0.5,
+            limit=1e3,
+        ),
+        "log_bandwidth": Metric(
+            f"log of the bandwidth{per_dimension}", "ln(data units)", scale=0.5, limit=1e3
+        ),
+        "tail_mass": Metric(
+            "density's probability beyond the original's tail quantiles",
+            scale=1e-4,
+            limit=1.0,
+            nonnegative=True,
+        ),
+        "w2_squared_bound": distance(
+            "lower bound on the squared 2-Wasserstein distance to the original", "data units^2"
+        ),
+        "kl_bound": distance("lower bound on KL(density || original)", "nats"),
+    }
+
+
+def _check_arguments(centres: int, dim: int, bandwidth: float | str, tail: float) -> None:
+    for name, value in (("centres", centres), ("dim", dim)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+    named = isinstance(bandwidth, str)
+    if bandwidth not in RULES if named else not 0 < float(bandwidth) < math.inf:
+        raise ValueError(
+            f"bandwidth: expected a positive number or one of {', '.join(RULES)}, got {bandwidth!r}"
+        )
+    if not 0 < tail < 1:
+        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")

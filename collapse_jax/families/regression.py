@@ -1,0 +1,217 @@
+"""The linear regression family: weights refitted by least squares to their own predictions.
+
+Rows X ~ N(0, I_d), y = X w + noise. A data set is its Gram matrix X'X and X'y: O(d^2) numbers,
+drawn by Bartlett's factor whatever its number of rows is. Nothing depends on the true w but by the
+weights' error, so data and models are kept relative to w, and no digit is lost to its size.
+Axis legend: d dimension, T rows.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import draws, matrices
+from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.pools import Count, Pools
+
+DESIGNS = ("same", "new")
+# Up to this dimension chi-squares are polynomials, one a column; beyond it, programs grow too long.
+_WRITTEN_OUT = 16
+
+
+class Gram(NamedTuple):
+    """Sufficient statistics of `count` rows (X, y)."""
+
+    count: Count  # type: ignore[assignment]
+    matrix: jax.Array  # f32[d, d], X'X
+    moment: jax.Array  # f32[d], X'(y - X w) with the true w
+
+
+class Weights(NamedTuple):
+    """A fitted regression."""
+
+    error: jax.Array  # f32[d], fitted weights less the true ones
+    factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, where it is used for ever
+
+
+def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
+    r"""Chains of linear regressions fitted to what earlier ones predict, plus noise.
+
+    A generation's labels are $y = X \hat w_{n-1} + \sigma \epsilon$. Under replace $E |\hat w_n -
+    w|^2 = n \sigma^2 d / (T - d - 1)$; under accumulate it stays bounded (Gerstgrasser et al.,
+    arXiv 2404.01413). The process is the same for every true w, up to its shift.
+
+    Args:
+      dim: d >= 1.
+      noise: sigma > 0, the standard deviation of the noise.
+      design: "new" rows X every generation, or the "same" as the first (replace, accumulate).
+
+    Returns:
+      A family with metrics excess_risk $|\hat w - w|^2$ (of predictions at x ~ N(0, I)), its
+      logarithm log_excess_risk, noise_share $\sigma^2 / (\sigma^2 + |\hat w - w|^2)$ and
+      weights_error (one entry a dimension).
+
+    Raises:
+      ValueError: for an argument outside its range, saying what was expected and what came.
+    """
+    _check_arguments(dim, noise, design)
+    dim, noise, same = int(dim), float(noise), design == "same"
+
+    def original(key: jax.Array, request: Request) -> Gram:
+        return _draw(key, jnp.zeros(dim), request.count, noise)
+
+    def init(key: jax.Array) -> Weights:
+        del key
+        return Weights(jnp.zeros(dim), jnp.zeros((dim, dim)) if same else None)
+
+    def sample(key: jax.Array, params: Weights, request: Request) -> Gram:
+        if not same:
+            return _draw(key, params.error, request.count, noise)
+        normals = draws.normal(jax.random.bits(key, (dim,)))
+        return _labelled(params.factor, params.error, normals, request.count, noise)
+
+    def fit(key: jax.Array, params: Weights, training: Training) -> tuple[Weights, Metrics]:
+        del key
+        pool = training.pool
+        factor = None
+        if params.factor is not None:
+            first = params.factor[0, 0] == 0.0
+            factor = jnp.where(first, matrices.cholesky(pool.matrix), params.factor)
+        return Weights(matrices.solve_positive(pool.matrix, pool.moment), factor), {}
+
+    def measure(key: jax.Array, params: Weights, training: Training, origin: Origin) -> Metrics:
+        del key, training, origin
+        excess = jnp.sum(params.error**2)
+        return {
+            "excess_risk": excess,
+            "log_excess_risk": jnp.log(excess),
+            "noise_share": 1.0 / (1.0 + excess / np.float32(noise**2)),
+            "weights_error": params.error,
+        }
+
+    return Family(
+        name="regression",
+        config={"dim": dim, "noise": noise, "design": design},
+        pools=_additive(),
+        metrics=_metrics(noise),
+        thresholds={
+            "early": Threshold("noise_share", 0.5, "excess risk above the noise's variance"),
+            "late": Threshold("noise_share", 0.01, "excess risk above 99 times the noise's"),
+        },
+        original=original,
+        init=init,
+        fit=fit,
+        sample=sample,
+        measure=measure,
+        coords={"dimension": np.arange(dim)},
+        check=lambda sizes: _check_sizes(dim, sizes),
+        serves=_check_same_design if same else lambda regime: None,
+    )
+
+
+def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
+    """`count` rows of new X, labelled by weights with this error."""
+    dim = error.shape[0]
+    k_design, k_noise = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    normals = draws.normal(jax.random.bits(k_noise, (dim,)))
+    return _labelled(_bartlett(k_design, dim, count), error, normals, count, noise)
+
+
+def _labelled(
+    factor: Any, error: jax.Array, normals: jax.Array, count: Count, noise: float
+) -> Gram:
+    """Given X'X = L L', X'(y - X w) is X'X (w_hat - w) + sigma L z with z ~ N(0, I)."""
+    matrix = factor @ factor.T
+    return Gram(count, matrix, matrix @ error + jnp.float32(noise) * (factor @ normals))
+
+
+def _bartlett(key: jax.Array, dim: int, count: Count) -> jax.Array:
+    """The lower factor of X'X of `count` standard normal rows (Bartlett 1933), f32[d, d].
+
+    Its diagonal is sqrt(chi-square) of count - i degrees of freedom, i = 0, 1, ...; below it are
+    standard normals. Of fewer than d rows it has as many columns.
+    """
+    k_diagonal, k_below = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    below = draws.normal(jax.random.bits(k_below, (dim * (dim - 1) // 2,)))
+    if isinstance(count, int) and dim <= _WRITTEN_OUT:
+        degrees = [max(count - i, 0) for i in range(dim)]
+        shift = np.log(np.maximum(degrees, 1)).astype(np.float32)
+        diagonal = jnp.exp(0.5 * (draws.log_chi_square_ratio(k_diagonal, degrees) + shift))
+    else:
+        left = jnp.float32(count) - jnp.arange(dim, dtype=jnp.float32)
+        logs = jax.random.loggamma(k_diagonal, 0.5 * jnp.maximum(left, 1.0))
+        diagonal = jnp.where(left > 0, jnp.sqrt(2.0) * jnp.exp(0.5 * logs), 0.0)
+    factor = jnp.diag(diagonal).at[np.tril_indices(dim, -1)].set(below)
+    return jnp.where(jnp.arange(dim) < count, factor, 0.0)
+
+
+def _additive() -> Pools:
+    """X'X and X'y of two data sets add up; which rows they are of is not known."""
+
+    def merge(a: Gram, b: Gram, capacity: int) -> Gram:
+        del capacity
+        return Gram(a.count + b.count, a.matrix + b.matrix, a.moment + b.moment)
+
+    return Pools(
+        "Gram matrices",
+        merge,
+        subsample=None,
+        size=lambda pool: pool.count,
+        grow=lambda pool, capacity: pool,
+        bytes=lambda capacity: None,
+    )
+
+
+def _metrics(noise: float) -> dict[str, Metric]:
+    squared = float(noise**2)
+    return {
+        "excess_risk": Metric(
+            "excess risk, |fitted - true weights|^2",
+            "units of y^2",
+            (),
+            1e-3 * squared,
+            1e6 * squared,
+            nonnegative=True,
+        ),
+        "log_excess_risk": Metric("log of the excess risk", "ln(units of y^2)", (), 0.5, 1e3),
+        "noise_share": Metric(
+            "noise's share of the squared error of predictions",
+            scale=1e-2,
+            limit=1.0,
+            nonnegative=True,
+        ),
+        "weights_error": Metric(
+            "fitted less true weights", "units of y", ("dimension",), 1e-2 * noise, 1e3 * noise
+        ),
+    }
+
+
+def _check_arguments(dim: int, noise: float, design: str) -> None:
+    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
+        raise ValueError(f"dim: expected an integer >= 1, got {dim!r}")
+    if not 0 < noise < math.inf:
+        raise ValueError(f"noise: expected a standard deviation > 0, got {noise}")
+    if design not in DESIGNS:
+        raise ValueError(f"design: expected one of {', '.join(DESIGNS)}, got {design!r}")
+
+
+def _check_sizes(dim: int, sizes: Any) -> None:
+    """The expected excess risk of a fit to T rows is finite for T > d + 1 alone."""
+    if sizes.training.count <= dim + 1:
+        raise ValueError(
+            f"samples: a regression of dim {dim} needs more than {dim + 1} samples a generation,"
+            f" got {sizes.training.count}"
+        )
+
+
+def _check_same_design(regime: Any) -> None:
+    """The same X can only be labelled anew as a whole."""
+    later = regime.sizes(1)
+    if later.fresh or later.reused or not regime.constant_samples:
+        raise ValueError(
+            f"regime: {regime.name} mixes data sets or changes their size, which regression with"
+            " design=same cannot serve; use design=new"
+        )

@@ -1,0 +1,27 @@
+r"""Linear regressions refitted to their own predictions plus noise, again and again.
+
+Claim (Gerstgrasser et al., arXiv 2404.01413): under replace the excess risk grows by
+sigma^2 d / (T - d - 1) every generation, without bound; under accumulate it stays below pi^2 / 6
+times that. At the defaults (1,000 chains, 100 generations, T = 100 rows, d = 10) 2 cores need about
+SECONDS s; the mean excess risk ends near 11.24 (closed form 100 x 10 / 89).
+
+  python -m experiments.regression --regime=accumulate --workdir=runs/regression
+"""
+
+from collapse_jax.config import RegimeConfig, RegressionConfig, RunConfig, from_flags
+from experiments import launch
+
+
+def main() -> None:
+    """Runs the experiment that the flags describe."""
+    import dataclasses
+
+    from collapse_jax.families import regression
+
+    family = regression(**dataclasses.asdict(from_flags(RegressionConfig)))
+    launch.run(family, launch.regime(from_flags(RegimeConfig)), from_flags(RunConfig))
+
+
+if __name__ == "__main__":
+    launch.define(RegressionConfig, RegimeConfig, RunConfig)
+    launch.start(main)
