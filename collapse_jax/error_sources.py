@@ -4,8 +4,6 @@ A lane is one chain of one study of one class; all lanes go through the generati
 compiled scan with one draw program. Axis legend: G grid points, L lanes.
 """
 
-import json
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from collapse_jax import learners, parallel
-from collapse_jax.learners import GRID, NARROWEST, STEP, Learner
+from collapse_jax import learners, neural_density, parallel
+from collapse_jax.learners import STEP, Learner
 from collapse_jax.multinomial import multinomial
+from collapse_jax.truth import Truth, log_masses
 
 CLASSES = ("gaussian", "gmm", "neural")
 SOURCES = ("statistical", "expressivity", "approximation", "full")
@@ -28,73 +27,6 @@ METRICS = {
 }
 # Steps of Fisher scoring, or EM, that find a population's fit.
 _POPULATION_STEPS = 1000
-
-
-class Truth(NamedTuple):
-    """The modes of which the true density is a mixture: f64[mode] each, data units."""
-
-    weights: np.ndarray
-    means: np.ndarray
-    deviations: np.ndarray
-
-    @property
-    def centre(self) -> float:
-        """Its mean."""
-        return float(self.weights @ self.means)
-
-    @property
-    def scale(self) -> float:
-        """Its standard deviation."""
-        second = self.weights @ (self.deviations**2 + self.means**2)
-        return float(np.sqrt(second - self.centre**2))
-
-
-THREE_MODES = Truth(
-    np.array([0.3, 0.4, 0.3]), np.array([-1.5, 0.0, 1.5]), np.array([0.35, 0.45, 0.35])
-)
-
-
-def parse_truth(text: str | None) -> Truth:
-    """Reads modes from JSON; none: three modes.
-
-    Raises:
-      ValueError: naming the field, if they are no mixture that the grid can hold.
-    """
-    if text is None:
-        return THREE_MODES
-    names = Truth._fields
-    try:
-        given = json.loads(text)
-        if not isinstance(given, dict) or sorted(given) != sorted(names):
-            raise ValueError
-        lists = [np.array([_number(x) for x in given[name]], np.float64) for name in names]
-    except (ValueError, TypeError):
-        raise ValueError(
-            'truth: expected JSON like {"weights": [...], "means": [...], "deviations": [...]}'
-            f" with lists of numbers, got {text!r}"
-        ) from None
-    weights, means, deviations = lists
-    sizes = [values.size for values in lists]
-    if len(set(sizes)) > 1 or sizes[0] < 2:
-        raise ValueError(f"truth: expected three lists of one length of at least 2, got {sizes}")
-    if min(weights) <= 0 or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"truth: expected positive weights of sum 1, got {weights.tolist()}")
-    if min(deviations) < NARROWEST:
-        raise ValueError(
-            f"truth: expected deviations of at least {NARROWEST}, got {deviations.tolist()}"
-        )
-    if max(np.abs(means) + 4 * deviations) > GRID[-1]:
-        raise ValueError(
-            f"truth: expected modes with 4 deviations on either side in [{GRID[0]:g},"
-            f" {GRID[-1]:g}], got means {means.tolist()}, deviations {deviations.tolist()}"
-        )
-    return Truth(weights / weights.sum(), means, deviations)
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
 
 
 class Lanes(NamedTuple):
@@ -128,16 +60,8 @@ def make_learners(
     return {
         "gaussian": learners.gaussian(*place, early_steps["gaussian"]),
         "gmm": learners.mixture(*truth, early_steps["gmm"], exact_steps["gmm"]),
-        "neural": learners.neural(*place, early_steps["neural"], exact_steps["neural"]),
+        "neural": neural_density.neural(*place, early_steps["neural"], exact_steps["neural"]),
     }
-
-
-def modes_log_masses(truth: Truth) -> np.ndarray:
-    """Log-masses of the modes on the grid, f32[G]."""
-    standard = (GRID[:, None] - truth.means) / truth.deviations
-    joint = np.log(truth.weights / truth.deviations) - 0.5 * standard**2
-    logs = np.logaddexp.reduce(joint, axis=1)
-    return np.float32(logs - np.logaddexp.reduce(logs))
 
 
 def population_fits(learner: Learner, modes: np.ndarray) -> tuple[Any, Any]:
@@ -310,7 +234,7 @@ def study(
       SOURCE_METRIC for every source and metric, with dims (model, generation), and between these
       (samples, chain) for the statistical error and (chain,) for the full process.
     """
-    modes = modes_log_masses(truth)
+    modes = log_masses(truth)
     plans = [plan(learner, modes, sizes, size, chains) for learner in classes.values()]
     values = simulate(plans, jax.random.key(seed, impl="philox4x32"), generations)
     number = len(sizes) * chains

@@ -1,31 +1,24 @@
-"""Three classes of one-dimensional densities on a grid, each with an exact and an early fit.
+"""Classes of one-dimensional densities on a grid, each with an exact and an early fit.
 
 On a grid a population is as finite as a sample: both are masses of its points, so that fits need no
 rows, cost the same for every sample size, and have a limit of infinite data. A model is the
 discrete distribution with its density's values as masses; for densities no narrower than 2.5 steps,
-sums over the grid are integrals to rounding. Axis legend: G grid points, k components, H units.
+sums over the grid are integrals to rounding. The Gaussian and the mixture are here, the neural
+density in `neural_density`. Axis legend: G grid points, k components.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-
-from collapse_jax import matrices
 
 GRID = np.linspace(-10.0, 10.0, 501)  # data units
 STEP = float(GRID[1] - GRID[0])
 # Narrower deviations belong to none of the classes: likelihoods stay bounded, sums stay integrals.
 NARROWEST = 0.1
-# of every parameter of the neural density, in units of the scale: without a bound the best
-# parameters of few units lie at infinity.
-LARGEST = 8.0
-UNITS = 6  # of the neural density when it is large enough
-_GRADIENT_RATE, _ADAM_RATE = 0.1, 0.1
+_GRADIENT_RATE = 0.1
 
 Params = Any
 
@@ -42,7 +35,7 @@ class Learner(NamedTuple):
       exact: (params, masses f32[G], steps) -> params that minimise the cross-entropy, warm started.
       early: (start, masses f32[G]) -> params after a few steps.
       steps: of an exact fit between generations.
-      iteration: what a step of the early fit is, in words.
+      iteration: what a step of the early fit is, in the plural.
     """
 
     name: str
@@ -70,13 +63,6 @@ class Mixture(NamedTuple):
     weights: jax.Array  # f32[k], of sum 1
     means: jax.Array  # f32[k], data units
     deviations: jax.Array  # f32[k], data units
-
-
-class Neural(NamedTuple):
-    """log q(z) = -z^2/2 + sum_h output tanh(slope z + bias) - log Z, z standardised."""
-
-    values: jax.Array  # f32[3, H]: outputs, slopes, biases
-    present: jax.Array  # f32[H], 0 for units that are not there
 
 
 def gaussian(centre: float, scale: float, steps: int) -> Learner:
@@ -120,7 +106,7 @@ def gaussian(centre: float, scale: float, steps: int) -> Learner:
         return jax.nn.log_softmax(-0.5 * standard**2)
 
     return Learner(
-        "gaussian", 1, 1, start, candidates, log_masses, exact, early, 1, "gradient step"
+        "gaussian", 1, 1, start, candidates, log_masses, exact, early, 1, "gradient steps"
     )
 
 
@@ -169,7 +155,16 @@ def mixture(
         return exact(begin, masses, steps)
 
     return Learner(
-        "gmm", count, count - 1, start, candidates, log_masses, exact, early, exact_steps, "EM step"
+        "gmm",
+        count,
+        count - 1,
+        start,
+        candidates,
+        log_masses,
+        exact,
+        early,
+        exact_steps,
+        "EM steps",
     )
 
 
@@ -223,108 +218,3 @@ def em_step(params: Mixture, masses: jax.Array) -> Mixture:
         jnp.where(alive, means, params.means),
         jnp.where(alive, jnp.sqrt(jnp.maximum(variances, NARROWEST**2)), params.deviations),
     )
-
-
-def neural(centre: float, scale: float, steps: int, exact_steps: int, small: int = 2) -> Learner:
-    """A normal density times the exponential of a small network, normalised on the grid.
-
-    Early fits are a few Adam steps with cosine decay. Exact ones are damped Fisher scoring: the
-    likelihood is so ill-conditioned that 300 Adam steps, for ten times the time, stay 3 units of
-    log-likelihood short of the maximum, as much as the statistical error itself.
-
-    Args:
-      centre, scale: mean and deviation of the normal factor, data units.
-      steps: of an early fit, from units spread evenly over the population.
-      exact_steps: of an exact fit between generations.
-      small: number of units of the class that is too small.
-    """
-    standard = np.float32((GRID - centre) / scale)
-    network = functools.partial(_network, standard)
-    optimizer = optax.adam(optax.cosine_decay_schedule(_ADAM_RATE, steps))
-
-    def start(size: int) -> Neural:
-        there = np.arange(UNITS) < size
-        places = 1.5 * (2 * (np.arange(UNITS) + 0.5) / size - 1)
-        values = np.stack([0.1 * (-1.0) ** np.arange(UNITS), np.full(UNITS, 2.0), -2.0 * places])
-        return Neural(jnp.asarray(values * there, jnp.float32), jnp.asarray(there, jnp.float32))
-
-    def candidates(size: int) -> Neural:
-        number = 32
-        draw = np.random.default_rng(0).normal(size=(number, 3, UNITS)) * [[1.0], [3.0], [3.0]]
-        present = jnp.broadcast_to(start(size).present, (number, UNITS))
-        values = np.clip(draw, -LARGEST, LARGEST) * np.asarray(present)[:, None]
-        return Neural(jnp.asarray(values, jnp.float32), present)
-
-    def log_masses(params: Neural) -> jax.Array:
-        return jax.nn.log_softmax(network(params.values)[0])
-
-    def early(begin: Neural, masses: jax.Array) -> Neural:
-        def step(_: Any, state: Any) -> Any:
-            values, memory = state
-            logits, jacobian = network(values)
-            gradient = (jacobian @ (jax.nn.softmax(logits) - masses)).reshape(values.shape)
-            update, memory = optimizer.update(gradient * begin.present, memory)
-            return jnp.clip(values + update, -LARGEST, LARGEST), memory
-
-        state = begin.values, optimizer.init(begin.values)
-        return begin._replace(values=jax.lax.fori_loop(0, steps, step, state)[0])
-
-    def exact(params: Neural, masses: jax.Array, number: Any) -> Neural:
-        return _score(network, params, masses, number)
-
-    return Learner(
-        "neural",
-        UNITS,
-        small,
-        start,
-        candidates,
-        log_masses,
-        exact,
-        early,
-        exact_steps,
-        "Adam step",
-    )
-
-
-def _network(standard: np.ndarray, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-density up to a constant, f32[G], and its derivatives by the values, f32[3 H, G]."""
-    outputs, slopes, biases = (row[:, None] for row in values)
-    bent = jnp.tanh(slopes * standard + biases)
-    inner = outputs * (1.0 - bent**2)
-    logits = jnp.sum(outputs * bent, axis=0) - 0.5 * standard**2
-    return logits, jnp.concatenate([bent, inner * standard, inner])
-
-
-def _score(network: Any, params: Neural, masses: jax.Array, number: Any) -> Neural:
-    """Damped Fisher scoring (Levenberg-Marquardt) within the bounds; never a worse cross-entropy.
-
-    The gradient of the cross-entropy is J (q - p) and its expected curvature the covariance of the
-    derivatives J under the model q. Values at a bound that want to go beyond it are left out.
-    """
-    present = jnp.tile(params.present, 3)
-
-    def evaluated(values: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits, jacobian = network(values)
-        log_masses = jax.nn.log_softmax(logits)
-        model = jnp.exp(log_masses)
-        centred = jacobian - (jacobian @ model)[:, None]
-        loss = -jnp.sum(masses * log_masses)
-        return loss, centred @ (model - masses), (centred * model) @ centred.T
-
-    def step(_: Any, state: Any) -> Any:
-        values, damping, now = state
-        loss, gradient, curvature = now
-        flat = values.ravel()
-        pressed = ((flat >= LARGEST) & (gradient < 0)) | ((flat <= -LARGEST) & (gradient > 0))
-        free = present * (1.0 - pressed)
-        system = curvature * free[:, None] * free + jnp.diag(damping + 1.0 - free)
-        move = matrices.solve_positive(system, -gradient * free)
-        tried = jnp.clip(values + move.reshape(values.shape), -LARGEST, LARGEST)
-        then = evaluated(tried)
-        better = then[0] <= loss
-        damping = jnp.clip(jnp.where(better, damping / 5.0, damping * 5.0), 1e-7, 10.0)
-        keep = functools.partial(jnp.where, better)
-        return keep(tried, values), damping, tuple(map(keep, then, now))
-
-    state = params.values, jnp.float32(1e-3), evaluated(params.values)
-    return params._replace(values=jax.lax.fori_loop(0, number, step, state)[0])
