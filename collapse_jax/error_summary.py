@@ -70,7 +70,7 @@ def compare(found: xr.Dataset, model: str) -> Comparison:
     parts["statistical"] = parts["statistical"].sel(samples=size)
     means = {name: mean(values) for name, values in parts.items()}
     total = Mean(
-        np.asarray(sum(part.value for part in means.values())),
+        np.add.reduce([part.value for part in means.values()]),
         means["statistical"].error,
         means["statistical"].chains,
     )
