@@ -51,10 +51,10 @@ def mean(values: xr.DataArray) -> Mean:
     if "chain" not in values.dims:
         flat = values.values.astype(np.float64)
         return Mean(flat, np.zeros_like(flat), np.ones_like(flat))
-    chains = np.isfinite(values).sum("chain")
-    error = values.where(np.isfinite(values)).std("chain", ddof=1) / np.sqrt(chains)
-    centre = values.where(np.isfinite(values)).mean("chain")
-    return Mean(centre.values, error.values, chains.values.astype(np.float64))
+    finite = values.where(np.isfinite(values))
+    chains = finite.notnull().sum("chain")
+    error = finite.std("chain", ddof=1) / np.sqrt(chains)
+    return Mean(finite.mean("chain").values, error.values, chains.values.astype(np.float64))
 
 
 def compare(found: xr.Dataset, model: str) -> Comparison:
@@ -70,7 +70,7 @@ def compare(found: xr.Dataset, model: str) -> Comparison:
     parts["statistical"] = parts["statistical"].sel(samples=size)
     means = {name: mean(values) for name, values in parts.items()}
     total = Mean(
-        np.add.reduce([part.value for part in means.values()]),
+        np.stack([part.value for part in means.values()]).sum(axis=0),
         means["statistical"].error,
         means["statistical"].chains,
     )

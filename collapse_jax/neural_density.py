@@ -18,7 +18,7 @@ from collapse_jax.learners import GRID, Learner
 # at infinity.
 LARGEST = 8.0
 UNITS = 6  # of the class that is large enough
-_ADAM_RATE = 0.1
+_ADAM_RATE = 0.05
 
 
 class Neural(NamedTuple):

@@ -42,7 +42,7 @@ class ErrorSourcesConfig:
     )
     gaussian_steps: int = setting(15, "Gradient steps of the Gaussian's early fit.")
     mixture_steps: int = setting(20, "EM steps of the mixture's early fit.")
-    neural_steps: int = setting(40, "Adam steps of the neural density's early fit.")
+    neural_steps: int = setting(60, "Adam steps of the neural density's early fit.")
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""

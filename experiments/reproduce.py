@@ -117,6 +117,14 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
     yield _section(_run(family, regime, workdir / "discrete_wikitext", 16, 100))
 
 
+def error_sources_section(quick: bool, workdir: Path) -> "Section":
+    """The three error sources alone and together; in miniature, fewer chains and generations."""
+    from experiments.error_sources import ErrorSourcesConfig, run
+
+    small: dict[str, Any] = {"chains": 8, "generations": 21, "sizes": "100,1000,10000"}
+    return run(ErrorSourcesConfig(workdir=str(workdir / "error_sources"), **small if quick else {}))
+
+
 def checks_section(scale: _Scale, quick: bool) -> "Section":
     """Closed forms against chains."""
     from collapse_jax import report, validation
@@ -162,6 +170,7 @@ def main() -> None:
     parts = {
         "gaussian": lambda: list(gaussian_sections(scale, workdir)),
         "discrete": lambda: list(discrete_sections(scale, workdir, config.data_dir)),
+        "error sources": lambda: [error_sources_section(config.preset == "quick", workdir)],
         "closed forms": lambda: [checks_section(scale, config.preset == "quick")],
     }
     for name, part in parts.items():

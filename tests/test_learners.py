@@ -1,4 +1,4 @@
-"""Fits on the grid against moments, scikit-learn's EM, scipy's optimisers and finite differences."""
+"""Fits on the grid against moments, scikit-learn's EM, scipy's optimisers and derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from collapse_jax.neural_density import LARGEST, UNITS, Neural
 from collapse_jax.truth import THREE_MODES, log_masses
 
 CLASSES = make_learners(
-    THREE_MODES, {"gaussian": 15, "gmm": 20, "neural": 40}, {"gmm": 100, "neural": 20}
+    THREE_MODES, {"gaussian": 15, "gmm": 20, "neural": 60}, {"gmm": 100, "neural": 20}
 )
 MODES = np.exp(log_masses(THREE_MODES).astype(np.float64))
 
