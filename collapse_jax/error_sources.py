@@ -26,7 +26,7 @@ METRICS = {
     "edge_mass": ("the model's mass at the two ends of the grid", "1"),
 }
 # Steps of Fisher scoring, or EM, that find a population's fit.
-_POPULATION_STEPS = 1000
+_POPULATION_STEPS = 300
 
 
 class Lanes(NamedTuple):

@@ -115,19 +115,22 @@ def _score(network: Any, params: Neural, masses: jax.Array, number: Any) -> Neur
         return loss, centred @ (model - masses), (centred * model) @ centred.T
 
     def step(_: Any, state: Any) -> Any:
-        values, damping, now = state
-        loss, gradient, curvature = now
+        tried, values, damping, now = state
+        then = evaluated(tried)
+        better = then[0] <= now[0]
+        keep: Any = functools.partial(jnp.where, better)
+        values, now = keep(tried, values), tuple(map(keep, then, now))
+        damping = jnp.clip(jnp.where(better, damping / 5.0, damping * 5.0), 1e-7, 10.0)
+        _, gradient, curvature = now
         flat = values.ravel()
         pressed = ((flat >= LARGEST) & (gradient < 0)) | ((flat <= -LARGEST) & (gradient > 0))
         free = present * (1.0 - pressed)
         system = curvature * free[:, None] * free + jnp.diag(damping + 1.0 - free)
-        move = matrices.solve_positive(system, -gradient * free)
-        tried = jnp.clip(values + move.reshape(values.shape), -LARGEST, LARGEST)
-        then = evaluated(tried)
-        better = then[0] <= loss
-        damping = jnp.clip(jnp.where(better, damping / 5.0, damping * 5.0), 1e-7, 10.0)
-        keep = functools.partial(jnp.where, better)
-        return keep(tried, values), damping, tuple(map(keep, then, now))
+        move = matrices.solve_positive(system, -gradient * free).reshape(values.shape)
+        return jnp.clip(values + move, -LARGEST, LARGEST), values, damping, now
 
-    state = params.values, jnp.float32(1e-3), evaluated(params.values)
-    return params._replace(values=jax.lax.fori_loop(0, number, step, state)[0])
+    # A first loss that anything is better than: one evaluation in the program, not two.
+    size = present.shape[0]
+    unknown = jnp.float32(jnp.inf), jnp.zeros(size), jnp.zeros((size, size))
+    state: Any = (params.values, params.values, jnp.float32(5e-3), unknown)
+    return params._replace(values=jax.lax.fori_loop(0, number + 1, step, state)[1])
