@@ -153,10 +153,10 @@ def in_words(found: xr.Dataset) -> str:
     ]
     if departing:
         texts.append(
-            f"Simple additivity fails at generation {last} for {', '.join(departing)}: a divergence"
-            " is not linear in the errors that cause it, a fit that always begins at the same place"
-            " also holds a wandering chain there, and the small class pays another price for noise"
-            " and early stopping than the right one does."
+            f"Simple additivity fails at generation {last} for {', '.join(departing)}. It need not"
+            " hold: a divergence is not linear in the errors that cause it, the sources act on one"
+            " another, and noise and early stopping may cost the small class, which has fewer"
+            " parameters, another amount than the right class, on which they are measured alone."
         )
     edge = max(float(found[f"{source}_edge_mass"].max()) for source in SOURCES)
     texts.append(f"The largest mass of any model at the ends of the grid is {edge:.1g}.")

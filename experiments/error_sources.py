@@ -4,8 +4,10 @@ Claim (Shumailov et al. 2024): statistical error vanishes with M but returns eve
 expressivity acts at generation 0 only, and approximation error lasts even with infinite data and
 the right class. Measured here for a Gaussian, a Gaussian mixture and a small neural density, from
 generation 0 to 50: statistical error goes as 1/M, expressivity costs 0.177, 0.082 and 0.090 nats at
-generation 0 and nothing after it, approximation grows; and the whole process is not the sum of the
-three (the report says by how much). @TIME@
+generation 0 and nothing after it, approximation grows; at generation 50 the whole process is 1.05
+(Gaussian), 0.39 (mixture) and 0.36 (neural) times the sum of the three, standard errors 0.07, 0.05
+and 0.03. About 35 s on 2 cores. Points are 0.04 apart, and no density is narrower than 0.1: binning
+changes integrals by less than 1e-12.
 
   python -m experiments.error_sources --workdir=runs/error_sources
 """
