@@ -32,7 +32,7 @@ def neural(centre: float, scale: float, steps: int, exact_steps: int, small: int
     """A normal density times the exponential of a small network, normalised on the grid.
 
     Early fits are a few Adam steps with cosine decay. Exact ones are damped Fisher scoring: the
-    likelihood is so ill-conditioned that 300 Adam steps, for ten times the time, stay 3 units of
+    likelihood is so ill-conditioned that 300 Adam steps, for four times the time, stay 3 units of
     log-likelihood short of the maximum, as much as the statistical error itself.
 
     Args:

@@ -6,8 +6,8 @@ the right class. Measured here for a Gaussian, a Gaussian mixture and a small ne
 generation 0 to 50: statistical error goes as 1/M, expressivity costs 0.177, 0.082 and 0.090 nats at
 generation 0 and nothing after it, approximation grows; at generation 50 the whole process is 1.05
 (Gaussian), 0.39 (mixture) and 0.36 (neural) times the sum of the three, standard errors 0.07, 0.05
-and 0.03. About 35 s on 2 cores. Points are 0.04 apart, and no density is narrower than 0.1: binning
-changes integrals by less than 1e-12.
+and 0.03. About 35 s on 2 cores. Points are 0.04 apart, which changes integrals of the narrowest
+component allowed, of deviation 0.1, by less than 1e-12.
 
   python -m experiments.error_sources --workdir=runs/error_sources
 """
