@@ -191,6 +191,14 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
     )
 
 
+def error_sources_section(quick: bool, workdir: Path) -> "Section":
+    """The three error sources alone and together; in miniature, fewer chains and generations."""
+    from experiments.error_sources import ErrorSourcesConfig, run
+
+    small: dict[str, Any] = {"chains": 8, "generations": 21, "sizes": "100,1000,10000"}
+    return run(ErrorSourcesConfig(workdir=str(workdir / "error_sources"), **small if quick else {}))
+
+
 def checks_section(scale: _Scale, quick: bool) -> "Section":
     """Closed forms against chains."""
     from collapse_jax import report, validation
@@ -239,6 +247,7 @@ def main() -> None:
         "mixtures": lambda: list(mixture_sections(scale, workdir)),
         "kernel density": lambda: [kde_section(scale, workdir)],
         "regression": lambda: [regression_section(scale, workdir)],
+        "error sources": lambda: [error_sources_section(config.preset == "quick", workdir)],
         "closed forms": lambda: [checks_section(scale, config.preset == "quick")],
     }
     for name, part in parts.items():

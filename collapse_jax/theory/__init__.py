@@ -16,6 +16,7 @@ from collapse_jax.theory.discrete import (
     variance_of_frequency,
     wright_fisher_transition_matrix,
 )
+from collapse_jax.theory.divergence import expected_divergence_of_truth
 from collapse_jax.theory.gaussian import (
     Estimator,
     c4,
@@ -73,6 +74,7 @@ __all__ = [
     "approximate_absorption_time",
     "c4",
     "e_fold_time",
+    "expected_divergence_of_truth",
     "expected_frequency",
     "expected_heterozygosity",
     "expected_log_determinant",

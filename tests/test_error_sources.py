@@ -1,0 +1,253 @@
+"""The study against closed forms and scipy: 1/M, a constant expressivity, a lasting approximation.
+
+One small study serves all tests: one compile.
+"""
+
+import csv
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from matplotlib import image
+from scipy import optimize, stats
+
+from collapse_jax import error_figure, error_sources, error_summary, plots, theory
+from collapse_jax.learners import GRID, STEP
+from collapse_jax.truth import THREE_MODES, Truth, log_masses, parse_truth
+from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig, run
+
+GENERATIONS, CHAINS, SIZES, SIZE = 8, 60, [100, 1000, 100_000], 1000
+EARLY = {"gaussian": 15, "gmm": 20, "neural": 60}
+
+
+@pytest.fixture(scope="module")
+def found():
+    classes = error_sources.make_learners(THREE_MODES, EARLY, EXACT_STEPS)
+    return error_sources.study(THREE_MODES, SIZES, SIZE, CHAINS, GENERATIONS, 0, classes)
+
+
+def test_gaussian_statistical_error_is_the_closed_form(found):
+    for samples in SIZES:
+        one = error_summary.mean(found["statistical_kl"].sel(model="gaussian", samples=samples))
+        fits = np.arange(1, GENERATIONS + 1)
+        expected = theory.expected_divergence_of_truth(samples, fits, estimator="ml")
+        # KL is about n / 2M times chi-square of 2, whose standard deviation is its mean: a few
+        # dozen draws of so skewed a law may have far too small a spread of their own.
+        z = (one.value - expected) / np.maximum(one.error, expected / np.sqrt(CHAINS))
+        assert np.all(np.abs(z) < 4), z
+
+
+@pytest.mark.parametrize("estimator", ["unbiased", "ml"])
+def test_closed_form_by_direct_simulation(estimator):
+    rng, samples, chains = np.random.default_rng(0), 30, 200_000
+    mean, variance = np.zeros(chains), np.ones(chains)
+    for n in (1, 2, 3):
+        mean = mean + np.sqrt(variance / samples) * rng.normal(size=chains)
+        divisor = samples - (estimator == "unbiased")
+        variance = variance * rng.chisquare(samples - 1, chains) / divisor
+        divergence = 0.5 * (np.log(variance) + (1 + mean**2) / variance - 1)
+        error = divergence.std(ddof=1) / np.sqrt(chains)
+        expected = theory.expected_divergence_of_truth(samples, n, estimator=estimator)
+        assert abs(divergence.mean() - expected) < 4 * error
+
+
+@pytest.mark.parametrize(("model", "parameters"), [("gmm", 8), ("neural", 18)])
+def test_first_statistical_error_is_half_a_parameter_a_sample(found, model, parameters):
+    """Wilks: 2 M KL is about chi-square; a redundant parameter (neural) can only lower it."""
+    one = error_summary.mean(found["statistical_kl"].sel(model=model, samples=100_000))
+    scaled, error = (2 * 100_000 * x[0] for x in (one.value, one.error))
+    assert scaled < parameters + 4 * error
+    assert scaled > (parameters - 4 * error if model == "gmm" else parameters / 2)
+
+
+@pytest.mark.parametrize("model", error_sources.CLASSES)
+def test_statistical_error_goes_as_one_over_samples(found, model):
+    assert error_summary.slope(found, model, 0) == pytest.approx(-1, abs=0.08)
+    assert error_summary.slope(found, model, GENERATIONS - 1) == pytest.approx(-1, abs=0.2)
+    growing = found["statistical_kl"].sel(model=model).mean("chain").values
+    assert np.all(growing[:, -1] > 3 * growing[:, 0])
+
+
+@pytest.mark.parametrize("model", error_sources.CLASSES)
+def test_expressivity_acts_once(found, model):
+    values = found["expressivity_kl"].sel(model=model).values
+    assert values[0] > 0.05
+    np.testing.assert_allclose(values, values[0], atol=2e-6)
+
+
+def best_small(model):
+    """The smallest divergence within the small class, in float64 by scipy from many starts."""
+    masses = np.exp(log_masses(THREE_MODES).astype(np.float64))
+    masses /= masses.sum()
+    standard = GRID / THREE_MODES.scale
+
+    def gaussian(flat):
+        return stats.norm.logpdf(GRID, flat[0], np.exp(flat[1]))
+
+    def gmm(flat):
+        weight = np.log([stats.norm.cdf(flat[0]), stats.norm.cdf(-flat[0])])
+        parts = stats.norm.logpdf(GRID[:, None], flat[1:3], np.exp(flat[3:]))
+        return np.logaddexp.reduce(weight + parts, axis=1)
+
+    def neural(flat):
+        return (flat[:2] * np.tanh(np.outer(standard, flat[2:4]) + flat[4:])).sum(1) - (
+            0.5 * standard**2
+        )
+
+    logits, count, bound = {
+        "gaussian": (gaussian, 2, 3.0),
+        "gmm": (gmm, 5, 2.0),
+        "neural": (neural, 6, 8.0),
+    }[model]
+
+    def divergence(flat):
+        logs = logits(flat)
+        return float(masses @ (np.log(masses) - logs + np.logaddexp.reduce(logs)))
+
+    rng = np.random.default_rng(0)
+    starts = rng.uniform(-1, 1, (10, count)) * min(bound, 4.0)
+    bounds = [(-bound, bound)] * count
+    return min(optimize.minimize(divergence, s, bounds=bounds).fun for s in starts)
+
+
+@pytest.mark.parametrize("model", error_sources.CLASSES)
+def test_expressivity_is_what_scipy_finds(found, model):
+    value = float(found["expressivity_kl"].sel(model=model)[0])
+    assert value == pytest.approx(best_small(model), abs=2e-4)
+
+
+@pytest.mark.parametrize("model", error_sources.CLASSES)
+def test_approximation_grows(found, model):
+    values = found["approximation_kl"].sel(model=model).values
+    assert values[0] > 1e-5
+    assert np.all(np.diff(values) > 0)
+    assert values[-1] > 2 * values[0]
+
+
+def test_lanes_have_keys_of_their_own():
+    key = jax.random.key(0, impl="philox4x32")
+    streams = np.array([[5, 100, 0], [5, 100, 1], [5, 1000, 0]], np.uint32)
+    keys = [error_sources._stream_key(key, stream) for stream in streams]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 3
+
+
+def test_measure_against_float64():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(len(GRID)))
+    for size in (1e-4, 1e-2, 2.0):
+        q = p * np.exp(size * rng.normal(size=len(GRID)))
+        q /= q.sum()
+        both = [np.log(x).astype(np.float32) for x in (p, q)]
+        value = error_sources.measure(*both)
+        expected = np.sum(p * np.log(p / q))
+        assert float(value["kl"]) == pytest.approx(expected, rel=2e-2 + 1e-5 / size)
+        squares = np.sum((p - q) ** 2) / STEP
+        assert float(value["squared_difference"]) == pytest.approx(squares, rel=2e-2)
+
+
+def test_comparison_by_hand(found):
+    one = error_summary.compare(found, "gmm")
+    chosen = found.sel(model="gmm").isel(generation=-1)
+    full = chosen["full_kl"].values
+    statistical = chosen["statistical_kl"].sel(samples=SIZE).values
+    total = (
+        statistical.mean() + float(chosen["expressivity_kl"]) + float(chosen["approximation_kl"])
+    )
+    assert one.ratio[-1] == pytest.approx(full.mean() / total)
+    spread = [x.std(ddof=1) / np.sqrt(CHAINS) for x in (full, statistical)]
+    error = one.ratio[-1] * np.hypot(spread[0] / full.mean(), spread[1] / total)
+    assert one.ratio_error[-1] == pytest.approx(error)
+    high = one._replace(ratio=np.array([1.5, 0.5, 1.1]), ratio_error=np.array([0.1] * 3))
+    verdicts = ["is more than", "is less than", "agrees with"]
+    assert [high.verdict(generation) for generation in range(3)] == verdicts
+
+
+def test_lost_chains_are_left_out(found):
+    values = found["full_kl"].sel(model="gmm").copy()
+    values[0, 3] = np.nan
+    one = error_summary.mean(values)
+    assert one.chains.tolist() == [CHAINS] * 3 + [CHAINS - 1] + [CHAINS] * (GENERATIONS - 4)
+    assert one.value[3] == pytest.approx(values.values[1:, 3].mean())
+
+
+def test_figure_and_table_hold_the_data(found, tmp_path):
+    figure = error_figure.error_sources(found)
+    axes = np.array(figure.axes).reshape(3, 4)
+    drawn = {line.get_label(): line.get_ydata() for line in axes[1, 0].get_lines()}
+    expected = found["statistical_kl"].sel(model="gmm", samples=1000).mean("chain")
+    np.testing.assert_allclose(drawn["M = 1,000"], expected)
+    (line,) = axes[2, 1].get_lines()
+    np.testing.assert_allclose(line.get_ydata(), found["expressivity_kl"].sel(model="neural"))
+    paths = plots.save({"error_sources": figure}, tmp_path)
+    assert image.imread(paths["error_sources"]).shape[1] > 1000
+    text = error_summary.in_words(found)
+    ratio = error_summary.compare(found, "neural").ratio[-1]
+    assert f"ratio {ratio:.2f}" in text
+    table = error_summary.table(found)
+    assert len(table.rows) == 9
+    assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_files_of_a_run(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(error_sources, "study", lambda *_: found.copy())
+    config = ErrorSourcesConfig(workdir=str(tmp_path), generations=GENERATIONS, chains=CHAINS)
+    run(config)
+    assert json.loads((tmp_path / "config.json").read_text())["chains"] == CHAINS
+    with (tmp_path / "summary.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 3 * (len(SIZES) + 3) * GENERATIONS
+    (line,) = [
+        x for x in lines if (x["model"], x["source"], x["generation"]) == ("neural", "full", "7")
+    ]
+    last = found["full_kl"].sel(model="neural").values[:, -1].mean()
+    assert float(line["kl_mean"]) == pytest.approx(last)
+    assert "data:image/png" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "history.nc").exists()
+    with pytest.raises(ValueError, match="seed: was 0, now 1"):
+        run(dataclasses.replace(config, seed=1))
+
+
+def test_truth_from_json():
+    truth = parse_truth('{"weights": [0.5, 0.5], "means": [-1, 2], "deviations": [0.5, 1]}')
+    assert isinstance(truth, Truth)
+    masses = np.exp(log_masses(truth).astype(np.float64))
+    assert masses @ GRID == pytest.approx(truth.centre, abs=1e-6) == 0.5
+    assert np.sqrt(masses @ (GRID - 0.5) ** 2) == pytest.approx(truth.scale, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"truth": "{"}, "truth: expected JSON"),
+        ({"truth": "[]"}, "truth: expected JSON"),
+        ({"truth": '{"weights": [1]}'}, "truth: expected JSON"),
+        (
+            {"truth": '{"weights": [1, "a"], "means": [0, 1], "deviations": [1, 1]}'},
+            "lists of numbers",
+        ),
+        (
+            {"truth": '{"weights": [1, NaN], "means": [0, 1], "deviations": [1, 1]}'},
+            "lists of numbers",
+        ),
+        ({"truth": '{"weights": [1], "means": [0], "deviations": [1]}'}, "one length"),
+        ({"truth": '{"weights": [0.5, 0.5], "means": [0], "deviations": [1, 1]}'}, "one length"),
+        ({"truth": '{"weights": [0.5, 0.6], "means": [0, 1], "deviations": [1, 1]}'}, "of sum 1"),
+        ({"truth": '{"weights": [0.5, 0.5], "means": [0, 1], "deviations": [1, 0.01]}'}, "least"),
+        ({"truth": '{"weights": [0.5, 0.5], "means": [0, 9], "deviations": [1, 1]}'}, "modes with"),
+        ({"chains": 1}, "chains: expected at least 2"),
+        ({"generations": 0}, "generations: expected at least 1, got 0"),
+        ({"neural_steps": 0}, "neural_steps: expected at least 1, got 0"),
+        ({"sizes": "1,2"}, "sizes: expected integers in"),
+        ({"sizes": "x"}, "sizes: expected comma-separated integers, got 'x'"),
+        ({"samples": 77}, "samples: expected one of sizes 100,1000"),
+        ({"seed": -1}, "seed: expected an integer"),
+        ({"workdir": ""}, "workdir: expected a path"),
+    ],
+)
+def test_bad_settings_are_one_line(given, message):
+    with pytest.raises(ValueError, match=r"^\w+: ") as error:
+        ErrorSourcesConfig(**given)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
