@@ -15,8 +15,8 @@ import xarray as xr
 
 from collapse_jax import learners, neural_density, parallel
 from collapse_jax.learners import STEP, Learner
+from collapse_jax.modes import Modes, log_masses
 from collapse_jax.multinomial import multinomial
-from collapse_jax.truth import Truth, log_masses
 
 CLASSES = ("gaussian", "gmm", "neural")
 SOURCES = ("statistical", "expressivity", "approximation", "full")
@@ -47,7 +47,7 @@ class Plan(NamedTuple):
 
 
 def make_learners(
-    truth: Truth, early_steps: Mapping[str, int], exact_steps: Mapping[str, int]
+    truth: Modes, early_steps: Mapping[str, int], exact_steps: Mapping[str, int]
 ) -> dict[str, Learner]:
     """The three classes, placed over the truth.
 
@@ -211,7 +211,7 @@ def measure(truth: jax.Array, model: jax.Array) -> dict[str, jax.Array]:
 
 
 def study(
-    truth: Truth,
+    truth: Modes,
     sizes: Sequence[int],
     size: int,
     chains: int,

@@ -35,7 +35,6 @@ class Learner(NamedTuple):
       exact: (params, masses f32[G], steps) -> params that minimise the cross-entropy, warm started.
       early: (start, masses f32[G]) -> params after a few steps.
       steps: of an exact fit between generations.
-      iteration: what a step of the early fit is, in the plural.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Learner(NamedTuple):
     exact: Callable[[Params, jax.Array, Any], Params]
     early: Callable[[Params, jax.Array], Params]
     steps: int
-    iteration: str
 
 
 class Gaussian(NamedTuple):
@@ -105,9 +103,7 @@ def gaussian(centre: float, scale: float, steps: int) -> Learner:
         standard = (GRID.astype(np.float32) - params.mean) * jnp.exp(-params.log_deviation)
         return jax.nn.log_softmax(-0.5 * standard**2)
 
-    return Learner(
-        "gaussian", 1, 1, start, candidates, log_masses, exact, early, 1, "gradient steps"
-    )
+    return Learner("gaussian", 1, 1, start, candidates, log_masses, exact, early, 1)
 
 
 def moments(masses: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -164,7 +160,6 @@ def mixture(
         exact,
         early,
         exact_steps,
-        "EM steps",
     )
 
 

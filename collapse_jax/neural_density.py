@@ -85,7 +85,6 @@ def neural(centre: float, scale: float, steps: int, exact_steps: int, small: int
         exact,
         early,
         exact_steps,
-        "Adam step",
     )
 
 

@@ -48,7 +48,7 @@ class ErrorSourcesConfig:
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
-        from collapse_jax.truth import parse_truth
+        from collapse_jax.modes import parse_modes
 
         for name in ("generations", "gaussian_steps", "mixture_steps", "neural_steps"):
             if getattr(self, name) < 1:
@@ -63,7 +63,7 @@ class ErrorSourcesConfig:
             raise ValueError(f"workdir: expected a path, got {self.workdir!r}")
         if self.samples not in self.listed:
             raise ValueError(f"samples: expected one of sizes {self.sizes}, got {self.samples}")
-        parse_truth(self.truth)
+        parse_modes(self.truth)
 
     @property
     def listed(self) -> list[int]:
@@ -95,12 +95,12 @@ def run(config: ErrorSourcesConfig) -> "Section":
       ValueError: if the workdir cannot be written or holds another study.
     """
     from collapse_jax import error_figure, error_sources, error_summary, outputs, plots, report
-    from collapse_jax.truth import parse_truth
+    from collapse_jax.modes import parse_modes
     from collapse_jax.workdir import Workdir
 
     directory = Workdir(config.workdir)
     text = _identity(config, directory)
-    truth = parse_truth(config.truth)
+    truth = parse_modes(config.truth)
     steps = config.gaussian_steps, config.mixture_steps, config.neural_steps
     early = dict(zip(error_sources.CLASSES, steps, strict=True))
     classes = error_sources.make_learners(truth, early, EXACT_STEPS)

@@ -21,6 +21,7 @@ from collapse_jax.config import (
     RegressionConfig,
     RunConfig,
 )
+from experiments.error_sources import ErrorSourcesConfig
 
 ROOT = Path(__file__).parents[1]
 FLAGS = {
@@ -29,6 +30,7 @@ FLAGS = {
     "gmm": (GmmConfig, RegimeConfig, RunConfig),
     "kde": (KdeConfig, RegimeConfig, RunConfig),
     "regression": (RegressionConfig, RegimeConfig, RunConfig),
+    "error_sources": (ErrorSourcesConfig,),
 }
 
 # Runs each command line of a JSON file in a forked child, so that all of them import JAX once.

@@ -15,7 +15,7 @@ from scipy import optimize, stats
 
 from collapse_jax import error_figure, error_sources, error_summary, plots, theory
 from collapse_jax.learners import GRID, STEP
-from collapse_jax.truth import THREE_MODES, Truth, log_masses, parse_truth
+from collapse_jax.modes import THREE_MODES, Modes, log_masses, parse_modes
 from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig, run
 
 GENERATIONS, CHAINS, SIZES, SIZE = 8, 60, [100, 1000, 100_000], 1000
@@ -210,8 +210,8 @@ def test_files_of_a_run(found, tmp_path, monkeypatch):
 
 
 def test_truth_from_json():
-    truth = parse_truth('{"weights": [0.5, 0.5], "means": [-1, 2], "deviations": [0.5, 1]}')
-    assert isinstance(truth, Truth)
+    truth = parse_modes('{"weights": [0.5, 0.5], "means": [-1, 2], "deviations": [0.5, 1]}')
+    assert isinstance(truth, Modes)
     masses = np.exp(log_masses(truth).astype(np.float64))
     assert masses @ GRID == pytest.approx(truth.centre, abs=1e-6) == 0.5
     assert np.sqrt(masses @ (GRID - 0.5) ** 2) == pytest.approx(truth.scale, abs=1e-6)

@@ -10,8 +10,8 @@ from sklearn.mixture import GaussianMixture
 from collapse_jax import learners, neural_density
 from collapse_jax.error_sources import make_learners
 from collapse_jax.learners import GRID, NARROWEST, STEP, Gaussian, Mixture
+from collapse_jax.modes import THREE_MODES, log_masses
 from collapse_jax.neural_density import LARGEST, UNITS, Neural
-from collapse_jax.truth import THREE_MODES, log_masses
 
 CLASSES = make_learners(
     THREE_MODES, {"gaussian": 15, "gmm": 20, "neural": 60}, {"gmm": 100, "neural": 20}

@@ -9,7 +9,7 @@ import numpy as np
 from collapse_jax.learners import GRID, NARROWEST
 
 
-class Truth(NamedTuple):
+class Modes(NamedTuple):
     """The modes of which the true density is a mixture: f64[mode] each, data units."""
 
     weights: np.ndarray
@@ -28,12 +28,12 @@ class Truth(NamedTuple):
         return float(np.sqrt(second - self.centre**2))
 
 
-THREE_MODES = Truth(
+THREE_MODES = Modes(
     np.array([0.3, 0.4, 0.3]), np.array([-1.5, 0.0, 1.5]), np.array([0.35, 0.45, 0.35])
 )
 
 
-def parse_truth(text: str | None) -> Truth:
+def parse_modes(text: str | None) -> Modes:
     """Reads modes from JSON; none: three modes.
 
     Raises:
@@ -41,7 +41,7 @@ def parse_truth(text: str | None) -> Truth:
     """
     if text is None:
         return THREE_MODES
-    names = Truth._fields
+    names = Modes._fields
     try:
         given = json.loads(text)
         if not isinstance(given, dict) or sorted(given) != sorted(names):
@@ -67,7 +67,7 @@ def parse_truth(text: str | None) -> Truth:
             f"truth: expected modes with 4 deviations on either side in [{GRID[0]:g},"
             f" {GRID[-1]:g}], got means {means.tolist()}, deviations {deviations.tolist()}"
         )
-    return Truth(weights / weights.sum(), means, deviations)
+    return Modes(weights / weights.sum(), means, deviations)
 
 
 def _number(value: object) -> float:
@@ -76,7 +76,7 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def log_masses(truth: Truth) -> np.ndarray:
+def log_masses(truth: Modes) -> np.ndarray:
     """Log-masses of the modes on the grid, f32[G]."""
     standard = (GRID[:, None] - truth.means) / truth.deviations
     joint = np.log(truth.weights / truth.deviations) - 0.5 * standard**2
