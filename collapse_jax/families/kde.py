@@ -148,7 +148,10 @@ def _standardising(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
     residuals = values - mean
     if mask is not None:
         residuals = jnp.where(mask[:, None], residuals, 0.0)
-    return mean, 0.5 * jnp.log(jnp.sum(residuals**2, axis=0) / count)
+    # Once all rows descend from one, they lie within a bandwidth, whose square may underflow.
+    peak = jnp.max(jnp.abs(residuals), axis=0)
+    relative = residuals / jnp.where(peak > 0, peak, 1.0)
+    return mean, jnp.log(peak) + 0.5 * jnp.log(jnp.sum(relative**2, axis=0) / count)
 
 
 def _measure(params: Kernels, pool: pools.Rows, tail: float) -> Metrics:
