@@ -48,6 +48,7 @@ def test_replace_follows_the_closed_form(guide):
     assert_mean((log_mean - expected) ** 2, fits * polygamma(1, M))
 
 
+@pytest.mark.slow
 def test_accumulate_follows_the_closed_form(guide):
     mean = history_of(guide.exponential(mean=3.0), regimes.accumulate(M))["mean"].values / 3.0
     # m_{n+1} = m_n + (x - m_n) / (n + 1) with x the average of M draws of mean m_n:

@@ -126,11 +126,8 @@ COMMON = {
         (["--dataset=wikitext-2", "--data_dir={missing}"], ["{missing}/wikitext-2", "--data_dir"]),
     ],
     "gmm": [
-        (["--components=0"], ["components: expected at least 1, got 0"]),
         (["--components=9", "--samples=8"], ["components: expected at most samples = 8, got 9"]),
         (["--truth={mixture}"], ["truth.means: expected shape (2, d), got (1, 2)"]),
-        (["--truth={missing}"], ["truth: expected two-gaussians, blob", "{missing}"]),
-        (["--snapshots=-1"], ["snapshots: expected generations >= 0, got '-1'"]),
     ],
 }
 OTHER = {
@@ -183,6 +180,11 @@ OTHER = {
         (["--tail=0"], ["tail: expected a probability in (0, 1), got 0"]),
         (["--samples=1"], ["samples:", "got 1"]),
         (["--regime=fresh", "--real_fraction=2"], ["real_fraction:", "got 2"]),
+    ],
+    "gmm": [
+        (["--truth={missing}"], ["truth: expected two-gaussians, blob", "{missing}"]),
+        (["--snapshots=-1"], ["snapshots: expected generations >= 0, got '-1'"]),
+        (["--components=0"], ["components: expected at least 1, got 0"]),
     ],
     "kde": [
         (["--bandwidth=wide"], ["bandwidth: expected a positive number or one of", "got 'wide'"]),

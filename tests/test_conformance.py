@@ -13,13 +13,14 @@ from collapse_jax import chain, families, limits, regimes, segment
 from tests.runs import assert_same_bits
 from tests.toys import walker
 
+TWO_ON_A_LINE = {"weights": [1, 1], "means": [[-2], [2]], "covariances": [[[1]], [[1]]]}
 FAMILIES = {
     "gaussian exact": families.gaussian(),
     "gaussian rows": families.gaussian(sampler="rows"),
     "gaussian exact 3-D": families.gaussian(dim=3),
     "gaussian rows 3-D": families.gaussian(dim=3, sampler="rows", estimator="ml"),
     "discrete": families.discrete([0.4, 0.3, 0.2, 0.06, 0.04]),
-    "gmm": families.gmm(max_iterations=20),
+    "gmm": families.gmm(max_iterations=20, truth=TWO_ON_A_LINE),
     "kde": families.kde(24),
     "kde 2-D": families.kde(24, dim=2, bandwidth=0.3),
     "regression": families.regression(4),

@@ -1,6 +1,6 @@
 """The study against closed forms and scipy: 1/M, a constant expressivity, a lasting approximation.
 
-One small study serves all tests: one compile.
+One small study serves all slow tests: one compile.
 """
 
 import csv
@@ -28,6 +28,7 @@ def found():
     return error_sources.study(THREE_MODES, SIZES, SIZE, CHAINS, GENERATIONS, 0, classes)
 
 
+@pytest.mark.slow
 def test_gaussian_statistical_error_is_the_closed_form(found):
     for samples in SIZES:
         one = error_summary.mean(found["statistical_kl"].sel(model="gaussian", samples=samples))
@@ -53,6 +54,7 @@ def test_closed_form_by_direct_simulation(estimator):
         assert abs(divergence.mean() - expected) < 4 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "parameters"), [("gmm", 8), ("neural", 18)])
 def test_first_statistical_error_is_half_a_parameter_a_sample(found, model, parameters):
     """Wilks: 2 M KL is about chi-square; a redundant parameter (neural) can only lower it."""
@@ -62,6 +64,7 @@ def test_first_statistical_error_is_half_a_parameter_a_sample(found, model, para
     assert scaled > (parameters - 4 * error if model == "gmm" else parameters / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", error_sources.CLASSES)
 def test_statistical_error_goes_as_one_over_samples(found, model):
     assert error_summary.slope(found, model, 0) == pytest.approx(-1, abs=0.08)
@@ -70,6 +73,7 @@ def test_statistical_error_goes_as_one_over_samples(found, model):
     assert np.all(growing[:, -1] > 3 * growing[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", error_sources.CLASSES)
 def test_expressivity_acts_once(found, model):
     values = found["expressivity_kl"].sel(model=model).values
@@ -112,12 +116,14 @@ def best_small(model):
     return min(optimize.minimize(divergence, s, bounds=bounds).fun for s in starts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", error_sources.CLASSES)
 def test_expressivity_is_what_scipy_finds(found, model):
     value = float(found["expressivity_kl"].sel(model=model)[0])
     assert value == pytest.approx(best_small(model), abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", error_sources.CLASSES)
 def test_approximation_grows(found, model):
     values = found["approximation_kl"].sel(model=model).values
@@ -147,6 +153,7 @@ def test_measure_against_float64():
         assert float(value["squared_difference"]) == pytest.approx(squares, rel=2e-2)
 
 
+@pytest.mark.slow
 def test_comparison_by_hand(found):
     one = error_summary.compare(found, "gmm")
     chosen = found.sel(model="gmm").isel(generation=-1)
@@ -164,6 +171,7 @@ def test_comparison_by_hand(found):
     assert [high.verdict(generation) for generation in range(3)] == verdicts
 
 
+@pytest.mark.slow
 def test_lost_chains_are_left_out(found):
     values = found["full_kl"].sel(model="gmm").copy()
     values[0, 3] = np.nan
@@ -172,6 +180,7 @@ def test_lost_chains_are_left_out(found):
     assert one.value[3] == pytest.approx(values.values[1:, 3].mean())
 
 
+@pytest.mark.slow
 def test_figure_and_table_hold_the_data(found, tmp_path):
     figure = error_figure.error_sources(found)
     axes = np.array(figure.axes).reshape(3, 4)
@@ -190,6 +199,7 @@ def test_figure_and_table_hold_the_data(found, tmp_path):
     assert all(len(row) == len(table.columns) for row in table.rows)
 
 
+@pytest.mark.slow
 def test_files_of_a_run(found, tmp_path, monkeypatch):
     monkeypatch.setattr(error_sources, "study", lambda *_: found.copy())
     config = ErrorSourcesConfig(workdir=str(tmp_path), generations=GENERATIONS, chains=CHAINS)

@@ -51,9 +51,10 @@ def test_a_component_below_one_row_is_not_live():
         assert found["live_components"] == live
 
 
+@pytest.mark.slow
 def test_one_component_follows_the_gaussian_closed_form():
     """One full component without regularisation is the maximum-likelihood Gaussian."""
-    chains, samples, generations = 2000, 20, 10
+    chains, samples, generations = 1000, 20, 8
     family = gmm(components=1, truth="blob", regularisation=0.0)
     history = collapse_jax.run(
         family, regimes.replace(samples), chains=chains, generations=generations, seed=3
