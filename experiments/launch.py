@@ -41,7 +41,9 @@ def use_all_cores() -> None:
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        # Those that this process may use, where the system tells.
+        allowed = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
+        jax.config.update("jax_num_cpu_devices", len(allowed(0)))
 
 
 def start(main: Callable[[], None]) -> None:

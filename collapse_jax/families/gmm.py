@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import em, mixtures, pools
+from collapse_jax import em, mixtures, pools, truths
 from collapse_jax.batching import in_turn
 from collapse_jax.config import check_choice
 from collapse_jax.family import Family, Metric, Metrics, Request, Threshold, Training
 from collapse_jax.mixtures import Mixture
-from collapse_jax.truths import Truth, truth
+from collapse_jax.truths import Truth
 
 STARTS = ("warm", "k-means++")
 _HELD_OUT = 1024  # rows of the original that a model's log-likelihood is averaged over
@@ -117,7 +117,7 @@ class _Reference(NamedTuple):
 
 
 def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
-    original = truth(given)
+    original = truths.truth(given)
     rng = np.random.default_rng(0)
     held_out = original.sample(rng, _HELD_OUT).T.astype(np.float32)
     directions = rng.standard_normal((_DIRECTIONS if original.dim > 1 else 1, original.dim))
