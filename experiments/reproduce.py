@@ -2,8 +2,8 @@
 
 Claim: from one command, offline, the whole picture of model collapse for every family that is here.
 `--preset=quick` takes about two minutes on 2 cores; `--preset=paper` runs the papers' sizes,
-WikiText-2 included if it is found (--data_dir), in a quarter of an hour or more. Each run has a
-workdir of its own under --workdir, so the same command resumes what was interrupted.
+WikiText-2 included if it is found (--data_dir). Each run has a workdir of its own under --workdir,
+so the same command resumes what was interrupted.
 
   python -m experiments.reproduce --preset=quick
 """

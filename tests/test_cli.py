@@ -110,13 +110,9 @@ COMMON = {
         (["--regime=replcae"], ["regime: expected one of replace,", "got 'replcae'"]),
         (["--samples=1"], ["samples: expected an integer in [2, 2^31), got 1"]),
         (["--dim=10", "--samples=10"], ["dim 10 needs at least 11 samples", "got 10"]),
-        (["--real_fraction=1.5", "--regime=fresh"], ["real_fraction:", "[0, 1], got 1.5"]),
         (["--regime=preserve"], ["regime: preserve", "use sampler=rows"]),
         (["--real_fraction=0.5"], ["real_fraction: only for regime preserve or fresh", "replace"]),
         (["--prng=rbg"], ["prng: rbg is refused", "expected one of philox4x32"]),
-        (["--prng=philox2x32"], ["prng: philox2x32 is refused", "collide"]),
-        (["--seed=-1"], ["seed: expected an integer in [0, 2^32), got -1"]),
-        (["--workdir={file}/run"], ["workdir: cannot create", "{file}/run", "Not a directory"]),
         (["--workdir={run}", "--seed=4"], ["workdir: {run}", "seed: was 0, now 4"]),
     ],
     "discrete": [
@@ -132,6 +128,10 @@ COMMON = {
 }
 OTHER = {
     "gaussian": [
+        (["--real_fraction=1.5", "--regime=fresh"], ["real_fraction:", "[0, 1], got 1.5"]),
+        (["--prng=philox2x32"], ["prng: philox2x32 is refused", "collide"]),
+        (["--seed=-1"], ["seed: expected an integer in [0, 2^32), got -1"]),
+        (["--workdir={file}/run"], ["workdir: cannot create", "{file}/run", "Not a directory"]),
         (["--samples=99999999999"], ["samples:", "got 99999999999"]),
         (["--samples=10,1"], ["samples:", "got 1"]),
         (["--samples=ten"], ["samples: expected comma-separated integers, got 'ten'"]),

@@ -37,7 +37,7 @@ def run(workdir=None, family=FAMILY, regime=REGIME, **settings):
     ],
     ids=["generations", "chains", "both in turns", "both at once"],
 )
-@pytest.mark.parametrize("keep", ["chains", "summary"])
+@pytest.mark.parametrize("keep", ["chains", pytest.param("summary", marks=pytest.mark.slow)])
 def test_growing_gives_the_same_bits_as_a_longer_run(tmp_path, steps, keep):
     run(tmp_path, keep=keep)
     for step in steps:
