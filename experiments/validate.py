@@ -1,7 +1,7 @@
 """Every closed form against chains: prints a table of z-scores.
 
 Claim: every |z| is below 4 (bounds: never violated by more). At the default 100,000 chains a study,
-about three minutes on 2 cores.
+about five minutes on 2 cores.
 
   python -m experiments.validate
 """

@@ -69,7 +69,7 @@ def ours(covariance, problems, dtype):
         return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(*stacked))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("covariance", em.COVARIANCES)
 @pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow)])
 def test_agrees_with_scikit_learn(shape, covariance, dtype):

@@ -129,7 +129,8 @@ def test_choices_made_by_size_are_read_back(tmp_path, monkeypatch):
     assert_same_bits(run(tmp_path, **automatic, chains=12), run(chains=12, keep="chains"))
 
 
-@pytest.mark.parametrize("family", [FAMILY, pytest.param(PLANE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [FAMILY, PLANE])
 def test_summary_with_a_workdir_is_that_in_memory(tmp_path, family):
     saved = run(tmp_path, family, keep="summary", chains=10)
     assert "mean" not in saved
