@@ -22,7 +22,7 @@ def make_family(config: DiscreteConfig) -> "Family":
     """The family of a corpus, or of given probabilities."""
     import numpy as np
 
-    from collapse_jax.data import load_corpus
+    from collapse_jax.data.corpora import load_corpus
     from collapse_jax.families import discrete
 
     if config.probabilities is not None:

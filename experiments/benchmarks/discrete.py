@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import families, regimes
-from collapse_jax.data import WIKITEXT_2, load_corpus
+from collapse_jax.data.corpora import WIKITEXT_2, load_corpus
 from collapse_jax.family import Family
 from collapse_jax.segment import LONGEST
 from experiments.benchmarks.timing import (

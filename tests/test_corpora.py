@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from collapse_jax import data
+from collapse_jax.data import corpora, files
 
 ROWS = " = Sea = \n \n the sea , the <unk> \n"  # laid out as in wiki.train.tokens: blank rows " \n"
 
@@ -22,7 +22,7 @@ def toy_wikitext(tmp_path, monkeypatch):
     """A data directory whose WikiText-2 is three rows, published under their own checksum."""
     (tmp_path / "wikitext-2").mkdir()
     checksum = hashlib.sha256(ROWS.encode()).hexdigest()
-    monkeypatch.setitem(data.SHA256, data.WIKITEXT_2, checksum)
+    monkeypatch.setitem(corpora.SHA256, corpora.WIKITEXT_2, checksum)
     return tmp_path
 
 
@@ -45,15 +45,15 @@ def test_data_dir_prefers_flag_then_environment_then_cache(monkeypatch):
     monkeypatch.setenv("COLLAPSE_JAX_DATA", "/from/environment")
     monkeypatch.setenv("XDG_CACHE_HOME", "/from/xdg")
     monkeypatch.setenv("HOME", "/home/reader")
-    assert data.data_dir("/from/flag") == Path("/from/flag")
-    assert data.data_dir("~/corpora") == Path("/home/reader/corpora")
-    assert data.data_dir(None) == Path("/from/environment")
+    assert files.data_dir("/from/flag") == Path("/from/flag")
+    assert files.data_dir("~/corpora") == Path("/home/reader/corpora")
+    assert files.data_dir(None) == Path("/from/environment")
     monkeypatch.setenv("COLLAPSE_JAX_DATA", "")
-    assert data.data_dir(None) == Path("/from/xdg/collapse_jax")
+    assert files.data_dir(None) == Path("/from/xdg/collapse_jax")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/invalid")
-    assert data.data_dir(None) == Path("/home/reader/.cache/collapse_jax")
+    assert files.data_dir(None) == Path("/home/reader/.cache/collapse_jax")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert data.data_dir(None) == Path("/home/reader/.cache/collapse_jax")
+    assert files.data_dir(None) == Path("/home/reader/.cache/collapse_jax")
 
 
 def test_import_is_light():
@@ -61,7 +61,7 @@ def test_import_is_light():
         "import runpy, sys; runpy.run_path(sys.argv[1]); "
         "print(sorted({'jax', 'flax', 'xarray', 'matplotlib', 'pydoc_data'} & set(sys.modules)))"
     )
-    command = [sys.executable, "-c", program, data.__file__]
+    command = [sys.executable, "-c", program, corpora.__file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
@@ -74,7 +74,7 @@ def test_import_is_light():
 )
 def test_wikitext_2_counts_words_and_one_eos_a_row(toy_wikitext, suffix, compress):
     write(toy_wikitext / "wikitext-2" / f"wiki.train.tokens{suffix}", compress(ROWS.encode()))
-    corpus = data.load_corpus("wikitext-2", toy_wikitext)
+    corpus = corpora.load_corpus("wikitext-2", toy_wikitext)
     assert corpus.words == ("<eos>", "=", "the", ",", "<unk>", "Sea", "sea")
     np.testing.assert_array_equal(corpus.counts, [3, 2, 2, 1, 1, 1, 1], strict=True)
     assert corpus.counts.dtype == np.int64
@@ -89,7 +89,7 @@ def test_wikitext_2_counts_words_and_one_eos_a_row(toy_wikitext, suffix, compres
 def test_text_file_words_are_what_whitespace_separates(tmp_path, suffix, compress):
     text = "b a\tB\nb  c'est  é "
     path = write(tmp_path / f"mine.txt{suffix}", compress(text.encode()))
-    corpus = data.load_corpus(path)
+    corpus = corpora.load_corpus(path)
     assert corpus.words == ("b", "B", "a", "c'est", "é")
     np.testing.assert_array_equal(corpus.counts, [2, 1, 1, 1, 1])
     assert corpus.title == f"mine.txt{suffix}"
@@ -98,11 +98,11 @@ def test_text_file_words_are_what_whitespace_separates(tmp_path, suffix, compres
 
 def test_text_file_byte_order_mark_is_not_part_of_a_word(tmp_path):
     path = write(tmp_path / "notepad.txt", "\ufeffthe the".encode())
-    assert data.load_corpus(path).words == ("the",)
+    assert corpora.load_corpus(path).words == ("the",)
 
 
 def test_pydoc_topics_is_at_hand_and_names_its_version():
-    corpus = data.load_corpus("pydoc-topics", data_dir="/nowhere")
+    corpus = corpora.load_corpus("pydoc-topics", data_dir="/nowhere")
     assert corpus.words[0] == "the"
     assert len(corpus.words) > 2000
     assert corpus.counts.sum() > 40_000
@@ -110,13 +110,13 @@ def test_pydoc_topics_is_at_hand_and_names_its_version():
     assert len(set(corpus.words)) == len(corpus.words)
     assert platform.python_version() in corpus.title
     assert corpus.sha256[:8] in corpus.title
-    assert data.load_corpus("pydoc-topics").sha256 == corpus.sha256
+    assert corpora.load_corpus("pydoc-topics").sha256 == corpus.sha256
 
 
 def test_pydoc_topics_words_are_runs_of_letters_with_inner_apostrophes(monkeypatch):
     topics = {"z": "isn\u2019t snake_case 'Red'", "a": "don't\nx86 ''' é"}
     monkeypatch.setattr("pydoc_data.topics.topics", topics)
-    corpus = data.load_corpus("pydoc-topics")
+    corpus = corpora.load_corpus("pydoc-topics")
     assert corpus.words == ("case", "don't", "isn't", "red", "snake", "x", "é")
     joined = "don't\nx86 ''' é\nisn\u2019t snake_case 'Red'"
     assert corpus.sha256 == hashlib.sha256(joined.encode()).hexdigest()
@@ -131,8 +131,8 @@ def letters(tmp_path):
 
 
 def test_vocabulary_pools_rare_words_last_and_keeps_the_sum(letters):
-    whole = data.load_corpus(letters)
-    pooled = data.load_corpus(letters, vocabulary=2)
+    whole = corpora.load_corpus(letters)
+    pooled = corpora.load_corpus(letters, vocabulary=2)
     assert pooled.words == ("a", "b", "<other>")
     np.testing.assert_array_equal(pooled.counts, [3, 2, 3], strict=True)
     assert pooled.counts.dtype == np.int64
@@ -141,8 +141,8 @@ def test_vocabulary_pools_rare_words_last_and_keeps_the_sum(letters):
 
 
 def test_vocabulary_of_every_type_pools_nothing(letters):
-    whole = data.load_corpus(letters)
-    same = data.load_corpus(letters, vocabulary=5)
+    whole = corpora.load_corpus(letters)
+    same = corpora.load_corpus(letters, vocabulary=5)
     assert same.words == whole.words
     assert same.title == whole.title
     np.testing.assert_array_equal(same.counts, whole.counts)
@@ -151,18 +151,18 @@ def test_vocabulary_of_every_type_pools_nothing(letters):
 @pytest.mark.parametrize("vocabulary", [-1, 0, 6])
 def test_vocabulary_out_of_range_is_refused(letters, vocabulary):
     with pytest.raises(ValueError, match="vocabulary from 1 to 5") as caught:
-        data.load_corpus(letters, vocabulary=vocabulary)
+        corpora.load_corpus(letters, vocabulary=vocabulary)
     assert f"got {vocabulary};" in one_line(caught)
 
 
 def test_vocabulary_is_refused_where_the_pool_would_meet_a_word_of_its_name(tmp_path):
     path = write(tmp_path / "tagged.txt", b"<other> <other> a b")
     with pytest.raises(ValueError, match="<other>") as caught:
-        data.load_corpus(path, vocabulary=1)
+        corpora.load_corpus(path, vocabulary=1)
     one_line(caught)
     # As one of the rare words it is pooled like any other.
     path = write(tmp_path / "rare.txt", b"a a b <other>")
-    assert data.load_corpus(path, vocabulary=1).words == ("a", "<other>")
+    assert corpora.load_corpus(path, vocabulary=1).words == ("a", "<other>")
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def test_vocabulary_is_refused_where_the_pool_would_meet_a_word_of_its_name(tmp_
 
 def test_missing_wikitext_2_says_where_it_looked_and_where_to_get_it(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        data.load_corpus("wikitext-2", tmp_path)
+        corpora.load_corpus("wikitext-2", tmp_path)
     message = one_line(caught)
     looked_for = str(tmp_path / "wikitext-2" / "wiki.train.tokens")
     for part in (looked_for, "--data_dir", "COLLAPSE_JAX_DATA", "Salesforce/wikitext"):
@@ -181,7 +181,7 @@ def test_missing_wikitext_2_says_where_it_looked_and_where_to_get_it(tmp_path):
 def test_missing_text_file_names_the_corpora_there_are(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
-        data.load_corpus(name)
+        corpora.load_corpus(name)
     message = one_line(caught)
     assert repr(name) in message
     assert "wikitext-2, pydoc-topics" in message
@@ -191,9 +191,9 @@ def test_changed_wikitext_2_is_refused_with_both_checksums(toy_wikitext):
     changed = ROWS.encode().replace(b"the", b"The")
     path = write(toy_wikitext / "wikitext-2" / "wiki.train.tokens", changed)
     with pytest.raises(ValueError, match="SHA-256") as caught:
-        data.load_corpus("wikitext-2", toy_wikitext)
+        corpora.load_corpus("wikitext-2", toy_wikitext)
     message = one_line(caught)
-    for part in (path, data.SHA256["wikitext-2"], hashlib.sha256(changed).hexdigest()):
+    for part in (path, corpora.SHA256["wikitext-2"], hashlib.sha256(changed).hexdigest()):
         assert part in message
 
 
@@ -201,7 +201,7 @@ def test_changed_wikitext_2_is_refused_with_both_checksums(toy_wikitext):
 def test_empty_text_is_refused(tmp_path, raw):
     path = write(tmp_path / "empty.txt", raw)
     with pytest.raises(ValueError, match="with words in it") as caught:
-        data.load_corpus(path)
+        corpora.load_corpus(path)
     assert path in one_line(caught)
 
 
@@ -216,7 +216,7 @@ def test_empty_text_is_refused(tmp_path, raw):
 def test_binary_is_refused_with_the_offending_byte(tmp_path, raw, problem):
     path = write(tmp_path / "binary.txt", raw)
     with pytest.raises(ValueError, match=problem) as caught:
-        data.load_corpus(path)
+        corpora.load_corpus(path)
     assert path in one_line(caught)
 
 
@@ -229,14 +229,14 @@ def test_damaged_archives_are_refused(toy_wikitext, suffix, compress):
         path = write(toy_wikitext / "wikitext-2" / f"wiki.train.tokens{suffix}", raw)
         for name in ("wikitext-2", path):
             with pytest.raises(ValueError, match="reading it failed") as caught:
-                data.load_corpus(name, toy_wikitext)
+                corpora.load_corpus(name, toy_wikitext)
             assert path in one_line(caught)
 
 
 def test_python_without_topics_is_told_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
     with pytest.raises(ValueError, match=r"pydoc_data\.topics") as caught:
-        data.load_corpus("pydoc-topics")
+        corpora.load_corpus("pydoc-topics")
     one_line(caught)
 
 
@@ -249,12 +249,12 @@ def test_published_wikitext_2_has_the_published_figures():
             "COLLAPSE_JAX_DATA is not set: the published WikiText-2 was not read, so its checksum "
             "and its 2,088,628 words of 33,278 types were not checked"
         )
-    corpus = data.load_corpus("wikitext-2")
+    corpus = corpora.load_corpus("wikitext-2")
     count = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
     assert corpus.counts.sum() == 2_088_628
     assert len(corpus.words) == 33_278
     assert count["<eos>"] == 36_718
     assert corpus.words[:2] == ("the", ",")
-    pooled = data.load_corpus("wikitext-2", vocabulary=10_000)
+    pooled = corpora.load_corpus("wikitext-2", vocabulary=10_000)
     assert pooled.counts.sum() == 2_088_628
     assert len(pooled.words) == 10_001

@@ -1,4 +1,4 @@
-r"""Text corpora as word counts: found on disk, verified, and loaded without JAX or the network.
+r"""Text corpora as word counts.
 
 Three kinds of corpus, by name:
 
@@ -15,32 +15,23 @@ Three kinds of corpus, by name:
   whitespace separates, as they stand.
 """
 
-import gzip
-import hashlib
-import lzma
 import os
 import platform
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax.data import files
+
 WIKITEXT_2 = "wikitext-2"
 PYDOC_TOPICS = "pydoc-topics"
 OTHER = "<other>"
-ENVIRONMENT_VARIABLE = "COLLAPSE_JAX_DATA"
 
 SHA256 = {  # of the published file, decompressed
     WIKITEXT_2: "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
-}
-
-_DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".xz": lzma.decompress,
 }
 
 
@@ -58,25 +49,6 @@ class Corpus(NamedTuple):
     sha256: str  # of the raw bytes, decompressed
 
 
-def data_dir(override: str | os.PathLike[str] | None = None) -> Path:
-    """The directory that holds downloaded corpora; it need not exist.
-
-    Args:
-        override: the value of ``--data_dir``, if the user gave one.
-
-    Returns:
-        ``override``, else ``$COLLAPSE_JAX_DATA``, else ``collapse_jax`` in the user's cache
-        directory (``$XDG_CACHE_HOME`` or ``~/.cache``).
-    """
-    chosen = override or os.environ.get(ENVIRONMENT_VARIABLE)
-    if chosen:
-        return Path(os.path.expanduser(chosen))
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache):  # the XDG specification: "should consider the path invalid"
-        cache = os.path.expanduser("~/.cache")
-    return Path(cache, "collapse_jax")
-
-
 def load_corpus(
     name: str, data_dir: str | os.PathLike[str] | None = None, vocabulary: int | None = None
 ) -> Corpus:
@@ -86,7 +58,7 @@ def load_corpus(
         name: ``wikitext-2``, ``pydoc-topics``, or the path of a UTF-8 text file (plain, ``.gz`` or
             ``.xz``).
         data_dir: where ``wikitext-2/wiki.train.tokens`` (or ``.gz``, ``.xz``) lies; ``None`` for
-            the places that the function ``data_dir`` names.
+            the places that ``files.data_dir`` names.
         vocabulary: how many of the most frequent words to keep; all others become the one symbol
             ``<other>``, so the counts keep their sum. ``None`` keeps every word.
 
@@ -110,17 +82,17 @@ def load_corpus(
         tally["<eos>"] += text.count("\n")
     elif name == PYDOC_TOPICS:
         raw = _pydoc_topics_bytes()
-        title = f"Python {platform.python_version()} topics ({_sha256(raw)[:8]})"
+        title = f"Python {platform.python_version()} topics ({files.sha256(raw)[:8]})"
         tally = Counter(_english_words(raw.decode()))
     else:
         path = _user_path(name)
-        title, raw = path.name, _read(path)
+        title, raw = path.name, files.read(path)
         tally = Counter(_decode(raw, str(path)).split())
     if not tally:
         raise ValueError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
     words, counts = zip(*ranked, strict=True)
-    corpus = Corpus(name, title, words, np.array(counts, np.int64), _sha256(raw))
+    corpus = Corpus(name, title, words, np.array(counts, np.int64), files.sha256(raw))
     return corpus if vocabulary is None else _pool_rare_words(corpus, vocabulary)
 
 
@@ -147,23 +119,22 @@ def _pool_rare_words(corpus: Corpus, vocabulary: int) -> Corpus:
 
 
 def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
-    plain = data_dir(override) / "wikitext-2" / "wiki.train.tokens"
-    candidates = [plain, *(plain.with_name(plain.name + suffix) for suffix in _DECOMPRESS)]
-    path = next((path for path in candidates if path.is_file()), None)
+    plain = files.data_dir(override) / "wikitext-2" / "wiki.train.tokens"
+    path = files.find(plain)
     if path is None:
         raise FileNotFoundError(
             f"expected WikiText-2's training split at {plain} (or .gz, .xz), found no file; set "
-            f"--data_dir or {ENVIRONMENT_VARIABLE} to the directory that holds wikitext-2, or make "
-            "the file from the Hugging Face data set Salesforce/wikitext, configuration "
+            f"--data_dir or {files.ENVIRONMENT_VARIABLE} to the directory that holds wikitext-2, "
+            "or make the file from the Hugging Face data set Salesforce/wikitext, configuration "
             'wikitext-2-v1, split train: "".join(text or " \\n" for text in rows); '
             f"{PYDOC_TOPICS} needs no file"
         )
-    raw = _read(path)
-    if _sha256(raw) != SHA256[WIKITEXT_2]:
+    raw = files.read(path)
+    if files.sha256(raw) != SHA256[WIKITEXT_2]:
         raise ValueError(
             f"expected WikiText-2's training split at {path}, SHA-256 {SHA256[WIKITEXT_2]} after "
-            f"decompression, got {_sha256(raw)} ({len(raw):,} bytes); fetch it again, or give the "
-            "file's path as the corpus to use it as it is"
+            f"decompression, got {files.sha256(raw)} ({len(raw):,} bytes); fetch it again, or "
+            "give the file's path as the corpus to use it as it is"
         )
     return raw
 
@@ -198,18 +169,6 @@ def _user_path(name: str) -> Path:
     return path
 
 
-def _read(path: Path) -> bytes:
-    """The file's bytes, decompressed as its suffix says."""
-    try:
-        raw = path.read_bytes()
-        return _DECOMPRESS[path.suffix](raw) if path.suffix in _DECOMPRESS else raw
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(
-            f"expected a complete {path.suffix or 'text'} file at {path}, but reading it failed: "
-            f"{error}; copy or fetch it again"
-        ) from error
-
-
 def _decode(raw: bytes, source: str) -> str:
     nul = raw.find(0)  # English in UTF-16 is valid UTF-8 full of NULs, as many binary files are
     if nul < 0:
@@ -220,7 +179,3 @@ def _decode(raw: bytes, source: str) -> str:
     else:
         problem = f"a NUL at byte {nul:,}"
     raise ValueError(f"expected UTF-8 text in {source}, got {problem}; convert it, or give another")
-
-
-def _sha256(raw: bytes) -> str:
-    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,119 @@
+"""Where data sets lie, and their files: read, decompressed, verified, fetched."""
+
+import gzip
+import hashlib
+import lzma
+import os
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "COLLAPSE_JAX_DATA"
+
+DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".xz": lzma.decompress,
+}
+_CHUNK = 1 << 16  # bytes
+
+
+def data_dir(override: str | os.PathLike[str] | None = None) -> Path:
+    """The directory that holds data sets; it need not exist.
+
+    Args:
+        override: the value of ``--data_dir``, if the user gave one.
+
+    Returns:
+        ``override``, else ``$COLLAPSE_JAX_DATA``, else ``collapse_jax`` in the user's cache
+        directory (``$XDG_CACHE_HOME`` or ``~/.cache``).
+    """
+    chosen = override or os.environ.get(ENVIRONMENT_VARIABLE)
+    if chosen:
+        return Path(os.path.expanduser(chosen))
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):  # the XDG specification: "should consider the path invalid"
+        cache = os.path.expanduser("~/.cache")
+    return Path(cache, "collapse_jax")
+
+
+def find(plain: Path) -> Path | None:
+    """The file itself, or its .gz or .xz; None if there is none of them."""
+    candidates = [plain, *(plain.with_name(plain.name + suffix) for suffix in DECOMPRESS)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read(path: Path) -> bytes:
+    """The file's bytes, decompressed as its suffix says.
+
+    Raises:
+        ValueError: if it cannot be read, or is no complete file of its kind.
+    """
+    try:
+        raw = path.read_bytes()
+        return DECOMPRESS[path.suffix](raw) if path.suffix in DECOMPRESS else raw
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(
+            f"expected a complete {path.suffix or 'plain'} file at {path}, but reading it failed: "
+            f"{error}; copy or fetch it again"
+        ) from error
+
+
+def sha256(raw: bytes) -> str:
+    """The checksum, in hexadecimal digits."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None]) -> None:
+    """Downloads a file from the first source that has it, with a progress bar.
+
+    Args:
+        sources: URLs of the same file.
+        target: where it is written, once complete and verified; its suffix says how it is packed.
+        verify: raises ValueError for unpacked bytes that are not the published ones.
+
+    Raises:
+        FileNotFoundError: if no source can be reached or has the published file.
+        ValueError: if the target cannot be written.
+    """
+    problems = []
+    for source in sources:
+        try:
+            raw = _download(source, target.name)
+            unpack = DECOMPRESS.get(target.suffix)
+            verify(unpack(raw) if unpack else raw)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error
+            problems.append(f"{source}: {reason}")
+            continue
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(target.name + ".part")
+            partial.write_bytes(raw)
+            partial.replace(target)
+        except OSError as error:
+            raise ValueError(
+                f"expected to write {target}, but: {error.strerror or error}; set --data_dir or "
+                f"{ENVIRONMENT_VARIABLE} to a directory that can be written"
+            ) from error
+        return
+    raise FileNotFoundError("; ".join(problems))
+
+
+def _download(source: str, label: str) -> bytes:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with (
+        urllib.request.urlopen(source, timeout=30) as answer,
+        Progress(*columns, console=Console(stderr=True)) as bar,
+    ):
+        length = answer.headers.get("Content-Length")
+        task = bar.add_task(label, total=int(length) if length else None)
+        received = bytearray()
+        while chunk := answer.read(_CHUNK):
+            received += chunk
+            bar.advance(task, len(chunk))
+        return bytes(received)
