@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 
-def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_turn(function: Callable[..., Any], together: int = 1) -> Callable[..., Any]:
     """The function, which under `jax.vmap` on a CPU runs for one chain after the other.
 
     For functions with a loop whose length depends on the data: under a plain `vmap` all chains turn
@@ -17,6 +17,7 @@ def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Args:
       function: of arrays or pytrees of arrays; closes over no traced value.
+      together: chains that run at a time, under a plain `vmap`.
     """
     if jax.default_backend() != "cpu":
         return function
@@ -33,7 +34,9 @@ def in_turn(function: Callable[..., Any]) -> Callable[..., Any]:
             for batch, leaf in zip(jax.tree.leaves(in_batched), leaves, strict=True)
         ]
         outputs = jax.lax.map(
-            lambda leaves: function(*jax.tree.unflatten(structure, leaves)), spread_out
+            lambda leaves: function(*jax.tree.unflatten(structure, leaves)),
+            spread_out,
+            batch_size=together if together > 1 else None,
         )
         return outputs, jax.tree.map(lambda _: True, outputs)
 

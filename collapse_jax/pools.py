@@ -1,4 +1,4 @@
-"""The algebra of a generation's data: rows, moments and counts, each merged and subsampled.
+"""The algebra of a generation's data: rows, moments, counts, each merged and subsampled.
 
 A pool is a pytree of one chain; counts of its members are Python ints where they are known when the
 program is traced and i32 scalars otherwise, so that a full pool needs no masks.
@@ -23,7 +23,7 @@ class Pools(NamedTuple):
     """What a regime may do with a family's data, whatever their form.
 
     Attributes:
-      name: "rows", "moments" or "counts".
+      name: "rows", "live rows", "moments" or "counts".
       merge: (a, b, capacity) -> pool of all members of both, in a's frame of reference.
       subsample: (key, pool, count, capacity) -> `count` members, uniform without replacement; None
         where the form does not allow it.
@@ -98,6 +98,41 @@ def rows(row_bytes: int) -> Pools:
         size=lambda pool: pool.count,
         grow=lambda pool, capacity: pool._replace(values=_resize(pool.values, capacity)),
         bytes=lambda capacity: capacity * row_bytes,
+    )
+
+
+class LiveRows(NamedTuple):
+    """Rows of which some are drawn anew from the teacher each time a fit looks at them."""
+
+    fixed: Rows
+    live: jax.Array  # bool[capacity of those drawn anew], which of them there are
+
+
+def live_rows(row_bytes: int) -> Pools:
+    """Rows that may stand for draws to come: only for fits that see one teacher at a time.
+
+    A merged pool has room for all fixed rows of both parts, whatever the capacity asked for.
+    """
+    plain = rows(row_bytes)
+
+    def merge(a: LiveRows, b: LiveRows, capacity: int) -> LiveRows:
+        del capacity
+        room = a.fixed.values.shape[0] + b.fixed.values.shape[0]
+        return LiveRows(plain.merge(a.fixed, b.fixed, room), jnp.concatenate([a.live, b.live]))
+
+    def subsample(key: jax.Array, pool: LiveRows, count: Count, capacity: int) -> LiveRows:
+        assert plain.subsample is not None
+        if pool.live.shape[0]:
+            raise ValueError("live rows: rows that are yet to be drawn cannot be subsampled")
+        return pool._replace(fixed=plain.subsample(key, pool.fixed, count, capacity))
+
+    return Pools(
+        "live rows",
+        merge,
+        subsample,
+        size=lambda pool: pool.fixed.count + jnp.sum(pool.live, dtype=jnp.int32),
+        grow=lambda pool, capacity: pool._replace(fixed=plain.grow(pool.fixed, capacity)),
+        bytes=plain.bytes,
     )
 
 

@@ -141,6 +141,8 @@ class SteppedEngine:
 
             return jax.vmap(one)(numbers, *args)
 
+        names = [stage.name for stage in chain.stages(self._family, self._regime, shape, first)]
+        local.__name__ = "_".join([*names[index : index + 1], piece])  # as profiles show it
         return compiled(local)
 
     def _conclude(

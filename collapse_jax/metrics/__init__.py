@@ -1,0 +1,1 @@
+"""Measures of samples that more than one kind of model is judged by."""

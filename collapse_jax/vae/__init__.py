@@ -1,0 +1,1 @@
+"""Variational autoencoders of images: the models, their training, what sees their images."""

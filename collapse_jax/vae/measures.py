@@ -1,0 +1,204 @@
+"""What is measured of an autoencoder: on real test images, and on images that it generates.
+
+Everything about generated images is seen through generation 0's encoder (its mean, as in Shumailov
+et al. 2024) or a classifier trained on real images. Axis legend: B images, L latent.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.family import Metric, Metrics
+from collapse_jax.metrics import features
+from collapse_jax.vae import classifier, model
+from collapse_jax.vae.classifier import Classifier
+from collapse_jax.vae.model import Model, Params
+from collapse_jax.vae.training import from_bytes
+
+BIN_EDGES = np.linspace(-3.0, 3.0, 121)  # of the latent density, as far as the paper draws it
+_CHUNK = 256  # images that are worked on at a time
+
+
+class Anchor(NamedTuple):
+    """What later generations are measured with, of generation 0 and of real images."""
+
+    encoder: Params  # of generation 0
+    manifold: features.Manifold  # of real test images in the encoder's mean
+    summary: features.Summary
+    lower: jax.Array  # f32[L], quantiles of the real images' means
+    upper: jax.Array  # f32[L]
+    classifier: Classifier
+
+
+class Measures(NamedTuple):
+    """How autoencoders are measured.
+
+    Attributes:
+      model: the autoencoder.
+      test: real images, u8[B, pixel]; as many are generated.
+      pictures: generated images that are kept.
+      draws: whether generated pixels are Bernoulli draws.
+      reconstruction: "bernoulli" or "gaussian".
+      tail: share of the real images' means beyond both quantiles together, by dimension.
+    """
+
+    model: Model
+    test: np.ndarray
+    pictures: int
+    draws: bool
+    reconstruction: str
+    tail: float
+
+    def anchor(self, params: Params, judge: Classifier) -> Anchor:
+        """Of generation 0's parameters."""
+        points = self._codes(params, from_bytes(jnp.asarray(self.test)))
+        levels = jnp.array([self.tail / 2, 1 - self.tail / 2])
+        lower, upper = jnp.quantile(points, levels, axis=0)
+        return Anchor(
+            params,
+            features.manifold(points),
+            features.summary(points),
+            lower,
+            upper,
+            jax.tree.map(jnp.asarray, judge),
+        )
+
+    def measure(self, key: jax.Array, params: Params, anchor: Anchor) -> Metrics:
+        """All metrics but those of the fit itself."""
+        k_test, k_generate = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+        lost, divergence = self._bound(k_test, params)
+        images = self.generate(k_generate, params, len(self.test))
+        points = self._codes(anchor.encoder, images)
+        near = features.neighbourhoods(anchor.manifold, features.manifold(points))
+        shares = classifier.shares(anchor.classifier, images)
+        outside = (points < anchor.lower) | (points > anchor.upper)
+        variance = jnp.mean(jnp.var(images, axis=0))
+        found = {
+            "test_elbo": -jnp.mean(lost + divergence),
+            "test_reconstruction": jnp.mean(lost),
+            "test_kl": jnp.mean(divergence),
+            "latent_density": _density(points),
+            "latent_sd": jnp.std(points),
+            "frechet_distance": features.frechet_distance(
+                anchor.summary, features.summary(points)
+            ),
+            **near._asdict(),
+            "class_share": shares,
+            "class_entropy": -jnp.sum(jax.scipy.special.xlogy(shares, shares)),
+            "pixel_variance": variance,
+            "log_variance": jnp.log(variance + 1e-30),
+            "tail_mass": jnp.mean(outside.astype(jnp.float32)),
+        }
+        if self.pictures:
+            found["picture"] = images[: self.pictures]
+        return found
+
+    def generate(self, key: jax.Array, params: Params, count: int) -> jax.Array:
+        """Images of codes from the prior, f32[count, pixel]."""
+
+        def chunk(number: jax.Array) -> jax.Array:
+            k_chunk = jax.random.fold_in(key, number)
+            return model.generate(self.model, params, k_chunk, _CHUNK, self.draws)
+
+        return _chunked(chunk, count)
+
+    def _codes(self, encoder: Params, images: jax.Array) -> jax.Array:
+        """The encoder's mean, f32[B, L]."""
+
+        def chunk(number: jax.Array) -> jax.Array:
+            return self.model.encode(encoder, _part(images, number))[0]
+
+        return _chunked(chunk, images.shape[0])
+
+    def _bound(self, key: jax.Array, params: Params) -> model.Terms:
+        """Both terms of the evidence lower bound on the test images."""
+        images = jnp.asarray(self.test)
+
+        def chunk(number: jax.Array) -> model.Terms:
+            part = from_bytes(_part(images, number))
+            k_chunk = jax.random.fold_in(key, number)
+            return model.terms(self.model, params, k_chunk, part, self.reconstruction)
+
+        return _chunked(chunk, len(self.test))
+
+
+def _part(images: jax.Array, number: jax.Array) -> jax.Array:
+    """A chunk of images; the last one is filled up with others."""
+    rows = number * _CHUNK + jnp.arange(_CHUNK)
+    return images[jnp.minimum(rows, images.shape[0] - 1)]
+
+
+def _chunked(chunk: Any, count: int) -> Any:
+    """The results for all chunks as one, leaves [count, ...]."""
+    chunks = jax.lax.map(chunk, jnp.arange(-(-count // _CHUNK)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], chunks)
+
+
+def _density(points: jax.Array) -> jax.Array:
+    """The histogram of all entries, as a density over all of them: f32[bin]."""
+    counts, _ = jnp.histogram(points, jnp.asarray(BIN_EDGES, jnp.float32))
+    width = float(BIN_EDGES[1] - BIN_EDGES[0])
+    return counts.astype(jnp.float32) / (points.size * width)
+
+
+def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
+    """What `Measures.measure` gives, and the fit.
+
+    Args:
+      pictures: that are kept.
+      entropy: the largest there can be, nats.
+    """
+    share = {"scale": 0.01, "limit": 1.0, "nonnegative": True}
+    found = {
+        "train_loss": Metric(
+            "mean loss of the training images over the last epoch", "nats", (), 100.0, 1e5
+        ),
+        "test_elbo": Metric("evidence lower bound on real test images", "nats", (), 100.0, 1e5),
+        "test_reconstruction": Metric(
+            "reconstruction loss on real test images", "nats", (), 100.0, 1e5, nonnegative=True
+        ),
+        "test_kl": Metric(
+            "KL(q(z | x) || prior) on real test images", "nats", (), 10.0, 1e4, nonnegative=True
+        ),
+        "latent_density": Metric(
+            "density of generation 0's encoder mean, all dimensions, on generated images",
+            "1", ("latent",), 0.1, 1e3, nonnegative=True,
+        ),
+        "latent_sd": Metric(
+            "standard deviation of generation 0's encoder mean on generated images",
+            "1", (), 0.1, 10.0, nonnegative=True,
+        ),
+        "frechet_distance": Metric(
+            "Fréchet distance of generated to real images in generation 0's encoder",
+            "1", (), 0.1, 1e3, nonnegative=True,
+        ),
+        "precision": Metric("share of generated images near real ones", "1", (), **share),
+        "recall": Metric("share of real images near generated ones", "1", (), **share),
+        "density": Metric(
+            "real neighbourhoods that a generated image is in, over their expected number",
+            "1", (), 0.1, 10.0, nonnegative=True,
+        ),
+        "coverage": Metric(
+            "share of real images with a generated one in their neighbourhood", "1", (), **share
+        ),
+        "class_share": Metric("share of generated images in a class", "1", ("class",), **share),
+        "class_entropy": Metric(
+            "entropy of generated images' classes", "nats", (), 0.1, 2.0 * entropy,
+            nonnegative=True,
+        ),
+        "pixel_variance": Metric(
+            "variance of a pixel over generated images, mean over pixels", "white^2",
+            (), 0.01, 1.0, nonnegative=True,
+        ),
+        "log_variance": Metric("log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2),
+        "tail_mass": Metric(
+            "share of encoder means beyond the real images' tail quantiles", "1", (), **share
+        ),
+    }  # fmt: skip
+    if pictures:
+        found["picture"] = Metric("a generated image", "white", ("image", "pixel"), **share)
+    return found
+
+

@@ -1,0 +1,177 @@
+"""Training an autoencoder on a pool of images, cut into pieces of a few minibatches.
+
+Images of a pool are bytes; those drawn anew are decoded for each minibatch by the teacher.
+Axis legend: M images of the training set, B of a minibatch, D pixels.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from collapse_jax import pools
+from collapse_jax.batching import in_turn
+from collapse_jax.family import Metrics, Steps, Training
+from collapse_jax.vae import model as models
+from collapse_jax.vae.model import Model, Params
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "adam": optax.adam,
+    "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
+}
+# Multiply-adds of a piece of training, forward and backward, about: one or two seconds of two
+# cores, so that a signal is answered within seconds and calls cost nothing.
+_PIECE = 1e11
+
+
+class Settings(NamedTuple):
+    """How an autoencoder is trained.
+
+    Attributes:
+      epochs: passes over the training set, at least 1.
+      batch: images of a minibatch, B.
+      learning_rate: of the optimizer.
+      weight_decay: added to the gradient of the summed loss, times the parameters (L2).
+      optimizer: "adam" or "sgd" (momentum 0.9).
+      reconstruction: "bernoulli" or "gaussian".
+      kl_weight: of the divergence in the loss (beta); 1 is the evidence lower bound.
+      start: "fresh" parameters each generation, or "warm" ones of the model before.
+      draws: whether generated pixels are Bernoulli draws, or the decoder's means.
+      chains_together: chains in one batched product where chains run in turn (CPU).
+    """
+
+    epochs: int = 30
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    optimizer: str = "adam"
+    reconstruction: str = "bernoulli"
+    kl_weight: float = 1.0
+    start: str = "fresh"
+    draws: bool = False
+    chains_together: int = 1
+
+
+class Progress(NamedTuple):
+    """Where the training of one chain is."""
+
+    key: jax.Array
+    params: Params
+    moments: Any  # the optimizer's state
+    step: jax.Array  # i32[], minibatches so far
+    loss: jax.Array  # f32[], summed over the images of the present epoch, nats
+    pool: pools.LiveRows
+    teacher: Params | None  # None where no image is drawn anew
+
+
+def steps(model: Model, settings: Settings) -> Steps:
+    """A family's fit: parameters and the metric train_loss, from a pool of `LiveRows`."""
+    optimizer = _optimizer(settings)
+    work = 6 * models.multiply_adds(model)  # of an image, forward and backward
+    piece = max(1, round(_PIECE / work / settings.batch))
+
+    def begin(key: jax.Array, params: Params, training: Training) -> Progress:
+        if settings.start == "fresh" or training.teacher is None:
+            params = model.init(jax.random.fold_in(key, 0))
+        fixed, live = training.pool
+        return Progress(
+            jax.random.fold_in(key, 1),
+            params,
+            optimizer.init(params),
+            jnp.int32(0),
+            jnp.float32(0.0),
+            pools.LiveRows(fixed._replace(count=jnp.int32(fixed.count)), live),
+            training.teacher if live.shape[0] else None,
+        )
+
+    @functools.partial(in_turn, together=settings.chains_together)
+    def advance(carry: Progress) -> tuple[Any, ...]:
+        length, size = _epoch(carry.pool, settings.batch)
+        epoch, within = carry.step // length, carry.step % length
+        k_orders, k_steps = (jax.random.fold_in(carry.key, purpose) for purpose in (0, 1))
+        order = _order(jax.random.fold_in(k_orders, epoch), carry.pool, size, settings.batch)
+        first = jnp.where(within == 0, 0.0, carry.loss)
+        end = jnp.minimum(carry.step + piece, (epoch + 1) * length)
+
+        def turn(step: jax.Array, changing: Any) -> Any:
+            params, moments, loss = changing
+            key = jax.random.fold_in(k_steps, step)
+            start = (step - epoch * length) * settings.batch
+            chosen = jax.lax.dynamic_slice_in_dim(order, start, settings.batch)
+            there = start + jnp.arange(settings.batch) < size
+            images = _images(model, carry, jax.random.fold_in(key, 0), chosen, settings.draws)
+
+            def objective(params: Params) -> tuple[jax.Array, jax.Array]:
+                parts = models.terms(
+                    model, params, jax.random.fold_in(key, 1), images, settings.reconstruction
+                )
+                summed = parts.reconstruction + settings.kl_weight * parts.divergence
+                total = jnp.sum(jnp.where(there, summed, 0.0))
+                return total, total
+
+            gradient, total = jax.grad(objective, has_aux=True)(params)
+            updates, moments = optimizer.update(gradient, moments, params)
+            return optax.apply_updates(params, updates), moments, loss + total
+
+        changing = (carry.params, carry.moments, first)
+        return end, *jax.lax.fori_loop(carry.step, end, turn, changing)
+
+    def advance_all(carry: Progress) -> Progress:
+        step, params, moments, loss = advance(carry)
+        return carry._replace(step=step, params=params, moments=moments, loss=loss)
+
+    def done(carry: Progress) -> jax.Array:
+        return carry.step >= settings.epochs * _epoch(carry.pool, settings.batch)[0]
+
+    def finish(carry: Progress) -> tuple[Params, Metrics]:
+        size = _epoch(carry.pool, settings.batch)[1]
+        return carry.params, {"train_loss": carry.loss / size.astype(jnp.float32)}
+
+    return Steps(begin, advance_all, done, finish)
+
+
+def _optimizer(settings: Settings) -> optax.GradientTransformation:
+    step = OPTIMIZERS[settings.optimizer](settings.learning_rate)
+    return optax.chain(optax.add_decayed_weights(settings.weight_decay), step)
+
+
+def _epoch(pool: pools.LiveRows, batch: int) -> tuple[jax.Array, jax.Array]:
+    """Minibatches of an epoch, the last one maybe not full, and M; i32[] each."""
+    size = jnp.int32(pool.fixed.count) + jnp.sum(pool.live, dtype=jnp.int32)
+    return (size + batch - 1) // batch, size
+
+
+def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) -> jax.Array:
+    """The numbers below M in random order, then others: i32[room rounded up to minibatches]."""
+    room = pool.fixed.values.shape[0] + pool.live.shape[0]
+    numbers = jnp.arange(room, dtype=jnp.int32)
+    bits = jnp.where(numbers < size, jax.random.bits(key, (room,)) >> 1, jnp.uint32(1 << 31))
+    _, order = jax.lax.sort_key_val(bits, numbers)
+    return jnp.pad(order, (0, -room % batch))
+
+
+def _images(
+    model: Model, carry: Progress, key: jax.Array, chosen: jax.Array, draws: bool
+) -> jax.Array:
+    """The chosen members of the pool, f32[B, D] in [0, 1]; those beyond the fixed are drawn."""
+    values = carry.pool.fixed.values
+    if carry.teacher is None:
+        return from_bytes(values[chosen])
+    drawn = models.generate(model, carry.teacher, key, chosen.shape[0], draws)
+    if values.shape[0] == 0:
+        return drawn
+    fixed = from_bytes(values[jnp.minimum(chosen, values.shape[0] - 1)])
+    return jnp.where((chosen < carry.pool.fixed.count)[:, None], fixed, drawn)
+
+
+def from_bytes(values: jax.Array) -> jax.Array:
+    """Grey values as shares of white, f32."""
+    return values.astype(jnp.float32) / 255.0
+
+
+def to_bytes(images: jax.Array) -> jax.Array:
+    """Shares of white as grey values, u8: what an image file keeps of them."""
+    return jnp.round(255.0 * images).astype(jnp.uint8)
