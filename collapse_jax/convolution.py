@@ -1,9 +1,9 @@
-r"""Convolutions of kernel 4, stride 2 and padding 1 as patches and one matrix product.
+"""Convolutions of kernel 4, stride 2 and padding 1 as patches and one matrix product.
 
-XLA's own convolution is slow inside a loop on CPU, and under `vmap` with weights by chain it becomes
-a grouped convolution, slow everywhere; a product of matrices becomes a batched product. A kernel's
-rows 2i + a and columns 2j + b (i, j, a, b in {0, 1}) split into blocks (i, j) of pixels (a, b): over
-an image whose 2x2 pixels are made channels, a stride of 2 is a stride of 1 and the kernel is 2x2.
+XLA's own convolution is slow inside a loop on CPU, and under `vmap` with weights by chain it
+becomes a grouped convolution, slow everywhere; a product of matrices becomes a batched product. A
+kernel's rows 2i + a and columns 2j + b (i, j, a, b in {0, 1}) split into blocks (i, j) of pixels
+(a, b): once 2x2 pixels are made channels, a stride of 2 is one of 1 and the kernel is 2x2.
 Axis legend: B images, H and W pixels, C channels in, O channels out.
 """
 
@@ -39,7 +39,7 @@ def halved(images: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def doubled(images: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The transposed convolution that doubles height and width (PyTorch's ConvTranspose2d(4, 2, 1)).
+    """The transposed convolution that doubles height and width, as PyTorch's ConvTranspose2d.
 
     The gradient of `halved` with respect to its images, for the kernel with its last two axes
     exchanged: each pixel adds its channels times the kernel to the 4x4 pixels around it.

@@ -48,7 +48,7 @@ def _write_all(
         write_history(local / "history.nc", result.history)
         summary_table.write_csv(local / "summary.csv", result.summary, curves)
         (local / "plots").mkdir()
-        paths = plots.save({**figures, **plots.standard(result, drawn)}, local / "plots")
+        paths = plots.save({**figures, **plots.standard(result, drawn, figures)}, local / "plots")
         title = str(result.summary.attrs["title"])
         section = report.run_section(result, paths, curves)
         report.write(local / "report.html", title, [section])

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import matplotlib
@@ -251,8 +251,8 @@ def overlay(
     return drawing.legend(figure)
 
 
-def standard(result: Run, expected: Expected) -> dict[str, Figure]:
-    """The figures of a run, {name of the file: figure}, by family."""
+def standard(result: Run, expected: Expected, drawn: Collection[str] = ()) -> dict[str, Figure]:
+    """The figures of a run, {name of the file: figure}, by family; not those drawn already."""
     summary = result.summary
     family = settings(summary, "family").get("name")
     figures: dict[str, Figure] = {}
@@ -268,6 +268,8 @@ def standard(result: Run, expected: Expected) -> dict[str, Figure]:
         figures["symbol_survival"] = symbol_survival(summary, expected)
         names.remove("surviving_share")
     for name in names:
+        if name in drawn:
+            continue
         figures[_file_name(name)] = metric(summary, name, expected)
     if "nonfinite" in summary:
         figures["collapse_times"] = collapse_times(summary)

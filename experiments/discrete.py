@@ -11,7 +11,8 @@ falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,
 
 from typing import TYPE_CHECKING
 
-from collapse_jax.config import DiscreteConfig, RegimeConfig, RunConfig, from_flags
+from collapse_jax.config import RegimeConfig, RunConfig, from_flags
+from collapse_jax.family_configs import DiscreteConfig
 from experiments import launch
 
 if TYPE_CHECKING:

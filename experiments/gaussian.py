@@ -9,7 +9,8 @@ form 100 [psi(99/2) + ln(2/99)] = -1.013). The paper's settings:
       --workdir=runs/gaussian
 """
 
-from collapse_jax.config import GaussianConfig, RegimeConfig, RunConfig, from_flags
+from collapse_jax.config import RegimeConfig, RunConfig, from_flags
+from collapse_jax.family_configs import GaussianConfig
 from experiments import launch
 
 

@@ -12,7 +12,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from collapse_jax.config import GmmConfig, RegimeConfig, RunConfig, from_flags, numbers, setting
+from collapse_jax.config import RegimeConfig, RunConfig, from_flags, numbers, setting
+from collapse_jax.family_configs import GmmConfig
 from experiments import launch
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ times that. At the defaults (1,000 chains, 100 generations, T = 100 rows, d = 10
   python -m experiments.regression --regime=accumulate --workdir=runs/regression
 """
 
-from collapse_jax.config import RegimeConfig, RegressionConfig, RunConfig, from_flags
+from collapse_jax.config import RegimeConfig, RunConfig, from_flags
+from collapse_jax.family_configs import RegressionConfig
 from experiments import launch
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_jax.config import DiscreteConfig, check_choice, from_flags, setting
+from collapse_jax.config import check_choice, from_flags, setting
+from collapse_jax.family_configs import DiscreteConfig
 from experiments import launch
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ import pytest
 
 import collapse_jax
 from collapse_jax import families, regimes
-from collapse_jax.config import (
+from collapse_jax.config import RegimeConfig, RunConfig
+from collapse_jax.family_configs import (
     DiscreteConfig,
     GaussianConfig,
     GmmConfig,
     KdeConfig,
-    RegimeConfig,
     RegressionConfig,
-    RunConfig,
 )
 from experiments.error_sources import ErrorSourcesConfig
 

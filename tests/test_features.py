@@ -18,9 +18,9 @@ def clouds(dim=6):
 @pytest.mark.parametrize("dim", [2, 20])
 def test_frechet_distance_against_scipy(dim):
     one, other = clouds(dim)
-    got = jax.jit(
-        lambda a, b: features.frechet_distance(features.summary(a), features.summary(b))
-    )(one, other)
+    got = jax.jit(lambda a, b: features.frechet_distance(features.summary(a), features.summary(b)))(
+        one, other
+    )
     covariances = [np.cov(x.astype(float).T, ddof=0) for x in (one, other)]
     root = sqrtm(covariances[0] @ covariances[1])
     shift = one.mean(axis=0, dtype=float) - other.mean(axis=0, dtype=float)
@@ -41,9 +41,7 @@ def test_neighbourhoods_by_their_definitions():
 
     @jax.jit
     def measured(one, other):
-        return features.neighbourhoods(
-            features.manifold(one, k), features.manifold(other, k), k
-        )
+        return features.neighbourhoods(features.manifold(one, k), features.manifold(other, k), k)
 
     got = measured(one, other)
 

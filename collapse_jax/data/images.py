@@ -38,11 +38,11 @@ class ImageSet(NamedTuple):
     name: str
     title: str  # for plots and reports
     side: int  # pixels
+    sha256: str  # of all pixels and labels
     train: np.ndarray  # u8[image, pixel]
     train_labels: np.ndarray  # u8[image]
     test: np.ndarray  # u8[image, pixel]
     test_labels: np.ndarray  # u8[image]
-    sha256: str  # of all pixels and labels
 
 
 @functools.lru_cache(maxsize=4)
@@ -80,7 +80,7 @@ def load_images(name: str, data_dir: str | os.PathLike[str] | None = None) -> Im
         array.flags.writeable = False
     side = round(arrays[0].shape[1] ** 0.5)
     checksum = files.sha256(b"".join(array.tobytes() for array in arrays))
-    return ImageSet(name, title, side, *arrays, sha256=checksum)
+    return ImageSet(name, title, side, checksum, *arrays)
 
 
 def _digits() -> tuple[np.ndarray, ...]:

@@ -23,8 +23,9 @@ class Classifier(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def train(name: str, data_dir: str | None) -> tuple[Classifier, float]:
-    """Scikit-learn's multilayer perceptron on at most 20,000 training images, 10 epochs of Adam (more where
-    there are few images).
+    """Scikit-learn's multilayer perceptron on at most 20,000 training images, by Adam.
+
+    Ten epochs; more where there are few images.
 
     Args:
       name, data_dir: of the images, as for `load_images`.

@@ -12,7 +12,8 @@ import numpy as np
 
 from collapse_jax.family import Metric, Metrics
 from collapse_jax.metrics import features
-from collapse_jax.vae import classifier, model
+from collapse_jax.vae import classifier
+from collapse_jax.vae import model as models
 from collapse_jax.vae.classifier import Classifier
 from collapse_jax.vae.model import Model, Params
 from collapse_jax.vae.training import from_bytes
@@ -81,9 +82,7 @@ class Measures(NamedTuple):
             "test_kl": jnp.mean(divergence),
             "latent_density": _density(points),
             "latent_sd": jnp.std(points),
-            "frechet_distance": features.frechet_distance(
-                anchor.summary, features.summary(points)
-            ),
+            "frechet_distance": features.frechet_distance(anchor.summary, features.summary(points)),
             **near._asdict(),
             "class_share": shares,
             "class_entropy": -jnp.sum(jax.scipy.special.xlogy(shares, shares)),
@@ -100,7 +99,7 @@ class Measures(NamedTuple):
 
         def chunk(number: jax.Array) -> jax.Array:
             k_chunk = jax.random.fold_in(key, number)
-            return model.generate(self.model, params, k_chunk, _CHUNK, self.draws)
+            return models.generate(self.model, params, k_chunk, _CHUNK, self.draws)
 
         return _chunked(chunk, count)
 
@@ -112,14 +111,14 @@ class Measures(NamedTuple):
 
         return _chunked(chunk, images.shape[0])
 
-    def _bound(self, key: jax.Array, params: Params) -> model.Terms:
+    def _bound(self, key: jax.Array, params: Params) -> models.Terms:
         """Both terms of the evidence lower bound on the test images."""
         images = jnp.asarray(self.test)
 
-        def chunk(number: jax.Array) -> model.Terms:
+        def chunk(number: jax.Array) -> models.Terms:
             part = from_bytes(_part(images, number))
             k_chunk = jax.random.fold_in(key, number)
-            return model.terms(self.model, params, k_chunk, part, self.reconstruction)
+            return models.terms(self.model, params, k_chunk, part, self.reconstruction)
 
         return _chunked(chunk, len(self.test))
 
@@ -150,7 +149,10 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
       pictures: that are kept.
       entropy: the largest there can be, nats.
     """
-    share = {"scale": 0.01, "limit": 1.0, "nonnegative": True}
+
+    def share(long_name: str, units: str = "1", dims: tuple[str, ...] = ()) -> Metric:
+        return Metric(long_name, units, dims, 0.01, 1.0, nonnegative=True)
+
     found = {
         "train_loss": Metric(
             "mean loss of the training images over the last epoch", "nats", (), 100.0, 1e5
@@ -174,16 +176,14 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
             "Fréchet distance of generated to real images in generation 0's encoder",
             "1", (), 0.1, 1e3, nonnegative=True,
         ),
-        "precision": Metric("share of generated images near real ones", "1", (), **share),
-        "recall": Metric("share of real images near generated ones", "1", (), **share),
+        "precision": share("share of generated images near real ones"),
+        "recall": share("share of real images near generated ones"),
         "density": Metric(
             "real neighbourhoods that a generated image is in, over their expected number",
             "1", (), 0.1, 10.0, nonnegative=True,
         ),
-        "coverage": Metric(
-            "share of real images with a generated one in their neighbourhood", "1", (), **share
-        ),
-        "class_share": Metric("share of generated images in a class", "1", ("class",), **share),
+        "coverage": share("share of real images with a generated one in their neighbourhood"),
+        "class_share": share("share of generated images in a class", "1", ("class",)),
         "class_entropy": Metric(
             "entropy of generated images' classes", "nats", (), 0.1, 2.0 * entropy,
             nonnegative=True,
@@ -193,12 +193,8 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
             (), 0.01, 1.0, nonnegative=True,
         ),
         "log_variance": Metric("log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2),
-        "tail_mass": Metric(
-            "share of encoder means beyond the real images' tail quantiles", "1", (), **share
-        ),
+        "tail_mass": share("share of encoder means beyond the real images' tail quantiles"),
     }  # fmt: skip
     if pictures:
-        found["picture"] = Metric("a generated image", "white", ("image", "pixel"), **share)
+        found["picture"] = share("a generated image", "white", ("image", "pixel"))
     return found
-
-

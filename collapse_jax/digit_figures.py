@@ -1,0 +1,114 @@
+"""Figures of image chains: grids of generated images, the latent density, shares of the classes."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from collapse_jax import drawing
+from collapse_jax.drawing import DARK, STYLE
+from collapse_jax.summary_table import describe
+
+_ACROSS = 4  # images in a row of a grid
+
+
+@matplotlib.rc_context(STYLE)
+def grids(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -> Figure:
+    """What one chain's model generates, a grid of images for each of the generations reached.
+
+    Args:
+      history: of a run that kept pictures, every chain kept.
+      generations: to be shown; those beyond the run are left out, its last is always there.
+      chain: which is drawn.
+    """
+    last = history.sizes["generation"] - 1
+    shown = sorted({g for g in generations if g <= last} | {last})
+    pictures = history["picture"].isel(chain=chain)
+    side = round(pictures.sizes["pixel"] ** 0.5)
+    columns = min(len(shown), 5)
+    rows = -(-len(shown) // columns)
+    down = -(-pictures.sizes["image"] // _ACROSS)
+    height = 2.1 * down / _ACROSS + 0.3
+    figure = Figure(figsize=(2.1 * max(columns, 3), height * rows + 0.6), layout="constrained")
+    figure.suptitle(
+        f"Generated images of chain {chain}: {describe(history)}",
+        x=0.012, horizontalalignment="left", fontsize=10.0, wrap=True,
+    )  # fmt: skip
+    for i, generation in enumerate(shown):
+        ax = figure.add_subplot(rows, columns, i + 1)
+        ax.set_title(f"generation {generation}")
+        tiles = pictures.isel(generation=generation).values.reshape(-1, side, side)
+        ax.imshow(_tiled(tiles, down), cmap="gray", vmin=0.0, vmax=1.0)
+        ax.set_axis_off()
+    return figure
+
+
+def _tiled(tiles: np.ndarray, down: int) -> np.ndarray:
+    """Images f32[image, side, side] as one, with a line between them."""
+    side = tiles.shape[-1] + 1
+    sheet = np.ones((down * side - 1, _ACROSS * side - 1))
+    for i, tile in enumerate(tiles):
+        top, left = (i // _ACROSS) * side, (i % _ACROSS) * side
+        sheet[top : top + side - 1, left : left + side - 1] = tile
+    return sheet
+
+
+@matplotlib.rc_context(STYLE)
+def latent_density(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
+    """The paper's figure: generation 0's encoder on generated images, by generation.
+
+    Medians over chains with the band between the 5 % and the 95 % quantile.
+
+    Args:
+      summary: of a run.
+      generations: to be shown; those beyond the run are left out, its last is always there.
+    """
+    last = summary.sizes["generation"] - 1
+    shown = sorted({g for g in generations if g <= last} | {last})
+    figure, (ax,) = drawing.figure(
+        "Density of generation 0's encoder mean on generated images", describe(summary)
+    )
+    x = summary["latent"].values
+    for generation, colour in zip(shown, _shades(len(shown)), strict=True):
+        at = summary.isel(generation=generation)
+        quantile = {
+            level: at["latent_density_quantile"].sel(quantile=level).values
+            for level in (0.05, 0.5, 0.95)
+        }
+        ax.fill_between(x, quantile[0.05], quantile[0.95], color=colour, alpha=0.2, linewidth=0)
+        ax.plot(x, quantile[0.5], color=colour, label=f"generation {generation}")
+    ax.set_xlabel("mean of q(z | x), all dimensions")
+    ax.set_ylabel("density")
+    ax.set_xlim(-3, 3)
+    ax.set_ylim(bottom=0)
+    return drawing.legend(figure)
+
+
+def _shades(count: int) -> np.ndarray:
+    """From light to dark, in the order of generations."""
+    return matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, count))
+
+
+@matplotlib.rc_context(STYLE)
+def class_shares(summary: xr.Dataset) -> Figure:
+    """The share of generated images in each class: means over chains with 90 % bands."""
+    figure, (ax,) = drawing.figure(
+        "Shares of the classes among generated images", describe(summary)
+    )
+    x = drawing.generations(ax, summary)
+    labels = summary["class"].values
+    for label, colour in zip(labels, matplotlib.colormaps["tab10"](np.arange(10)), strict=False):
+        at = summary.sel({"class": label})
+        low, high = (
+            drawing.y(at["class_share_quantile"].sel(quantile=level).values)
+            for level in (0.05, 0.95)
+        )
+        ax.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.plot(x, drawing.y(at["class_share_mean"].values), color=colour, label=str(label))
+    even = 1.0 / len(labels)
+    ax.axhline(even, color=DARK, linestyle=":", linewidth=1.0, label="all alike")
+    ax.set_ylabel("share of images")
+    ax.set_ylim(bottom=0)
+    return drawing.legend(figure, columns=6)

@@ -1,0 +1,81 @@
+r"""Variational autoencoders trained on their own images, again and again.
+
+Claim (Shumailov et al. 2024): trained on what the model before generated, an autoencoder of MNIST
+loses the shape of its latent space; seen through generation 0's encoder its images draw together
+until the digits are one blur. `quick` (8x8 digits, a perceptron):
+
+  python -m experiments.vae --flagfile=experiments/presets/vae_quick.flags --workdir=runs/vae
+
+The paper's settings (MNIST, the convolutional model, 30 epochs, 20 generations, 5 chains): 180
+million images, which two cores need days for; it is meant for a GPU or TPU, and can be interrupted:
+
+  python -m experiments.vae --flagfile=experiments/presets/vae_paper.flags --workdir=runs/vae_paper
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from collapse_jax.config import RegimeConfig, RunConfig, from_flags, numbers, setting
+from collapse_jax.family_configs import VaeConfig
+from experiments import launch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from collapse_jax.runner import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class SnapshotConfig:
+    """Which generations are drawn."""
+
+    snapshots: str = setting(
+        "0,5,10,20", "Generations whose images and latent density are drawn, comma-separated."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses what is no generation."""
+        if min(self.generations) < 0:
+            raise ValueError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
+
+    @property
+    def generations(self) -> list[int]:
+        """The generations."""
+        return numbers("snapshots", self.snapshots, int)
+
+
+def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
+    """Pictures, if every chain was kept; latent density and shares of the classes."""
+    from collapse_jax import digit_figures
+
+    figures = {
+        "latent_density": digit_figures.latent_density(result.summary, generations),
+        "class_share": digit_figures.class_shares(result.summary),
+    }
+    if "picture" in result.history:
+        figures["picture"] = digit_figures.grids(result.history, generations)
+    return figures
+
+
+def main() -> None:
+    """Runs the experiment that the flags describe."""
+    from collapse_jax.families import vae
+    from collapse_jax.vae import classifier
+
+    config, snapshots = from_flags(VaeConfig), from_flags(SnapshotConfig).generations
+    family = vae(**dataclasses.asdict(config))
+    regime = launch.regime(from_flags(RegimeConfig))
+    launch.run(
+        family, regime, from_flags(RunConfig), figures=lambda result: draw(result, snapshots)
+    )
+    _, right = classifier.train(config.dataset, config.data_dir)
+    print(f"  classes are told by a classifier that is right on {right:.1%} of test images")
+
+
+if __name__ == "__main__":
+    launch.define(
+        VaeConfig, SnapshotConfig, RegimeConfig, RunConfig,
+        samples="1437", chains=4, generations=10, checkpoint_every=1,
+    )  # fmt: skip
+    launch.start(main)
