@@ -14,6 +14,7 @@ from tests.runs import assert_same_bits
 from tests.toys import walker
 
 TWO_ON_A_LINE = {"weights": [1, 1], "means": [[-2], [2]], "covariances": [[[1]], [[1]]]}
+SMALL_VAE = {"hidden": 8, "latent": 2, "epochs": 2, "batch": 5, "evaluated": 12, "pictures": 2}
 FAMILIES = {
     "gaussian exact": families.gaussian(),
     "gaussian rows": families.gaussian(sampler="rows"),
@@ -25,6 +26,8 @@ FAMILIES = {
     "kde 2-D": families.kde(24, dim=2, bandwidth=0.3),
     "regression": families.regression(4),
     "regression, same design": families.regression(4, design="same"),
+    "vae": families.vae(synthetic="fixed", **SMALL_VAE),
+    "vae, live images": families.vae(**SMALL_VAE),
     "walker": walker(cut=False),
     "walker in steps": walker(cut=True),
 }
@@ -42,7 +45,7 @@ REGIMES = {
     "mixture without original": regimes.mixture(M, 0.5, 0.5, 0.0),
 }
 # Refused by name: moments know no subsamples, nor a random number of members; a regression's same
-# design is labelled as a whole.
+# design is labelled as a whole; images that are drawn anew cannot be remembered.
 REFUSED = {
     (family, regime)
     for family in ("gaussian exact", "gaussian exact 3-D")
@@ -60,9 +63,15 @@ REFUSED = {
 } | {
     ("regression, same design", regime)
     for regime in ("replace, schedule", "preserve, fixed", "fresh", "fresh, independent")
+} | {
+    ("vae, live images", regime)
+    for regime in ("accumulate", "subsample", "mixture", "mixture without original")
 }  # fmt: skip
 # Compiling takes long, so by default these are left out; of gmm, only its export is.
-LONG = ("gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design")
+LONG = (
+    "gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design", "vae",
+    "vae, live images",
+)  # fmt: skip
 VARIANTS = (*LONG, "gmm")
 QUICK = [(family, "replace") for family in FAMILIES if family not in LONG] + [
     ("gaussian rows", regime) for regime in REGIMES if regime != "replace"

@@ -106,15 +106,14 @@ def vae(
         assert rows.subsample is not None
         return rows.subsample(key, pool, *request)
 
-    @one_by_one
-    def decoded(key: jax.Array, params: models.Params, capacity: int) -> jax.Array:
-        return training.to_bytes(measured.generate(key, params, capacity))
-
     def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
         if live:
             nothing = pools.Rows(jnp.zeros((0, network.pixels), jnp.uint8), 0)
             return pools.LiveRows(nothing, jnp.arange(request.capacity) < request.count)
-        values = decoded(key, params, request.capacity)
+        draw = one_by_one(
+            lambda key, params: measured.generate(key, params, request.capacity),
+        )
+        values = training.to_bytes(draw(key, params))
         return pools.LiveRows(pools.Rows(values, request.count), jnp.zeros(0, bool))
 
     def anchor(key: jax.Array, params: models.Params, given: Training) -> measures.Anchor:

@@ -1,0 +1,171 @@
+"""Training autoencoders: our pieces of training against PyTorch's eager loop of the same model.
+
+Both sides train on the same random images of MNIST's size with the same losses, optimizer and
+minibatches, each epoch in a new order; ours is what a run compiles for one piece of a fit.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import pools
+from collapse_jax.family import Training
+from collapse_jax.parallel import compiled
+from collapse_jax.vae import model as models
+from collapse_jax.vae import training
+from experiments.benchmarks.timing import Case, interleaved, seconds, significant
+
+_UNIT = "images/s"
+_SIDE, _HIDDEN, _LATENT = 28, 400, 20
+_MATRIX = 2048  # side of the product whose rate is taken for the machine's peak
+
+
+def cases(repeats: int = 7, images: int = 10_240, chains: int = 8) -> Iterator[Case]:
+    """All cases of the suite.
+
+    Args:
+      repeats: timings of which the median is taken.
+      images: of the training set.
+      chains: of the case with many chains.
+    """
+    peak = peak_rate()
+    for name, batch, target in (("mlp", 128, ">= 1.6"), ("conv", 256, ">= 1.0, aim 1.3")):
+        yield from _speed(name, batch, target, repeats, images, chains, peak)
+
+
+def _speed(
+    name: str, batch: int, target: str, repeats: int, images: int, chains: int, peak: float
+) -> Iterator[Case]:
+    one, many = (Ours(name, batch, images, count) for count in (1, chains))
+    peer = PyTorch(name, batch, images, one.images)
+    times = interleaved([one, peer, many], repeats)
+    rate, peer_rate, rate_of_many = (
+        work.images / elapsed for work, elapsed in zip((one, peer, many), times, strict=True)
+    )
+    floor = peak / (6 * models.multiply_adds(one.model))
+    extra = {
+        "compile_seconds": significant(one.compile_seconds),
+        "arithmetic_floor": significant(floor),
+        "peak_gigaflops": significant(2 * peak / 1e9),
+    }
+    yield Case("vae", name, rate, peer_rate, "PyTorch eager", _UNIT,
+               {**extra, "target": target,
+                "share_of_floor": significant(rate / floor)})  # fmt: skip
+    yield Case("vae", f"{name}, {chains} chains", rate_of_many, rate, "one chain", _UNIT,
+               {**extra, "target": ">= 0.91 (8 chains cost <= 8.8 x one)",
+                "compile_seconds": significant(many.compile_seconds)})  # fmt: skip
+
+
+def peak_rate() -> float:
+    """Multiply-adds a second of a large float32 matrix product, the best of several."""
+    matrix = jnp.ones((_MATRIX, _MATRIX))
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    best = min(seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
+    return _MATRIX**3 / best
+
+
+class Ours:
+    """One piece of training of every chain.
+
+    Attributes:
+      images: that a call trains on.
+    """
+
+    def __init__(self, name: str, batch: int, images: int, chains: int) -> None:
+        """Compiles."""
+        if name == "conv":
+            self.model = models.convolutional(_SIDE, _LATENT)
+        else:
+            self.model = models.perceptron(_SIDE, _HIDDEN, _LATENT)
+        settings = training.Settings(epochs=10**6, batch=batch)
+        steps = training.steps(self.model, settings)
+        values = jnp.asarray(_random_images(images))
+        keys = jax.random.split(jax.random.key(0, impl="philox4x32"), chains)
+
+        def begin(key: jax.Array) -> Any:
+            pool = pools.LiveRows(pools.Rows(values, images), jnp.zeros(0, bool))
+            return steps.begin(key, models.nothing(self.model), Training(pool))
+
+        self._advance = compiled(jax.vmap(steps.advance))
+        self._carry = compiled(jax.vmap(begin))(keys)
+        began = time.perf_counter()
+        after = jax.block_until_ready(self._advance(self._carry))
+        self.compile_seconds = time.perf_counter() - began
+        self.images = int(np.sum(after.step - self._carry.step)) * batch
+
+    def __call__(self) -> None:
+        """The first piece of an epoch."""
+        jax.block_until_ready(self._advance(self._carry))
+
+
+class PyTorch:
+    """An eager loop over minibatches."""
+
+    def __init__(self, name: str, batch: int, images: int, at_least: int) -> None:
+        """Builds the model; a call trains on about `at_least` images."""
+        import torch
+
+        self._values = torch.tensor(_random_images(images))
+        self._batch, self.images = batch, -(-at_least // batch) * batch
+        self._module, self._loss = twin(name)
+        self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, weight_decay=1e-5)
+
+    def __call__(self) -> None:
+        """As many minibatches as ours."""
+        import torch
+
+        order = torch.randperm(len(self._values))
+        for step in range(self.images // self._batch):
+            start = step * self._batch % (len(order) - self._batch + 1)
+            chosen = self._values[order[start : start + self._batch]].float() / 255
+            self._optimizer.zero_grad()
+            self._loss(chosen).backward()
+            self._optimizer.step()
+
+
+def twin(name: str) -> tuple[Any, Callable[[Any], Any]]:
+    """The same autoencoder in PyTorch, and its summed loss of f32[B, D]."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    flat = (_SIDE // 4) ** 2 * 128
+    if name == "conv":
+        encoder = nn.Sequential(
+            nn.Unflatten(1, (1, _SIDE, _SIDE)), nn.Conv2d(1, 64, 4, 2, 1), nn.ReLU(),
+            nn.Conv2d(64, 128, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+        )  # fmt: skip
+        decoder = nn.Sequential(
+            nn.Linear(_LATENT, flat), nn.Unflatten(1, (128, _SIDE // 4, _SIDE // 4)),
+            nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.ReLU(),
+            nn.ConvTranspose2d(64, 1, 4, 2, 1), nn.Flatten(),
+        )  # fmt: skip
+    else:
+        flat = _HIDDEN
+        encoder = nn.Sequential(nn.Linear(_SIDE**2, flat), nn.ReLU())
+        decoder = nn.Sequential(nn.Linear(_LATENT, flat), nn.ReLU(), nn.Linear(flat, _SIDE**2))
+    parts = {
+        "encoder": encoder,
+        "mean": nn.Linear(flat, _LATENT),
+        "log_variance": nn.Linear(flat, _LATENT),
+        "decoder": decoder,
+    }
+    module = nn.ModuleDict(parts)
+
+    def loss(images: Any) -> Any:
+        features = encoder(images)
+        mean, log_variance = parts["mean"](features), parts["log_variance"](features)
+        codes = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        lost = functional.binary_cross_entropy_with_logits(decoder(codes), images, reduction="sum")
+        return lost + 0.5 * torch.sum(mean**2 + log_variance.exp() - 1 - log_variance)
+
+    return module, loss
+
+
+def _random_images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, _SIDE**2), np.uint8)
