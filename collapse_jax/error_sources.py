@@ -4,8 +4,9 @@ A lane is one chain of one study of one class; all lanes go through the generati
 compiled scan with one draw program. Axis legend: G grid points, L lanes.
 """
 
+import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -132,16 +133,18 @@ def plan(learner: Learner, modes: np.ndarray, sizes: Sequence[int], size: int, c
     return Plan(learner, join(exact), join(early))
 
 
-def simulate(plans: Sequence[Plan], key: jax.Array, generations: int) -> dict[str, jax.Array]:
+def simulation(
+    plans: Sequence[Plan], generations: int
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """All lanes of all plans through the generations; each fit sees draws of the fit before.
 
     Args:
       plans: of the classes.
-      key: typed.
       generations: number of fits.
 
     Returns:
-      {metric: f32[generation, L]}, lanes in order of plans, exact before early.
+      (typed key) -> {metric: f32[generation, L]}, lanes in order of plans, exact before early;
+      compiled at its first call.
     """
     groups = [lanes for plan in plans for lanes in (plan.exact, plan.early)]
 
@@ -173,7 +176,7 @@ def simulate(plans: Sequence[Plan], key: jax.Array, generations: int) -> dict[st
         begin = [lanes.params for lanes in groups[::2]], truth
         return jax.lax.scan(generation, begin, jnp.arange(generations))[1]
 
-    return parallel.compiled(run)(groups, key)
+    return functools.partial(parallel.compiled(run), groups)
 
 
 def _stream_key(key: jax.Array, stream: jax.Array) -> jax.Array:
@@ -236,7 +239,7 @@ def study(
     """
     modes = log_masses(truth)
     plans = [plan(learner, modes, sizes, size, chains) for learner in classes.values()]
-    values = simulate(plans, jax.random.key(seed, impl="philox4x32"), generations)
+    values = simulation(plans, generations)(jax.random.key(seed, impl="philox4x32"))
     number = len(sizes) * chains
     variables: dict[str, Any] = {}
     for name, (text, units) in METRICS.items():

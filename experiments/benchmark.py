@@ -4,9 +4,14 @@ Claim: on two cores a Gaussian chain whose samples are drawn as moments advances
 as fast as with NumPy's M = 100 rows, more than 1000 times at M = 10,000 (O(1) against O(M)), and at
 about the speed of the same O(1) recursion in NumPy; drawing M = 1000 rows, at least 1.5 times; the
 words of WikiText-2 about as fast as `Generator.multinomial` or faster; mixtures at N = 10,000 at
-least 8 times as fast as scikit-learn's (of the `test` extra); a checkpoint every 50
-generations costs less than 5 %. Both sides run in turn in one process; medians; what is timed on
-our side includes the default metrics and fetching the record. About 8 minutes on two quiet cores:
+least 8 times as fast as scikit-learn's (of the `test` extra); kernel densities at least 10 times as
+fast as scikit-learn's and faster than NumPy's with the same metrics, but half as fast as NumPy's
+that measure nothing; regressions at least 5 times as fast as NumPy on T = 100 rows, and about as
+fast as the same O(d^2) recursion in NumPy; error sources of a mixture at least 10 times as fast as
+scikit-learn at M = 1000, of a Gaussian slower than NumPy's rows at M = 1000 (the grid costs the
+same for every M) and faster at M = 100,000; a checkpoint every 50 generations costs less than 5 %.
+Both sides run in turn in one process; medians; what is timed on our side includes the default
+metrics and fetching the record. About 12 minutes on two quiet cores:
 
   python -m experiments.benchmark --suite=all --data_dir=...
 """
@@ -24,7 +29,9 @@ from experiments import launch
 if TYPE_CHECKING:
     from experiments.benchmarks.timing import Case
 
-SUITES = ("gaussian", "discrete", "gmm", "checkpoint", "all")
+SUITES = (
+    "gaussian", "discrete", "gmm", "kde", "regression", "error_sources", "checkpoint", "all"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +56,15 @@ class BenchmarkConfig:
 
 def measure(config: BenchmarkConfig) -> "Iterator[Case]":
     """The cases of one suite, as they are measured."""
-    from experiments.benchmarks import checkpoint, discrete, gaussian, gmm
+    from experiments.benchmarks import (
+        checkpoint,
+        discrete,
+        error_sources,
+        gaussian,
+        gmm,
+        kde,
+        regression,
+    )
 
     if config.suite == "gaussian":
         yield from gaussian.cases(config.chains, config.repeats)
@@ -58,6 +73,12 @@ def measure(config: BenchmarkConfig) -> "Iterator[Case]":
     elif config.suite == "gmm":
         launch.use_all_cores()
         yield from gmm.cases(repeats=config.repeats)
+    elif config.suite == "kde":
+        yield from kde.cases(repeats=config.repeats)
+    elif config.suite == "regression":
+        yield from regression.cases(repeats=config.repeats)
+    elif config.suite == "error_sources":
+        yield from error_sources.cases(repeats=config.repeats)
     else:
         yield from checkpoint.cases(config.chains)
 

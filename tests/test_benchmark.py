@@ -8,11 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax import families
+from collapse_jax import families, pools, theory
+from collapse_jax.affine import Affine
 from collapse_jax.family import Origin, Training
 from collapse_jax.pools import Counts
 from experiments import benchmark
-from experiments.benchmarks import checkpoint, discrete, gaussian, gmm
+from experiments.benchmarks import (
+    checkpoint,
+    discrete,
+    error_sources,
+    gaussian,
+    gmm,
+    kde,
+    regression,
+)
+from experiments.error_sources import EXACT_STEPS
 
 pytestmark = pytest.mark.slow  # compiling takes most of a minute
 
@@ -73,6 +83,94 @@ def test_gmm():
     )
     names = ["blob, N=40", "blob, N=40", "chains that fit into 4 GB at N=50"]
     assert_printable(cases, names)
+
+
+def test_kde():
+    cases = kde.cases(
+        chains=6, repeats=1, generations=2, few=5, many=6, peer_chains=2, with_breakdown=False
+    )
+    assert_printable(cases, ["M=5"] * 3 + ["M=6"] * 3)
+
+
+def test_regression():
+    cases = regression.cases(
+        chains=4,
+        repeats=1,
+        generations=2,
+        few=8,
+        many=9,
+        dim=2,
+        peer_chains=2,
+        with_breakdown=False,
+    )
+    assert_printable(cases, ["T=8, d=2"] * 2 + ["T=9, d=2"] + ["T=8, d=2"] * 2)
+
+
+def test_error_sources():
+    cases = error_sources.cases(chains=2, repeats=1, generations=2, few=40, many=50, rows=200)
+    names = [f"{name}, M={samples}" for samples in (40, 50)
+             for name in ["gaussian"] * 3 + ["gmm"] * 2]  # fmt: skip
+    assert_printable(cases, names)
+
+
+def assert_mean_is(expected, values):
+    assert abs(values.mean() - expected) < 4 * values.std(ddof=1) / math.sqrt(values.size)
+
+
+@pytest.mark.parametrize(
+    "refit",
+    [
+        regression.refit_by_lstsq,
+        regression.refit_by_normal_equations,
+        regression.refit_by_gram,
+        regression.refit_by_factor,
+    ],
+)
+def test_regression_peers_follow_the_closed_form(refit):
+    record = regression.Numpy(refit, samples=20, dim=4, chains=5000, generations=2)()
+    expected = theory.regression_excess_risk(20, 3, dimension=4)
+    assert_mean_is(expected, record["excess_risk"][-1])
+
+
+def test_kde_peers_follow_the_closed_form():
+    expected = theory.kde_moments(20, 3, bandwidth="scott").expected_variance
+    blocks = kde.Numpy(samples=20, chains=5000, generations=2)()
+    assert_mean_is(expected, np.concatenate([block[-1]["variance"] for block in blocks]))
+    rows = kde.ScikitLearn(samples=20, chains=500, generations=2)()[..., 0]
+    squared = theory.kde_bandwidth_factor("scott", 20) ** 2
+    assert_mean_is(expected, rows.var(axis=1) + squared * rows.var(axis=1, ddof=1))
+
+
+def test_numpy_peer_computes_the_metrics_of_kernel_densities():
+    rows = np.random.default_rng(0).normal(0.3, 0.8, (9, 1)).astype(np.float32)
+    family = families.kde(9)
+    pool = pools.Rows(jnp.asarray(rows), 9, Affine(jnp.zeros(1), jnp.zeros(1), None))
+    key = jax.random.key(0)
+    params, _ = family.fit(key, family.init(key), Training(pool))
+    assert callable(family.measure)
+    ours = family.measure(key, params, Training(pool), Origin(None))
+    peer = kde.measure(rows.T, theory.kde_bandwidth_factor("scott", 9) * rows.std(axis=0, ddof=1))
+    assert ours.keys() == peer.keys()
+    for name, value in peer.items():
+        np.testing.assert_allclose(ours[name], value[0], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("draw", "chains"),
+    [
+        (gaussian.draw_rows, 5000),
+        (gaussian.draw_moments, 5000),
+        (error_sources.draw_by_scipy, 500),
+    ],
+)
+def test_error_source_peers_follow_the_closed_form(draw, chains):
+    values = error_sources.Gaussian(draw, samples=30, chains=chains, generations=3)()
+    assert_mean_is(theory.expected_divergence_of_truth(30, 3, estimator="ml"), values[-1])
+
+
+def test_mixture_peer_takes_as_many_steps_unless_it_may_stop():
+    assert error_sources.ScikitLearn(100, 1, 1, tolerance=0.0).iterations == EXACT_STEPS["gmm"]
+    assert error_sources.ScikitLearn(100, 1, 1, tolerance=1e-3).iterations < EXACT_STEPS["gmm"]
 
 
 def test_numpy_peer_follows_the_same_law():
