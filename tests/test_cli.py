@@ -19,6 +19,7 @@ from collapse_jax.family_configs import (
     GmmConfig,
     KdeConfig,
     RegressionConfig,
+    VaeConfig,
 )
 from experiments.error_sources import ErrorSourcesConfig
 
@@ -29,6 +30,7 @@ FLAGS = {
     "gmm": (GmmConfig, RegimeConfig, RunConfig),
     "kde": (KdeConfig, RegimeConfig, RunConfig),
     "regression": (RegressionConfig, RegimeConfig, RunConfig),
+    "vae": (VaeConfig, RegimeConfig, RunConfig),
     "error_sources": (ErrorSourcesConfig,),
 }
 
@@ -124,6 +126,10 @@ COMMON = {
         (["--components=9", "--samples=8"], ["components: expected at most samples = 8, got 9"]),
         (["--truth={mixture}"], ["truth.means: expected shape (2, d), got (1, 2)"]),
     ],
+    "vae": [
+        (["--samples=100"], ["batch: expected at most samples = 100, got 256"]),
+        (["--regime=accumulate"], ["regime: accumulate", "use synthetic=fixed"]),
+    ],
 }
 OTHER = {
     "gaussian": [
@@ -194,6 +200,25 @@ OTHER = {
         (["--samples=11"], ["samples:", "more than 11 samples", "got 11"]),
         (["--regime=subsample"], ["regime: subsample", "cannot"]),
         (["--design=same", "--regime=fresh"], ["regime: fresh", "use design=new"]),
+    ],
+    "vae": [
+        (["--samples=5000"], ["samples: expected at most the 1,437 training images", "5,000"]),
+        (["--dataset={missing}"], ["dataset: expected digits, mnist or", "{missing}"]),
+        (["--dataset={directory}"], ["{directory}/train-images-idx3-ubyte", "found no file"]),
+        (["--epochs=0"], ["epochs: expected at least 1, got 0"]),
+        (["--batch=0"], ["batch: expected at least 1, got 0"]),
+        (["--learning_rate=0"], ["learning_rate: expected more than 0, got 0"]),
+        (["--kl_weight=-1"], ["kl_weight: expected 0 or more, got -1"]),
+        (["--model=big"], ["model: expected one of conv, mlp, got 'big'"]),
+        (["--decoder=median"], ["decoder: expected one of mean, bernoulli, got 'median'"]),
+        (["--synthetic=both"], ["synthetic: expected one of live, fixed, got 'both'"]),
+        (["--start=hot"], ["start: expected one of fresh, warm, got 'hot'"]),
+        (["--latent=0"], ["latent: expected at least 1, got 0"]),
+        (["--hidden=0"], ["hidden: expected at least 1, got 0"]),
+        (["--evaluated=2"], ["evaluated: expected at least 6, got 2"]),
+        (["--pictures=9999"], ["pictures: expected 0 to evaluated", "got 9999"]),
+        (["--tail=1"], ["tail: expected a probability in (0, 1), got 1"]),
+        (["--snapshots=x"], ["snapshots: expected comma-separated integers, got 'x'"]),
     ],
 }  # fmt: skip
 

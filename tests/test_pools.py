@@ -44,6 +44,23 @@ def test_rows_of_known_counts_are_concatenated(a_count, a_room, b_count, b_room,
     assert_live_rows(merged, [*range(1, 1 + a_count), *range(101, 101 + b_count)], capacity)
 
 
+def test_live_rows_keep_fixed_rows_and_those_to_come_apart():
+    live = pools.live_rows(row_bytes=12)
+    real = pools.LiveRows(Rows(numbered(1, 4, 4), 4), jnp.zeros(0, bool))
+    to_come = pools.LiveRows(Rows(jnp.zeros((0, 3)), 0), jnp.array([True, True, False]))
+    for merged in (live.merge(to_come, real, 7), jax.jit(live.merge, static_argnums=2)(
+        to_come, real._replace(fixed=real.fixed._replace(count=jnp.int32(4))), 7
+    )):  # fmt: skip
+        assert int(live.size(merged)) == 6
+        assert merged.live.tolist() == [True, True, False]
+        assert_live_rows(merged.fixed, range(1, 5), 4)
+    part = live.subsample(jax.random.key(0), real, 2, 2)
+    assert set(np.asarray(part.fixed.values[:, 0])) <= {1.0, 2.0, 3.0, 4.0}
+    assert int(live.size(part)) == 2
+    with pytest.raises(ValueError, match="^live rows: .* cannot be subsampled$"):
+        live.subsample(jax.random.key(0), to_come, 2, 2)
+
+
 @functools.partial(jax.jit, static_argnums=(4, 5))
 def merge_traced(a_values, a_count, b_values, b_count, capacity, full):
     """`full`: b's count is known and equals its capacity."""

@@ -68,7 +68,7 @@ class Measures(NamedTuple):
 
     def measure(self, key: jax.Array, params: Params, anchor: Anchor) -> Metrics:
         """All metrics but those of the fit itself."""
-        k_test, k_generate = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+        k_test, k_generate = jax.random.split(key)
         lost, divergence = self._bound(k_test, params)
         images = self.generate(k_generate, params, len(self.test))
         points = self._codes(anchor.encoder, images)
@@ -96,10 +96,11 @@ class Measures(NamedTuple):
 
     def generate(self, key: jax.Array, params: Params, count: int) -> jax.Array:
         """Images of codes from the prior, f32[count, pixel]."""
+        codes = jax.random.normal(key, (count, self.model.latent))
 
         def chunk(number: jax.Array) -> jax.Array:
-            k_chunk = jax.random.fold_in(key, number)
-            return models.generate(self.model, params, k_chunk, _CHUNK, self.draws)
+            k_pixels = jax.random.fold_in(key, number) if self.draws else None
+            return models.images(self.model, params, _part(codes, number), k_pixels)
 
         return _chunked(chunk, count)
 
@@ -114,19 +115,19 @@ class Measures(NamedTuple):
     def _bound(self, key: jax.Array, params: Params) -> models.Terms:
         """Both terms of the evidence lower bound on the test images."""
         images = jnp.asarray(self.test)
+        noise = jax.random.normal(key, (len(self.test), self.model.latent))
 
         def chunk(number: jax.Array) -> models.Terms:
             part = from_bytes(_part(images, number))
-            k_chunk = jax.random.fold_in(key, number)
-            return models.terms(self.model, params, k_chunk, part, self.reconstruction)
+            return models.terms(self.model, params, _part(noise, number), part, self.reconstruction)
 
         return _chunked(chunk, len(self.test))
 
 
-def _part(images: jax.Array, number: jax.Array) -> jax.Array:
-    """A chunk of images; the last one is filled up with others."""
-    rows = number * _CHUNK + jnp.arange(_CHUNK)
-    return images[jnp.minimum(rows, images.shape[0] - 1)]
+def _part(rows: jax.Array, number: jax.Array) -> jax.Array:
+    """A chunk of rows; the last one is filled up with others."""
+    numbers = number * _CHUNK + jnp.arange(_CHUNK)
+    return rows[jnp.minimum(numbers, rows.shape[0] - 1)]
 
 
 def _chunked(chunk: Any, count: int) -> Any:

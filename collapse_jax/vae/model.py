@@ -131,20 +131,19 @@ def _shapes(model: Model) -> Any:
 
 
 def terms(
-    model: Model, params: Params, key: jax.Array, images: jax.Array, reconstruction: str
+    model: Model, params: Params, noise: jax.Array, images: jax.Array, reconstruction: str
 ) -> Terms:
     r"""The negative evidence lower bound with one draw of z by the reparameterisation trick.
 
     Args:
       model, params: of the autoencoder.
-      key: of the draw.
+      noise: of the draw, standard normal f32[B, L].
       images: f32[B, D] in [0, 1].
       reconstruction: "bernoulli", $-\sum_i x_i \ln \hat x_i + (1 - x_i) \ln(1 - \hat x_i)$ as in
         the paper, or "gaussian", $\frac12 \sum_i (x_i - \hat x_i)^2$ (unit variance, up to a
         constant).
     """
     mean, log_variance = model.encode(params, images)
-    noise = jax.random.normal(key, mean.shape, mean.dtype)
     logits = model.decode(params, mean + jnp.exp(0.5 * log_variance) * noise)
     if reconstruction == "bernoulli":
         lost = jnp.sum(jax.nn.softplus(logits) - images * logits, axis=1)
@@ -165,23 +164,19 @@ def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance, axis=1)
 
 
-def generate(model: Model, params: Params, key: jax.Array, count: int, draws: bool) -> jax.Array:
-    """Images of codes from the prior.
+def images(model: Model, params: Params, codes: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Images of given codes.
 
     Args:
       model, params: of the decoder.
-      key: of the codes, and of the pixels.
-      count: B.
-      draws: whether pixels are Bernoulli draws, or the decoder's means.
+      codes: f32[B, L].
+      key: of pixels as Bernoulli draws; None for the decoder's means.
 
     Returns:
       f32[B, D] in [0, 1].
     """
-    codes = jax.random.normal(jax.random.fold_in(key, 0), (count, model.latent))
     means = jax.nn.sigmoid(model.decode(params, codes))
-    if not draws:
-        return means
-    return jax.random.bernoulli(jax.random.fold_in(key, 1), means).astype(jnp.float32)
+    return means if key is None else jax.random.bernoulli(key, means).astype(jnp.float32)
 
 
 # A module is made with every parameter at the bound within which `Model.init` draws it.

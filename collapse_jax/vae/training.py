@@ -58,7 +58,8 @@ class Settings(NamedTuple):
 class Progress(NamedTuple):
     """Where the training of one chain is."""
 
-    key: jax.Array
+    k_orders: jax.Array  # of the order of each epoch
+    k_steps: jax.Array  # of each minibatch
     params: Params
     moments: Any  # the optimizer's state
     step: jax.Array  # i32[], minibatches so far
@@ -74,11 +75,13 @@ def steps(model: Model, settings: Settings) -> Steps:
     piece = max(1, round(_PIECE / work / settings.batch))
 
     def begin(key: jax.Array, params: Params, training: Training) -> Progress:
+        k_init, k_orders, k_steps = jax.random.split(key, 3)
         if settings.start == "fresh" or training.teacher is None:
-            params = model.init(jax.random.fold_in(key, 0))
+            params = model.init(k_init)
         fixed, live = training.pool
         return Progress(
-            jax.random.fold_in(key, 1),
+            k_orders,
+            k_steps,
             params,
             optimizer.init(params),
             jnp.int32(0),
@@ -91,23 +94,22 @@ def steps(model: Model, settings: Settings) -> Steps:
     def advance(carry: Progress) -> tuple[Any, ...]:
         length, size = _epoch(carry.pool, settings.batch)
         epoch, within = carry.step // length, carry.step % length
-        k_orders, k_steps = (jax.random.fold_in(carry.key, purpose) for purpose in (0, 1))
-        order = _order(jax.random.fold_in(k_orders, epoch), carry.pool, size, settings.batch)
+        order = _order(jax.random.fold_in(carry.k_orders, epoch), carry.pool, size, settings.batch)
         first = jnp.where(within == 0, 0.0, carry.loss)
         end = jnp.minimum(carry.step + piece, (epoch + 1) * length)
 
         def turn(step: jax.Array, changing: Any) -> Any:
             params, moments, loss = changing
-            key = jax.random.fold_in(k_steps, step)
+            key = jax.random.fold_in(carry.k_steps, step)
+            noise, codes = jax.random.normal(key, (2, settings.batch, model.latent))
             start = (step - epoch * length) * settings.batch
             chosen = jax.lax.dynamic_slice_in_dim(order, start, settings.batch)
             there = start + jnp.arange(settings.batch) < size
-            images = _images(model, carry, jax.random.fold_in(key, 0), chosen, settings.draws)
+            k_pixels = jax.random.fold_in(key, 0) if settings.draws else None
+            images = _images(model, carry, chosen, codes, k_pixels)
 
             def objective(params: Params) -> tuple[jax.Array, jax.Array]:
-                parts = models.terms(
-                    model, params, jax.random.fold_in(key, 1), images, settings.reconstruction
-                )
+                parts = models.terms(model, params, noise, images, settings.reconstruction)
                 summed = parts.reconstruction + settings.kl_weight * parts.divergence
                 total = jnp.sum(jnp.where(there, summed, 0.0))
                 return total, total
@@ -154,13 +156,17 @@ def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) ->
 
 
 def _images(
-    model: Model, carry: Progress, key: jax.Array, chosen: jax.Array, draws: bool
+    model: Model,
+    carry: Progress,
+    chosen: jax.Array,
+    codes: jax.Array,
+    k_pixels: jax.Array | None,
 ) -> jax.Array:
     """The chosen members of the pool, f32[B, D] in [0, 1]; those beyond the fixed are drawn."""
     values = carry.pool.fixed.values
     if carry.teacher is None:
         return from_bytes(values[chosen])
-    drawn = models.generate(model, carry.teacher, key, chosen.shape[0], draws)
+    drawn = models.images(model, carry.teacher, codes, k_pixels)
     if values.shape[0] == 0:
         return drawn
     fixed = from_bytes(values[jnp.minimum(chosen, values.shape[0] - 1)])
