@@ -135,10 +135,9 @@ def mixture(
     def candidates(size: int) -> Components:
         if size == count:
             found = [_components(weights, means, deviations)]
-        else:  # each pair of neighbouring modes merged into one component
-            order = np.argsort(means)
-            modes = weights[order], means[order], deviations[order]
-            found = [start(size)] + [_components(*_merged(*modes, i)) for i in range(count - 1)]
+        else:
+            merged = merged_neighbours(weights, means, deviations)
+            found = [start(size)] + [_components(*parts) for parts in merged]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
     def log_masses(params: Components) -> jax.Array:
@@ -167,24 +166,34 @@ def _components(*parts: np.ndarray) -> Components:
     return Components(*(jnp.asarray(part, jnp.float32) for part in parts))
 
 
-def _merged(
-    weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, first: int
-) -> tuple[np.ndarray, ...]:
-    """Modes `first` and its neighbour as one of their joint moments; an absent one at the end."""
-    pair = slice(first, first + 2)
-    weight = weights[pair].sum()
-    share = weights[pair] / weight
-    mean = share @ means[pair]
-    deviation = np.sqrt(share @ (deviations[pair] ** 2 + (means[pair] - mean) ** 2))
-    joined = []
-    for values, one, filler in (
-        (weights, weight, 0.0),
-        (means, mean, mean),
-        (deviations, deviation, deviation),
-    ):
-        rest = np.delete(values, [first, first + 1])
-        joined.append(np.concatenate([[one], rest, [filler]]))
-    return tuple(joined)
+def merged_neighbours(
+    weights: np.ndarray, means: np.ndarray, deviations: np.ndarray
+) -> list[tuple[np.ndarray, ...]]:
+    """Modes with one pair of neighbours merged into one of their joint moments, for every pair.
+
+    Args:
+      weights, means, deviations: of the modes, f64[k].
+
+    Returns:
+      (weights, means, deviations) f64[k] of each: the merged mode first, an absent one at the end.
+    """
+    order = np.argsort(means)
+    weights, means, deviations = weights[order], means[order], deviations[order]
+    found = []
+    for first in range(len(weights) - 1):
+        pair = slice(first, first + 2)
+        weight = weights[pair].sum()
+        share = weights[pair] / weight
+        mean = share @ means[pair]
+        deviation = np.sqrt(share @ (deviations[pair] ** 2 + (means[pair] - mean) ** 2))
+        joined = (weights, weight, 0.0), (means, mean, mean), (deviations, deviation, deviation)
+        found.append(
+            tuple(
+                np.concatenate([[one], np.delete(values, pair), [filler]])
+                for values, one, filler in joined
+            )
+        )
+    return found
 
 
 def _log_joint(params: Components) -> jax.Array:

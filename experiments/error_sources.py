@@ -39,8 +39,8 @@ class ErrorSourcesConfig:
     seed: int = setting(0, "Seed of all random numbers.")
     truth: str | None = setting(
         None,
-        'Modes of the truth, {"weights": [...], "means": [...], "deviations": [...]} in data units'
-        " within [-10, 10]; none: three modes.",
+        "Modes of the truth: weights, means, covariances of one dimension as JSON or in a file, in"
+        " data units within [-10, 10]; none: three modes.",
     )
     gaussian_steps: int = setting(15, "Gradient steps of the Gaussian's early fit.")
     mixture_steps: int = setting(20, "EM steps of the mixture's early fit.")
@@ -50,9 +50,14 @@ class ErrorSourcesConfig:
         """Refuses values outside their range."""
         from collapse_jax.modes import parse_modes
 
-        for name in ("generations", "gaussian_steps", "mixture_steps", "neural_steps"):
+        for name in ("gaussian_steps", "mixture_steps", "neural_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.generations < 2:
+            raise ValueError(
+                "generations: expected at least 2, to tell what acts once from what lasts, got"
+                f" {self.generations}"
+            )
         if self.chains < 2:
             raise ValueError(
                 f"chains: expected at least 2, for a standard error, got {self.chains}"
@@ -133,9 +138,12 @@ def run(config: ErrorSourcesConfig) -> "Section":
 
 def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
     """config.json as it is to be; refuses a directory that holds another study."""
+    from collapse_jax import truths
     from collapse_jax.config import differences
 
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workdir"}
+    if config.truth is not None:  # what a file holds, not where it lies
+        settings["truth"] = truths.truth(config.truth).config
     path = directory.path / "config.json"
     if path.exists():
         try:

@@ -16,7 +16,8 @@ from scipy import optimize, stats
 from collapse_jax import error_figure, error_sources, error_summary, plots, theory
 from collapse_jax.learners import GRID, STEP
 from collapse_jax.modes import THREE_MODES, Modes, log_masses, parse_modes
-from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig, run
+from collapse_jax.workdir import Workdir
+from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig, _identity, run
 
 GENERATIONS, CHAINS, SIZES, SIZE = 8, 60, [100, 1000, 100_000], 1000
 EARLY = {"gaussian": 15, "gmm": 20, "neural": 60}
@@ -219,35 +220,54 @@ def test_files_of_a_run(found, tmp_path, monkeypatch):
         run(dataclasses.replace(config, seed=1))
 
 
-def test_truth_from_json():
-    truth = parse_modes('{"weights": [0.5, 0.5], "means": [-1, 2], "deviations": [0.5, 1]}')
+def as_json(weights, means, variances):
+    fields = {
+        "weights": weights,
+        "means": [[mean] for mean in means],
+        "covariances": [[[variance]] for variance in variances],
+    }
+    return json.dumps(fields)
+
+
+def test_truth_as_json_or_file(tmp_path):
+    text = as_json([1, 1], [-1, 2], [0.25, 1])
+    (tmp_path / "truth.json").write_text(text)
+    truth = parse_modes(text)
     assert isinstance(truth, Modes)
     masses = np.exp(log_masses(truth).astype(np.float64))
     assert masses @ GRID == pytest.approx(truth.centre, abs=1e-6) == 0.5
     assert np.sqrt(masses @ (GRID - 0.5) ** 2) == pytest.approx(truth.scale, abs=1e-6)
+    for one, other in zip(truth, parse_modes(str(tmp_path / "truth.json")), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_changed_truth_file_is_another_study(tmp_path):
+    path, directory = tmp_path / "truth.json", Workdir(str(tmp_path))
+    path.write_text(as_json([1, 1], [-1, 2], [0.25, 1]))
+    config = ErrorSourcesConfig(workdir=str(tmp_path), truth=str(path))
+    (tmp_path / "config.json").write_text(_identity(config, directory))
+    assert _identity(config, directory) == (tmp_path / "config.json").read_text()
+    path.write_text(as_json([1, 1], [-1, 2], [0.25, 4]))
+    with pytest.raises(ValueError, match=r"another study \(truth"):
+        _identity(config, directory)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"truth": "{"}, "truth: expected JSON"),
-        ({"truth": "[]"}, "truth: expected JSON"),
-        ({"truth": '{"weights": [1]}'}, "truth: expected JSON"),
-        (
-            {"truth": '{"weights": [1, "a"], "means": [0, 1], "deviations": [1, 1]}'},
-            "lists of numbers",
-        ),
-        (
-            {"truth": '{"weights": [1, NaN], "means": [0, 1], "deviations": [1, 1]}'},
-            "lists of numbers",
-        ),
-        ({"truth": '{"weights": [1], "means": [0], "deviations": [1]}'}, "one length"),
-        ({"truth": '{"weights": [0.5, 0.5], "means": [0], "deviations": [1, 1]}'}, "one length"),
-        ({"truth": '{"weights": [0.5, 0.6], "means": [0, 1], "deviations": [1, 1]}'}, "of sum 1"),
-        ({"truth": '{"weights": [0.5, 0.5], "means": [0, 1], "deviations": [1, 0.01]}'}, "least"),
-        ({"truth": '{"weights": [0.5, 0.5], "means": [0, 9], "deviations": [1, 1]}'}, "modes with"),
+        ({"truth": '{"weights": [1]}'}, "truth: expected the fields weights, means, covariances"),
+        ({"truth": as_json([1, 1], [0, "a"], [1, 1])}, "truth.means: expected an array of numbers"),
+        ({"truth": as_json([1], [0], [1])}, "truth.weights: expected at least 2"),
+        ({"truth": as_json([1, 0], [0, 1], [1, 1])}, "truth.weights: expected at least 2"),
+        ({"truth": "two-gaussians"}, "truth.means: expected one dimension, got 2"),
+        ({"truth": as_json([1, 1], [0, 1], [1, 0.001])}, "truth.covariances: expected variances"),
+        ({"truth": as_json([1, 1], [0, 9], [1, 1])}, "by 4 deviations on either side, got"),
+        # Each mode within the grid, but not the Gaussian of the whole, nor that of the far pair.
+        ({"truth": as_json([0.7, 0.3], [4, -6], [0.09, 0.25])}, "got -17.4 to 19.4"),
+        ({"truth": as_json([0.99, 0.005, 0.005], [0, 5, 8], [1, 0.1, 0.1])}, "got -4.72 to 12.6"),
         ({"chains": 1}, "chains: expected at least 2"),
-        ({"generations": 0}, "generations: expected at least 1, got 0"),
+        ({"generations": 1}, "generations: expected at least 2"),
         ({"neural_steps": 0}, "neural_steps: expected at least 1, got 0"),
         ({"sizes": "1,2"}, "sizes: expected integers in"),
         ({"sizes": "x"}, "sizes: expected comma-separated integers, got 'x'"),
@@ -257,7 +277,7 @@ def test_truth_from_json():
     ],
 )
 def test_bad_settings_are_one_line(given, message):
-    with pytest.raises(ValueError, match=r"^\w+: ") as error:
+    with pytest.raises(ValueError, match=r"^[\w.]+: ") as error:
         ErrorSourcesConfig(**given)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
