@@ -227,7 +227,9 @@ def study(
 
     Returns:
       SOURCE_METRIC for every source and metric, with dims (model, generation), and between these
-      (samples, chain) for the statistical error and (chain,) for the full process.
+      (samples, chain) for the statistical error and (chain,) for the full process; and
+      right_class_kl (model,), from the truth of expressivity and the full process to that of the
+      other two.
     """
     modes = log_masses(truth)
     plans = [plan(learner, modes, sizes, size, chains) for learner in classes.values()]
@@ -249,6 +251,10 @@ def study(
             where = ("model", *dims.get(source, ()), "generation")
             attributes = {"long_name": f"{text}, {source}", "units": units}
             variables[f"{source}_{name}"] = (where, parts[source], attributes)
+    # The truth of the last lane, approximation, is the right class's fit to the modes.
+    gaps = [float(measure(jnp.asarray(modes), one.early.truth[-1])["kl"]) for one in plans]
+    text = "KL(truth || best of the right class)"
+    variables["right_class_kl"] = ("model", gaps, {"long_name": text, "units": "nats"})
     coords = {
         "model": list(classes),
         "samples": list(sizes),

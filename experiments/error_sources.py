@@ -99,7 +99,15 @@ def run(config: ErrorSourcesConfig) -> "Section":
     Raises:
       ValueError: if the workdir cannot be written or holds another study.
     """
-    from collapse_jax import error_figure, error_sources, error_summary, outputs, plots, report
+    from collapse_jax import (
+        error_figure,
+        error_sources,
+        error_summary,
+        error_words,
+        outputs,
+        plots,
+        report,
+    )
     from collapse_jax.modes import parse_modes
     from collapse_jax.workdir import Workdir
 
@@ -128,7 +136,7 @@ def run(config: ErrorSourcesConfig) -> "Section":
     paths = plots.save({"error_sources": error_figure.error_sources(found)}, local / "plots")
     section = report.Section(
         "Error sources",
-        f"{error_summary.in_words(found)}\n\nSeed {config.seed}; {seconds:.1f} seconds.",
+        f"{error_words.in_words(found)}\n\nSeed {config.seed}; {seconds:.1f} seconds.",
         {"Each source alone, and their sum against the whole": paths["error_sources"]},
         [error_summary.table(found)],
     )
