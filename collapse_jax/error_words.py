@@ -18,8 +18,8 @@ from collapse_jax.error_summary import (
     slope,
 )
 
-# Of a rise, the share in the last half of the generations below which it levels off.
-_LEVEL = 0.25
+# A rise levels off if less than this part of a steady one falls in the last half of generations.
+_LEVEL = 0.5
 
 
 def in_words(found: xr.Dataset) -> str:
@@ -128,12 +128,13 @@ def _approximation(values: np.ndarray) -> str:
     text = f"Approximation goes from {_nats(values[0])} to {_nats(values[-1])}, {grows}"
     if rise <= 0:
         return f"{text}: it does not accumulate."
-    middle = (len(values) - 1) // 2
-    share = (values[-1] - values[middle]) / rise
-    verdict = "levels off" if share < _LEVEL else "goes on accumulating"
+    last = len(values) - 1
+    middle, share = last // 2, (values[-1] - values[last // 2]) / rise
+    steady = 1 - middle / last
+    verdict = "levels off" if share < _LEVEL * steady else "goes on accumulating"
     return (
-        f"{text}; {share:.0%} of the rise falls after generation {middle} (of a steady one, half):"
-        f" it {verdict}."
+        f"{text}; {max(share, 0.0):.0%} of the rise falls after generation {middle} (of a steady"
+        f" one, {steady:.0%}): it {verdict}."
     )
 
 

@@ -3,11 +3,12 @@ r"""The three error sources of model collapse, each alone, and their sum against
 Claim (Shumailov et al. 2024): statistical error vanishes with M but returns every generation,
 expressivity acts at generation 0 only, and approximation error lasts even with infinite data and
 the right class. Measured here for a Gaussian, a Gaussian mixture and a small neural density, from
-generation 0 to 50: statistical error goes as 1/M, expressivity costs 0.177, 0.082 and 0.090 nats at
-generation 0 and nothing after it, approximation grows; at generation 50 the whole process is 1.05
-(Gaussian), 0.39 (mixture) and 0.35 (neural) times the sum of the three, standard errors 0.07, 0.05
-and 0.03. About 35 s on 2 cores. Points are 0.04 apart, which changes integrals of the narrowest
-component allowed, of deviation 0.1, by less than 1e-12.
+generation 0 to 50: statistical error goes as 1/M at generation 0 and more steeply at generation 50,
+expressivity costs 0.177, 0.082 and 0.090 nats at generation 0 and nothing after it, approximation
+grows, but levels off for the mixture and the neural density. The whole process is 1.00, 1.36 and
+0.98 times the sum of the three at generation 0, and 1.05, 0.39 and 0.34 times at generation 50,
+standard errors 0.07, 0.05 and 0.03. About 35 s on 2 cores. Points are 0.04 apart, which changes
+integrals of the narrowest component allowed, of deviation 0.1, by less than 1e-12.
 
   python -m experiments.error_sources --workdir=runs/error_sources
 """
@@ -84,9 +85,7 @@ class ErrorSourcesConfig:
         return sizes
 
 
-# Steps of exact fits between generations. One fit then falls short of the maximum by at most 0.06
-# (mixture) and 0.1 to 0.4 (neural) units of log-likelihood, which lowers the neural density's
-# statistical error at generation 0 by 2 to 9 %.
+# Steps of exact fits between generations; BUILD_NOTES.md says by how much they miss the maximum.
 EXACT_STEPS = {"gmm": 60, "neural": 30}
 
 
