@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from collapse_jax import drawing, theory
 from collapse_jax.drawing import COLOURS, DARK, STYLE
-from collapse_jax.error_summary import ALONE, Mean, compare, mean
+from collapse_jax.error_summary import ALONE, EDGE_MASS, ROUNDING, Mean, compare, edge_mass, mean
 
 _TITLES = (
     "statistical alone, by M",
@@ -41,7 +41,7 @@ def error_sources(found: xr.Dataset) -> Figure:
         for ax, source in zip(row[1:3], ALONE[1:], strict=True):
             one = mean(found[f"{source}_kl"].sel(model=model))
             ax.plot(_x(found), one.value, color=_COLOUR[source])
-            ax.set_ylim(0, 1.15 * np.nanmax(one.value))
+            ax.set_ylim(0, max(1.15 * np.nanmax(one.value), ROUNDING))
         _whole(row[3], found, model)
         row[0].set_ylabel(f"{model}\nnats")
     for ax, title in zip(axes[0], _TITLES, strict=True):
@@ -64,11 +64,13 @@ def _band(ax: Axes, x: np.ndarray, one: Mean, colour: str, label: str) -> None:
 
 def _statistical(ax: Axes, found: xr.Dataset, model: str) -> None:
     x, sizes = _x(found), found["samples"].values
+    edge = edge_mass(found, "statistical").sel(model=model)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(sizes)))
     for size, colour in zip(sizes, colours, strict=True):
         one = mean(found["statistical_kl"].sel(model=model, samples=size))
         _band(ax, x, one, matplotlib.colors.to_hex(colour), f"M = {size:,}")
-        if model == "gaussian":
+        # The closed form is of whole Gaussians, not of those that the grid cuts off.
+        if model == "gaussian" and edge.sel(samples=size) <= EDGE_MASS:
             exact = theory.expected_divergence_of_truth(int(size), x + 1, estimator="ml")
             drawing.theory(ax, x, exact, r"$E\,\mathrm{KL}$ (Gaussian)")
     ax.set_yscale("log")
@@ -84,7 +86,10 @@ def _whole(ax: Axes, found: xr.Dataset, model: str) -> None:
     size = found.attrs["compared_samples"]
     _band(ax, x, one.total, drawing.GREY, f"sum of the three, M = {size:,}")
     _band(ax, x, one.full, COLOURS[1], f"whole process, M = {size:,}")
-    last = len(x) - 1
-    text = f"whole / sum = {one.ratio[last]:.2f} \u00b1 {one.ratio_error[last]:.2f}"
+    ends = (int(find(one.ratio)) for find in (np.nanargmin, np.nanargmax))
+    text = "\nto ".join(
+        f"{one.ratio[g]:.3f} \u00b1 {one.ratio_error[g]:.3f} (generation {g})" for g in ends
+    )
+    text = f"whole / sum =\n{text}"
     ax.annotate(text, (0.03, 0.95), xycoords="axes fraction", va="top", fontsize=9, color=DARK)
-    ax.set_ylim(0, 1.25 * max(np.nanmax(one.full.value), np.nanmax(one.total.value)))
+    ax.set_ylim(0, 1.4 * max(np.nanmax(one.full.value), np.nanmax(one.total.value)))

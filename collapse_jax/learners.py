@@ -55,8 +55,8 @@ class Gaussian(NamedTuple):
     log_deviation: jax.Array  # f32[]
 
 
-class Mixture(NamedTuple):
-    """Components; those of weight 0 are not there, and stay so."""
+class Components(NamedTuple):
+    """Of a mixture; those of weight 0 are not there, and stay so."""
 
     weights: jax.Array  # f32[k], of sum 1
     means: jax.Array  # f32[k], data units
@@ -127,27 +127,26 @@ def mixture(
     centre = float(weights @ means)
     scale = float(np.sqrt(weights @ (deviations**2 + means**2) - centre**2))
 
-    def start(size: int) -> Mixture:
+    def start(size: int) -> Components:
         places = centre + 1.5 * scale * (2 * (np.arange(count) + 0.5) / size - 1)
         there = np.arange(count) < size
-        return _mixture(there / size, np.where(there, places, centre), np.full(count, scale))
+        return _components(there / size, np.where(there, places, centre), np.full(count, scale))
 
-    def candidates(size: int) -> Mixture:
+    def candidates(size: int) -> Components:
         if size == count:
-            found = [_mixture(weights, means, deviations)]
-        else:  # each pair of neighbouring modes merged into one component
-            order = np.argsort(means)
-            modes = weights[order], means[order], deviations[order]
-            found = [start(size)] + [_mixture(*_merged(*modes, i)) for i in range(count - 1)]
+            found = [_components(weights, means, deviations)]
+        else:
+            merged = merged_neighbours(weights, means, deviations)
+            found = [start(size)] + [_components(*parts) for parts in merged]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
 
-    def log_masses(params: Mixture) -> jax.Array:
+    def log_masses(params: Components) -> jax.Array:
         return jax.nn.log_softmax(jax.nn.logsumexp(_log_joint(params), axis=0))
 
-    def exact(params: Mixture, masses: jax.Array, number: Any) -> Mixture:
+    def exact(params: Components, masses: jax.Array, number: Any) -> Components:
         return jax.lax.fori_loop(0, number, lambda _, now: em_step(now, masses), params)
 
-    def early(begin: Mixture, masses: jax.Array) -> Mixture:
+    def early(begin: Components, masses: jax.Array) -> Components:
         return exact(begin, masses, steps)
 
     return Learner(
@@ -163,38 +162,48 @@ def mixture(
     )
 
 
-def _mixture(*parts: np.ndarray) -> Mixture:
-    return Mixture(*(jnp.asarray(part, jnp.float32) for part in parts))
+def _components(*parts: np.ndarray) -> Components:
+    return Components(*(jnp.asarray(part, jnp.float32) for part in parts))
 
 
-def _merged(
-    weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, first: int
-) -> tuple[np.ndarray, ...]:
-    """Modes `first` and its neighbour as one of their joint moments; an absent one at the end."""
-    pair = slice(first, first + 2)
-    weight = weights[pair].sum()
-    share = weights[pair] / weight
-    mean = share @ means[pair]
-    deviation = np.sqrt(share @ (deviations[pair] ** 2 + (means[pair] - mean) ** 2))
-    joined = []
-    for values, one, filler in (
-        (weights, weight, 0.0),
-        (means, mean, mean),
-        (deviations, deviation, deviation),
-    ):
-        rest = np.delete(values, [first, first + 1])
-        joined.append(np.concatenate([[one], rest, [filler]]))
-    return tuple(joined)
+def merged_neighbours(
+    weights: np.ndarray, means: np.ndarray, deviations: np.ndarray
+) -> list[tuple[np.ndarray, ...]]:
+    """Modes with one pair of neighbours merged into one of their joint moments, for every pair.
+
+    Args:
+      weights, means, deviations: of the modes, f64[k].
+
+    Returns:
+      (weights, means, deviations) f64[k] of each: the merged mode first, an absent one at the end.
+    """
+    order = np.argsort(means)
+    weights, means, deviations = weights[order], means[order], deviations[order]
+    found = []
+    for first in range(len(weights) - 1):
+        pair = slice(first, first + 2)
+        weight = weights[pair].sum()
+        share = weights[pair] / weight
+        mean = share @ means[pair]
+        deviation = np.sqrt(share @ (deviations[pair] ** 2 + (means[pair] - mean) ** 2))
+        joined = (weights, weight, 0.0), (means, mean, mean), (deviations, deviation, deviation)
+        found.append(
+            tuple(
+                np.concatenate([[one], np.delete(values, pair), [filler]])
+                for values, one, filler in joined
+            )
+        )
+    return found
 
 
-def _log_joint(params: Mixture) -> jax.Array:
+def _log_joint(params: Components) -> jax.Array:
     """Log-density of component and point, f32[k, G]; -inf for components that are not there."""
     precision = 1.0 / params.deviations
     standard = (GRID.astype(np.float32) - params.means[:, None]) * precision[:, None]
     return jnp.log(params.weights * precision)[:, None] - 0.5 * standard**2
 
 
-def em_step(params: Mixture, masses: jax.Array) -> Mixture:
+def em_step(params: Components, masses: jax.Array) -> Components:
     """One step of expectation-maximisation on masses of the grid, f32[G].
 
     A component whose variance falls below the narrowest is given that: still the best of what is
@@ -208,7 +217,7 @@ def em_step(params: Mixture, masses: jax.Array) -> Mixture:
     variances = jnp.sum(shares * (points - means[:, None]) ** 2, axis=1) / divisor
     # A component without any mass has no moments: it stays where it was.
     alive = weights > 1e-12
-    return Mixture(
+    return Components(
         weights / weights.sum(),
         jnp.where(alive, means, params.means),
         jnp.where(alive, jnp.sqrt(jnp.maximum(variances, NARROWEST**2)), params.deviations),

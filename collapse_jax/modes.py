@@ -1,12 +1,11 @@
 """The true density of the study of error sources: a mixture whose modes the user may give."""
 
-import json
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from collapse_jax.learners import GRID, NARROWEST
+from collapse_jax import truths
+from collapse_jax.learners import GRID, NARROWEST, merged_neighbours
 
 
 class Modes(NamedTuple):
@@ -33,47 +32,51 @@ THREE_MODES = Modes(
 )
 
 
-def parse_modes(text: str | None) -> Modes:
-    """Reads modes from JSON; none: three modes.
+# Deviations that the grid must hold on either side of whatever is fitted to the truth.
+_REACH = 4
+
+
+def parse_modes(given: str | None) -> Modes:
+    """Reads modes as `truths.truth` does, of one dimension; none: three modes.
 
     Raises:
       ValueError: naming the field, if they are no mixture that the grid can hold.
     """
-    if text is None:
+    if given is None:
         return THREE_MODES
-    names = Modes._fields
-    try:
-        given = json.loads(text)
-        if not isinstance(given, dict) or sorted(given) != sorted(names):
-            raise ValueError
-        lists = [np.array([_number(x) for x in given[name]], np.float64) for name in names]
-    except (ValueError, TypeError):
+    weights, means, covariances = truths.truth(given)
+    if means.shape[1] != 1:
+        raise ValueError(f"truth.means: expected one dimension, got {means.shape[1]}")
+    if len(weights) < 2 or min(weights) <= 0:
         raise ValueError(
-            'truth: expected JSON like {"weights": [...], "means": [...], "deviations": [...]}'
-            f" with lists of numbers, got {text!r}"
-        ) from None
-    weights, means, deviations = lists
-    sizes = [values.size for values in lists]
-    if len(set(sizes)) > 1 or sizes[0] < 2:
-        raise ValueError(f"truth: expected three lists of one length of at least 2, got {sizes}")
-    if min(weights) <= 0 or abs(weights.sum() - 1) > 1e-6:
-        raise ValueError(f"truth: expected positive weights of sum 1, got {weights.tolist()}")
-    if min(deviations) < NARROWEST:
-        raise ValueError(
-            f"truth: expected deviations of at least {NARROWEST}, got {deviations.tolist()}"
+            f"truth.weights: expected at least 2, all positive, got {weights.tolist()}"
         )
-    if max(np.abs(means) + 4 * deviations) > GRID[-1]:
+    variances = covariances.ravel()
+    if min(variances) < NARROWEST**2:
         raise ValueError(
-            f"truth: expected modes with 4 deviations on either side in [{GRID[0]:g},"
-            f" {GRID[-1]:g}], got means {means.tolist()}, deviations {deviations.tolist()}"
+            f"truth.covariances: expected variances of at least {NARROWEST**2:g}, got"
+            f" {variances.tolist()}"
         )
-    return Modes(weights / weights.sum(), means, deviations)
+    modes = Modes(weights, means.ravel(), np.sqrt(variances))
+    low, high = _span(modes)
+    if low < GRID[0] or high > GRID[-1]:
+        raise ValueError(
+            "truth: expected its modes, their neighbours merged and the Gaussian of its moments"
+            f" to lie within [{GRID[0]:g}, {GRID[-1]:g}] by {_REACH} deviations on either side,"
+            f" got {low:.3g} to {high:.3g}"
+        )
+    return modes
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError
-    return float(value)
+def _span(modes: Modes) -> tuple[float, float]:
+    """Where the widest of the densities fitted to the modes would begin and end, data units.
+
+    The small classes merge modes, up to one Gaussian for all, which reach further than any mode.
+    """
+    merged = [(means[0], deviations[0]) for _, means, deviations in merged_neighbours(*modes)]
+    parts = [*zip(modes.means, modes.deviations, strict=True), *merged, (modes.centre, modes.scale)]
+    means, reach = np.array(parts).T * [[1], [_REACH]]
+    return float(np.min(means - reach)), float(np.max(means + reach))
 
 
 def log_masses(truth: Modes) -> np.ndarray:

@@ -3,11 +3,12 @@ r"""The three error sources of model collapse, each alone, and their sum against
 Claim (Shumailov et al. 2024): statistical error vanishes with M but returns every generation,
 expressivity acts at generation 0 only, and approximation error lasts even with infinite data and
 the right class. Measured here for a Gaussian, a Gaussian mixture and a small neural density, from
-generation 0 to 50: statistical error goes as 1/M, expressivity costs 0.177, 0.082 and 0.090 nats at
-generation 0 and nothing after it, approximation grows; at generation 50 the whole process is 1.05
-(Gaussian), 0.39 (mixture) and 0.35 (neural) times the sum of the three, standard errors 0.07, 0.05
-and 0.03. About 35 s on 2 cores. Points are 0.04 apart, which changes integrals of the narrowest
-component allowed, of deviation 0.1, by less than 1e-12.
+generation 0 to 50: statistical error goes as 1/M at generation 0 and more steeply at generation 50,
+expressivity costs 0.177, 0.082 and 0.090 nats at generation 0 and nothing after it, approximation
+grows, but levels off for the mixture and the neural density. The whole process is 1.00, 1.36 and
+0.98 times the sum of the three at generation 0, and 1.05, 0.39 and 0.34 times at generation 50,
+standard errors 0.07, 0.05 and 0.03. About 35 s on 2 cores. Points are 0.04 apart, which changes
+integrals of the narrowest component allowed, of deviation 0.1, by less than 1e-12.
 
   python -m experiments.error_sources --workdir=runs/error_sources
 """
@@ -39,8 +40,8 @@ class ErrorSourcesConfig:
     seed: int = setting(0, "Seed of all random numbers.")
     truth: str | None = setting(
         None,
-        'Modes of the truth, {"weights": [...], "means": [...], "deviations": [...]} in data units'
-        " within [-10, 10]; none: three modes.",
+        "Modes of the truth: weights, means, covariances of one dimension as JSON or in a file, in"
+        " data units within [-10, 10]; none: three modes.",
     )
     gaussian_steps: int = setting(15, "Gradient steps of the Gaussian's early fit.")
     mixture_steps: int = setting(20, "EM steps of the mixture's early fit.")
@@ -50,9 +51,14 @@ class ErrorSourcesConfig:
         """Refuses values outside their range."""
         from collapse_jax.modes import parse_modes
 
-        for name in ("generations", "gaussian_steps", "mixture_steps", "neural_steps"):
+        for name in ("gaussian_steps", "mixture_steps", "neural_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.generations < 2:
+            raise ValueError(
+                "generations: expected at least 2, to tell what acts once from what lasts, got"
+                f" {self.generations}"
+            )
         if self.chains < 2:
             raise ValueError(
                 f"chains: expected at least 2, for a standard error, got {self.chains}"
@@ -79,9 +85,7 @@ class ErrorSourcesConfig:
         return sizes
 
 
-# Steps of exact fits between generations. One fit then falls short of the maximum by at most 0.06
-# (mixture) and 0.1 to 0.4 (neural) units of log-likelihood, which lowers the neural density's
-# statistical error at generation 0 by 2 to 9 %.
+# Steps of exact fits between generations; BUILD_NOTES.md says by how much they miss the maximum.
 EXACT_STEPS = {"gmm": 60, "neural": 30}
 
 
@@ -94,7 +98,15 @@ def run(config: ErrorSourcesConfig) -> "Section":
     Raises:
       ValueError: if the workdir cannot be written or holds another study.
     """
-    from collapse_jax import error_figure, error_sources, error_summary, outputs, plots, report
+    from collapse_jax import (
+        error_figure,
+        error_sources,
+        error_summary,
+        error_words,
+        outputs,
+        plots,
+        report,
+    )
     from collapse_jax.modes import parse_modes
     from collapse_jax.workdir import Workdir
 
@@ -123,7 +135,7 @@ def run(config: ErrorSourcesConfig) -> "Section":
     paths = plots.save({"error_sources": error_figure.error_sources(found)}, local / "plots")
     section = report.Section(
         "Error sources",
-        f"{error_summary.in_words(found)}\n\nSeed {config.seed}; {seconds:.1f} seconds.",
+        f"{error_words.in_words(found)}\n\nSeed {config.seed}; {seconds:.1f} seconds.",
         {"Each source alone, and their sum against the whole": paths["error_sources"]},
         [error_summary.table(found)],
     )
@@ -133,9 +145,12 @@ def run(config: ErrorSourcesConfig) -> "Section":
 
 def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
     """config.json as it is to be; refuses a directory that holds another study."""
+    from collapse_jax import truths
     from collapse_jax.config import differences
 
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workdir"}
+    if config.truth is not None:  # what a file holds, not where it lies
+        settings["truth"] = truths.truth(config.truth).config
     path = directory.path / "config.json"
     if path.exists():
         try:

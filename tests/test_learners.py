@@ -9,7 +9,7 @@ from sklearn.mixture import GaussianMixture
 
 from collapse_jax import learners, neural_density
 from collapse_jax.error_sources import make_learners
-from collapse_jax.learners import GRID, NARROWEST, STEP, Gaussian, Mixture
+from collapse_jax.learners import GRID, NARROWEST, STEP, Components, Gaussian
 from collapse_jax.modes import THREE_MODES, log_masses
 from collapse_jax.neural_density import LARGEST, UNITS, Neural
 
@@ -49,7 +49,9 @@ def test_densities_by_hand():
     density = np.exp(-0.5 * ((GRID - 0.3) / 0.8) ** 2) / (0.8 * np.sqrt(2 * np.pi))
     found = np.exp(CLASSES["gaussian"].log_masses(params)) / STEP
     np.testing.assert_allclose(found, density, rtol=1e-4, atol=1e-6)
-    absent = Mixture(*(jnp.array(x) for x in ([1.0, 0.0, 0.0], [0.3, 1.0, 2.0], [0.8, 1.0, 1.0])))
+    absent = Components(
+        *(jnp.array(x) for x in ([1.0, 0.0, 0.0], [0.3, 1.0, 2.0], [0.8, 1.0, 1.0]))
+    )
     found = np.exp(CLASSES["gmm"].log_masses(absent)) / STEP
     np.testing.assert_allclose(found, density, rtol=1e-4, atol=1e-6)
     # Without outputs, the neural density is the normal one of the population's moments.
