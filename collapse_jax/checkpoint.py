@@ -124,7 +124,8 @@ class DiskStore:
 
     def commit(self, position: Mapping[str, Any], tree: Callable[[], Any]) -> None:
         """Saves all parts so far and the state that follows; returns while it is being written."""
-        leaves = [_host(leaf) for leaf in jax.tree.leaves(tree())]
+        # Orbax refuses arrays without entries; restoring makes them again from their shapes.
+        leaves = [host for leaf in jax.tree.leaves(tree()) if (host := _host(leaf)).size]
         self._wait()
         parts, self._unwritten = self._unwritten, []
         self._step += 1
@@ -299,10 +300,15 @@ def explained(path: Any) -> Iterator[None]:
 def _in_shape(path: epath.Path, arrays: list[np.ndarray], wanted: Any) -> Any:
     """Arrays as a tree of these shapes."""
     leaves, structure = jax.tree.flatten(wanted)
-    found, expected = [a.shape for a in arrays], [_data_shape(leaf) for leaf in leaves]
+    shapes = [_data_shape(leaf) for leaf in leaves]
+    found, expected = [a.shape for a in arrays], [shape for shape in shapes if 0 not in shape]
     if found != expected:
         raise CheckpointError(f"{path}: expected shapes {expected}, found {found}")
-    restored = [_unhost(array, leaf) for array, leaf in zip(arrays, leaves, strict=True)]
+    saved = iter(arrays)
+    restored = [
+        np.zeros(shape, leaf.dtype) if 0 in shape else _unhost(next(saved), leaf)
+        for shape, leaf in zip(shapes, leaves, strict=True)
+    ]
     return jax.tree.unflatten(structure, restored)
 
 

@@ -1,8 +1,9 @@
 """All experiments in miniature, or at the papers' settings: figures and one report.html.
 
 Claim: from one command, offline, the whole picture of model collapse for every family that is here.
-`--preset=quick` takes about two minutes on 2 cores; `--preset=paper` runs the papers' sizes,
-WikiText-2 included if it is found (--data_dir). Each run has a workdir of its own under --workdir,
+`--preset=quick` takes about three minutes on 2 cores; `--preset=paper` runs the papers' sizes,
+WikiText-2 and MNIST included if they are found (--data_dir; MNIST's autoencoders want an
+accelerator). Each run has a workdir of its own under --workdir,
 so the same command resumes what was interrupted.
 
   python -m experiments.reproduce --preset=quick
@@ -20,6 +21,7 @@ from collapse_jax.family_configs import DiscreteConfig
 from experiments import launch
 
 if TYPE_CHECKING:
+    from collapse_jax.family import Family
     from collapse_jax.report import Section
     from collapse_jax.runner import Result
 
@@ -142,6 +144,46 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     )
 
 
+def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
+    """Autoencoders of 8x8 digits; at the paper's settings its convolutional one of MNIST too."""
+    from collapse_jax import report
+    from collapse_jax.families import vae
+
+    small = vae(hidden=64, latent=8, epochs=40, batch=64, evaluated=360)
+    yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits")
+    if scale is not _SCALES["paper"]:
+        return
+    try:
+        paper = vae("mnist", "conv", evaluated=2_000, data_dir=data_dir)
+    except FileNotFoundError as missing:
+        print(f"skipped: {missing}")
+        yield report.Section("MNIST", f"Did not run: {missing}")
+        return
+    yield from _autoencoders(paper, 60_000, 5, 21, workdir / "vae_mnist")
+
+
+def _autoencoders(
+    family: "Family", size: int, chains: int, generations: int, workdir: Path
+) -> "Iterator[Section]":
+    """A family of autoencoders, and the same with original images kept."""
+    from collapse_jax import outputs, plots, regimes, report
+    from experiments.vae import draw
+
+    run = functools.partial(_run, chains=chains, generations=generations, every=1)
+    result = run(family, regimes.replace(size), workdir)
+    figures = draw(result, [0, 1, 2, 5, 10, 20])
+    yield outputs.write_all(str(result.config.workdir), result, figures)
+    kept = run(family, regimes.preserve(size, 0.1), workdir.with_name(f"{workdir.name}_preserve"))
+    runs = {"replace": result.summary, "preserve 10 %": kept.summary}
+    compared = plots.overlay(runs, "latent_sd", {})
+    yield report.Section(
+        f"Autoencoders with and without original images, M = {size:,}",
+        "The spread of generated images as generation 0's encoder sees them, when all images are"
+        " synthetic, and when a tenth of each training set is original.",
+        plots.save({"regimes": compared}, workdir.with_name(f"{workdir.name}_regimes")),
+    )
+
+
 def kde_section(scale: _Scale, workdir: Path) -> "Section":
     """Kernel densities: the variance by bandwidth."""
     from collapse_jax import expected, plots, regimes, report
@@ -216,7 +258,9 @@ def checks_section(scale: _Scale, quick: bool) -> "Section":
     )
 
 
-def _run(family: Any, regime: Any, workdir: Path, chains: int, generations: int) -> "Result":
+def _run(
+    family: Any, regime: Any, workdir: Path, chains: int, generations: int, every: int = 100
+) -> "Result":
     from collapse_jax import runner
 
     settings: dict[str, Any] = {
@@ -225,7 +269,7 @@ def _run(family: Any, regime: Any, workdir: Path, chains: int, generations: int)
         "workdir": str(workdir),
     }
     # Saved now and then, so that a reproduction that was interrupted goes on where it was.
-    return runner.run(family, regime, checkpoint_every=100, progress=True, **settings)
+    return runner.run(family, regime, checkpoint_every=every, progress=True, **settings)
 
 
 def _section(result: "Result") -> "Section":
@@ -249,6 +293,7 @@ def main() -> None:
         "kernel density": lambda: [kde_section(scale, workdir)],
         "regression": lambda: [regression_section(scale, workdir)],
         "error sources": lambda: [error_sources_section(config.preset == "quick", workdir)],
+        "autoencoders": lambda: list(vae_sections(scale, workdir, config.data_dir)),
         "closed forms": lambda: [checks_section(scale, config.preset == "quick")],
     }
     for name, part in parts.items():

@@ -21,6 +21,7 @@ from experiments.benchmarks import (
     gmm,
     kde,
     regression,
+    vae,
 )
 from experiments.error_sources import EXACT_STEPS
 
@@ -212,3 +213,15 @@ def test_bad_settings_are_named():
         benchmark.BenchmarkConfig(repeats=4)
     with pytest.raises(ValueError, match="suite: expected one of"):
         benchmark.BenchmarkConfig(suite="vae")
+
+
+def test_vae():
+    pytest.importorskip("torch", reason="PyTorch is not installed: its side was not run")
+    cases = vae.cases(repeats=1, images=300, chains=2)
+    assert_printable(cases, ["mlp", "mlp, 2 chains", "conv", "conv, 2 chains"])
+
+
+def test_vae_without_pytorch_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(vae.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="^suite: vae compares with PyTorch.* extra benchmark$"):
+        next(vae.cases())

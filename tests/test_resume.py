@@ -6,11 +6,14 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 import collapse_jax
 from collapse_jax import cohort, families, limits, recording, regimes
+from collapse_jax.checkpoint import DiskStore
 from collapse_jax.segment import FusedEngine
 from collapse_jax.stopping import Stopped, StopSignal
 from collapse_jax.summary import QUANTILES
@@ -56,6 +59,20 @@ def test_growing_under_a_schedule_and_a_memory(tmp_path):
     run(tmp_path, family, regime, generations=3)
     grown = run(tmp_path, family, regime, generations=7, chains=12)
     assert_same_bits(grown, run(None, family, regime, generations=7, chains=12))
+
+
+def test_arrays_without_entries_are_made_again(tmp_path):
+    tree = {"none": jnp.zeros((0, 3), jnp.uint8), "some": jnp.arange(4.0)}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    store = DiskStore(epath.Path(tmp_path))
+    store.commit({"done": 1}, lambda: tree)
+    store.close()
+    again = DiskStore(epath.Path(tmp_path))
+    restored = again.restore(lambda position: shapes)
+    again.close()
+    assert restored.tree["none"].shape == (0, 3)
+    assert restored.tree["none"].dtype == np.uint8
+    np.testing.assert_array_equal(restored.tree["some"], tree["some"])
 
 
 def test_a_finished_run_is_read_back(tmp_path):

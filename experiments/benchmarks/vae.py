@@ -4,6 +4,7 @@ Both sides train on the same random images of MNIST's size with the same losses,
 minibatches, each epoch in a new order; ours is what a run compiles for one piece of a fit.
 """
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,10 @@ def cases(repeats: int = 7, images: int = 10_240, chains: int = 8) -> Iterator[C
       images: of the training set.
       chains: of the case with many chains.
     """
+    if not importlib.util.find_spec("torch"):
+        raise ValueError(
+            "suite: vae compares with PyTorch, which is not installed; install the extra benchmark"
+        )
     peak = peak_rate()
     for name, batch, target in (("mlp", 128, ">= 1.6"), ("conv", 256, ">= 1.0, aim 1.3")):
         yield from _speed(name, batch, target, repeats, images, chains, peak)
