@@ -1,4 +1,4 @@
-"""How fast the compiled segment of `run()` is beside its peers in the same run, and what saving costs.
+"""How fast the compiled segment of `run()` is beside its peers, and what saving costs.
 
 Claim: on two cores a Gaussian chain whose samples are drawn as moments advances at least 15 times
 as fast as with NumPy's M = 100 rows, more than 1000 times at M = 10,000 (O(1) against O(M)), and at

@@ -67,14 +67,14 @@ REFUSED = {
     ("vae, live images", regime)
     for regime in ("accumulate", "subsample", "mixture", "mixture without original")
 }  # fmt: skip
-# Compiling takes long, so by default these are left out; of gmm, only its export is.
+# Compiling takes long, so by default these are left out; variants of regimes too.
 LONG = (
     "gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design", "vae",
     "vae, live images",
 )  # fmt: skip
 VARIANTS = (*LONG, "gmm")
-QUICK = [(family, "replace") for family in FAMILIES if family not in LONG] + [
-    ("gaussian rows", regime) for regime in REGIMES if regime != "replace"
+QUICK = [(family, "replace") for family in FAMILIES if family not in VARIANTS] + [
+    ("gaussian rows", regime) for regime in ("accumulate", "preserve", "fresh", "mixture")
 ]
 MATRIX = [
     pytest.param(family, regime, id=f"{family} x {regime}",
@@ -198,7 +198,10 @@ def test_every_step_exports(family_name):
     assert set(exported.platforms) == {"tpu", "cuda", "cpu"}
 
 
-@pytest.mark.parametrize("regime_name", ["replace", "accumulate", "replace, schedule"])
+@pytest.mark.parametrize(
+    "regime_name",
+    ["replace", pytest.param("accumulate", marks=pytest.mark.slow), "replace, schedule"],
+)
 def test_one_compile_per_stage_and_capacity(regime_name, monkeypatch):
     built = []
     for stage in ("first_program", "later_program"):

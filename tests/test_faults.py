@@ -264,10 +264,8 @@ def small_disk(tmp_path):
             subprocess.run(["umount", str(path)], check=True)
 
 
-@pytest.mark.parametrize(
-    "kilobytes",
-    [200, *(pytest.param(size, marks=pytest.mark.slow) for size in range(0, 600, 60))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [200, *range(0, 600, 60)])
 def test_full_disk(small_disk, kilobytes):
     # Different sizes run out in different places.
     workdir = small_disk("4m") / "run"

@@ -48,8 +48,9 @@ def _speed(
     one, many = (Ours(name, batch, images, count) for count in (1, chains))
     peer = PyTorch(name, batch, images, one.images)
     times = interleaved([one, peer, many], repeats)
+    counts = (one.images, peer.images, many.images)
     rate, peer_rate, rate_of_many = (
-        work.images / elapsed for work, elapsed in zip((one, peer, many), times, strict=True)
+        count / elapsed for count, elapsed in zip(counts, times, strict=True)
     )
     floor = peak / (6 * models.multiply_adds(one.model))
     extra = {
