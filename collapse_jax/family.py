@@ -32,7 +32,6 @@ class Training(NamedTuple):
 
     pool: Pool  # finite data that the regime chose
     teacher: Params | None = None  # params that made the synthetic share
-    live: float = 0.0  # share of each minibatch drawn anew from teacher; 0: all is in the pool
 
 
 class Origin(NamedTuple):

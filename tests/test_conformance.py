@@ -67,13 +67,12 @@ REFUSED = {
     ("vae, live images", regime)
     for regime in ("accumulate", "subsample", "mixture", "mixture without original")
 }  # fmt: skip
-# Compiling takes long, so by default these are left out; variants of regimes too.
+# Compiling takes long, so these are left out by default, as are some regimes.
 LONG = (
     "gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design", "vae",
-    "vae, live images",
+    "vae, live images", "gmm",
 )  # fmt: skip
-VARIANTS = (*LONG, "gmm")
-QUICK = [(family, "replace") for family in FAMILIES if family not in VARIANTS] + [
+QUICK = [(family, "replace") for family in FAMILIES if family not in LONG] + [
     ("gaussian rows", regime) for regime in ("accumulate", "preserve", "fresh", "mixture")
 ]
 MATRIX = [
@@ -180,7 +179,7 @@ def test_a_spoilt_chain_leaves_the_others_alone(family_name):
 
 @pytest.mark.parametrize(
     "family_name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in VARIANTS else []) for name in FAMILIES],
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in FAMILIES],
 )
 def test_every_step_exports(family_name):
     family, regime = FAMILIES[family_name], REGIMES["replace"]
