@@ -142,16 +142,18 @@ def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str)
 
 def _standardising(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
     """Mean and log of the ddof=0 standard deviation of the live rows, in the pool's frame."""
-    mask, count = pools.live(pool), jnp.float32(pool.count)
-    values = pool.values if mask is None else jnp.where(mask[:, None], pool.values, 0.0)
-    mean = jnp.sum(values, axis=0) / count
-    residuals = values - mean
+    # Sums along the last axis: XLA's of a column with a short axis behind it took 7 times as long.
+    mask, count, columns = pools.live(pool), jnp.float32(pool.count), pool.values.T
     if mask is not None:
-        residuals = jnp.where(mask[:, None], residuals, 0.0)
+        columns = jnp.where(mask, columns, 0.0)
+    mean = jnp.sum(columns, axis=1) / count
+    residuals = columns - mean[:, None]
+    if mask is not None:
+        residuals = jnp.where(mask, residuals, 0.0)
     # Once all rows descend from one, they lie within a bandwidth, whose square may underflow.
-    peak = jnp.max(jnp.abs(residuals), axis=0)
-    relative = residuals / jnp.where(peak > 0, peak, 1.0)
-    return mean, jnp.log(peak) + 0.5 * jnp.log(jnp.sum(relative**2, axis=0) / count)
+    peak = jnp.max(jnp.abs(residuals), axis=1)
+    relative = residuals / jnp.where(peak > 0, peak, 1.0)[:, None]
+    return mean, jnp.log(peak) + 0.5 * jnp.log(jnp.sum(relative**2, axis=1) / count)
 
 
 def _measure(params: Kernels, pool: pools.Rows, tail: float) -> Metrics:
