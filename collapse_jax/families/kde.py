@@ -108,10 +108,10 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
 
 def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
     """The i-th draw is around the i-th centre; rows beyond the count are never looked at."""
-    count, dim = params.centres.shape
+    dim = params.centres.shape[1]
     bits = jax.random.bits(key, (request.capacity, dim))
     width = jnp.exp(params.log_bandwidth - params.frame.log_scale)
-    chosen = params.centres[np.arange(request.capacity) % count]
+    chosen = jnp.resize(params.centres, (request.capacity, dim))
     return pools.Rows(chosen + width * draws.normal(bits), request.count, params.frame)
 
 
@@ -123,7 +123,8 @@ def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str)
     # Rows that are all the same have no scale of their own: they keep that of the pool.
     inner = Affine(mean, jnp.where(jnp.isfinite(log_sd), log_sd, 0.0), None)
     index = draws.mulhi(jax.random.bits(key, (centres,)), jnp.uint32(pool.count))
-    chosen = pool.values[index.astype(jnp.int32)]
+    # A barrier: fused with the gather, the hash would not be vectorised.
+    chosen = pool.values[jax.lax.optimization_barrier(index.astype(jnp.int32))]
     log_sd = frame.log_scale + log_sd
     if isinstance(bandwidth, str):
         dim = mean.shape[0]
