@@ -109,7 +109,8 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
 def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
     """The i-th draw is around the i-th centre; rows beyond the count are never looked at."""
     dim = params.centres.shape[1]
-    bits = jax.random.bits(key, (request.capacity, dim))
+    # A barrier here and in the fit: XLA does not vectorise a hash that it fuses with what follows.
+    bits = jax.lax.optimization_barrier(jax.random.bits(key, (request.capacity, dim)))
     width = jnp.exp(params.log_bandwidth - params.frame.log_scale)
     chosen = jnp.resize(params.centres, (request.capacity, dim))
     return pools.Rows(chosen + width * draws.normal(bits), request.count, params.frame)
@@ -123,7 +124,6 @@ def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str)
     # Rows that are all the same have no scale of their own: they keep that of the pool.
     inner = Affine(mean, jnp.where(jnp.isfinite(log_sd), log_sd, 0.0), None)
     index = draws.mulhi(jax.random.bits(key, (centres,)), jnp.uint32(pool.count))
-    # A barrier: fused with the gather, the hash would not be vectorised.
     chosen = pool.values[jax.lax.optimization_barrier(index.astype(jnp.int32))]
     log_sd = frame.log_scale + log_sd
     if isinstance(bandwidth, str):
@@ -143,7 +143,7 @@ def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str)
 
 def _standardising(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
     """Mean and log of the ddof=0 standard deviation of the live rows, in the pool's frame."""
-    # Sums along the last axis: XLA's of a column with a short axis behind it took 7 times as long.
+    # Sums along the last axis: over a middle axis XLA on CPU took seven times as long.
     mask, count, columns = pools.live(pool), jnp.float32(pool.count), pool.values.T
     if mask is not None:
         columns = jnp.where(mask, columns, 0.0)
