@@ -15,7 +15,7 @@ from collapse_jax.mixtures import Mixture
 from collapse_jax.truths import truth
 
 PROBLEMS, ITERATIONS = 10, 12
-SHAPES = ((3, 2, 150), (5, 8, 400))  # components, dimensions, rows
+SMALL = (3, 2, 150)  # components, dimensions, rows
 SKLEARN = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 
 
@@ -68,10 +68,28 @@ def ours(settings, problems, dtype):
         return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(*stacked))
 
 
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("covariance", em.COVARIANCES)
-@pytest.mark.parametrize("shape", [SHAPES[0], pytest.param(SHAPES[1], marks=pytest.mark.slow)])
-def test_agrees_with_scikit_learn(shape, covariance, dtype):
+def case(covariance, shape, dtype, slow=False):
+    return pytest.param(covariance, shape, dtype, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(
+    ("covariance", "shape", "dtype"),
+    [
+        case("full", SMALL, "float64"),
+        case("diagonal", (4, 3, 200), "float64"),
+        case("spherical", (3, 1, 100), "float64"),
+        case("full", (5, 8, 400), "float64", slow=True),
+        case("diagonal", (2, 7, 200), "float64", slow=True),
+        case("spherical", (5, 5, 300), "float64", slow=True),
+        case("full", SMALL, "float32", slow=True),
+        case("diagonal", (4, 3, 200), "float32"),
+        case("spherical", (3, 1, 100), "float32", slow=True),
+        case("full", (5, 8, 400), "float32", slow=True),
+        case("diagonal", (2, 7, 200), "float32", slow=True),
+        case("spherical", (5, 5, 300), "float32", slow=True),
+    ],
+)
+def test_agrees_with_scikit_learn(covariance, shape, dtype):
     """60 problems in each precision, 12 programs."""
     problems = [problem(seed, *shape) for seed in range(PROBLEMS)]
     settings = em.Settings(covariance, tolerance=0.0, max_iterations=ITERATIONS)
@@ -104,8 +122,13 @@ def test_ends_where_scikit_learn_ends_though_the_likelihood_falls():
     assert min(iterations) > 20
 
 
-def test_likelihood_never_falls():
-    settings = em.Settings()
+@pytest.mark.parametrize(
+    ("covariance", "shape"),
+    [("full", SMALL), ("full", (2, 4, 100)), ("diagonal", (4, 3, 100)), ("spherical", SMALL)],
+)
+def test_likelihood_never_falls(covariance, shape):
+    """Without regularisation, which is not part of the likelihood: by no more than rounding."""
+    settings = em.Settings(covariance, regularisation=0.0)
     with jax.enable_x64(True):
 
         @jax.jit
@@ -116,25 +139,25 @@ def test_likelihood_never_falls():
             step = lambda at, _: em.iterate(at, data.T, ones, settings)  # noqa: E731
             return jax.lax.scan(step, start, length=40)[1]
 
-        problems = [problem(seed, *SHAPES[0]) for seed in range(PROBLEMS)]
+        problems = [problem(seed, *shape) for seed in range(PROBLEMS)]
         climbed = path(*(jnp.asarray(np.stack(x)) for x in zip(*problems, strict=True)))
     climbed = np.asarray(climbed)
-    gains = np.diff(climbed, axis=1)
-    assert gains.min() > -1e-6  # the regularisation, 1e-6, is not part of the likelihood
-    assert (climbed[:, -1] - climbed[:, 0]).min() > 0.1
+    assert np.all(np.diff(climbed, axis=1) >= -1e-12 * np.abs(climbed[:, 1:]))
+    assert (climbed[:, -1] - climbed[:, 0]).min() > 0.02
 
 
 def test_responsibilities_by_brute_force():
-    data, weights, means, scale = problem(3, *SHAPES[0])
+    data, weights, means, _ = problem(3, *SMALL)
+    rng = np.random.default_rng(4)
+    factors = np.tril(rng.normal(size=(3, 2, 2)), -1) + rng.uniform(0.5, 3.0, (3, 1, 2)) * np.eye(2)
     densities = np.stack(
         [
-            share * stats.multivariate_normal(mean, np.diag(row**2)).pdf(data)
-            for share, mean, row in zip(weights, means, scale, strict=True)
+            share * stats.multivariate_normal(mean, factor @ factor.T).pdf(data)
+            for share, mean, factor in zip(weights, means, factors, strict=True)
         ]
     )
     masked = np.where(np.arange(len(data)) < 100, 1.0, 0.0)
-    start = (np.log(weights), means, np.stack([np.diag(row) for row in scale]))
-    mixture = Mixture(*(jnp.asarray(x, jnp.float32) for x in start))
+    mixture = Mixture(*(jnp.asarray(x, jnp.float32) for x in (np.log(weights), means, factors)))
     shifted = data.T[None] - means[:, :, None]
     shares, log_likelihood = jax.jit(em.responsibilities)(
         mixture, jnp.asarray(shifted, jnp.float32), jnp.asarray(masked, jnp.float32)
@@ -159,10 +182,10 @@ def fitted(key, columns, weights):
     return em.best_of(key, columns, weights, 3, 2, em.Settings(regularisation=1e-6))
 
 
-def clusters(scale=1.0, shift=0.0):
+def clusters(scale=1.0):
     rng = np.random.default_rng(5)
     centres = np.array([[-5.0, 0.0], [5.0, 0.0], [0.0, 8.0]])
-    return scale * (centres[rng.integers(0, 3, 90)] + rng.normal(size=(90, 2))) + shift
+    return scale * (centres[rng.integers(0, 3, 90)] + rng.normal(size=(90, 2)))
 
 
 DEGENERATE = {
@@ -171,7 +194,6 @@ DEGENERATE = {
     "fewer places than components": np.repeat([[0.0, 1.0], [4.0, 4.0]], 20, axis=0),
     "on a line": np.stack([np.linspace(0, 1, 50)] * 2, axis=1),
     "scaled by a million": clusters(1e6),
-    "shifted by a million": clusters(1.0, 1e6),
 }
 
 

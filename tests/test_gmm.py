@@ -83,6 +83,23 @@ def test_degenerate_data_give_a_finite_model_or_a_flag():
             assert np.isfinite(info["log_likelihood"])
 
 
+def test_rows_far_from_the_origin_are_fitted_as_those_near_it():
+    """At 10^7 float32 holds whole numbers alone: overlapping clusters of them."""
+    rng = np.random.default_rng(5)
+    centres = np.array([[-6.0, 0.0], [6.0, 0.0]])
+    rows = np.round(centres[np.arange(80) % 2] + rng.normal(scale=4.0, size=(80, 2)))
+    family = gmm(components=2, tolerance=1e-6)
+    fit = jax.jit(family.fit)
+    (near, near_info), (far, far_info) = (
+        fit(jax.random.key(1), family.init(jax.random.key(0)), training(rows + shift))
+        for shift in (0.0, 1e7)
+    )
+    np.testing.assert_allclose(far_info["log_likelihood"], near_info["log_likelihood"], atol=1e-4)
+    np.testing.assert_allclose(far.log_weights, near.log_weights, atol=0.05)
+    np.testing.assert_allclose(far.factors, near.factors, atol=0.05)
+    np.testing.assert_allclose(far.means - np.float32(1e7), near.means, atol=1.0)
+
+
 def test_a_model_that_cannot_be_fitted_is_flagged():
     point = {"weights": [1.0], "means": [[1000.0]], "covariances": [[[1e-12]]]}  # in float32
     family = gmm(components=1, truth=point, regularisation=0.0)
