@@ -116,17 +116,44 @@ def test_more_components_than_samples_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"components": 0}, "components: expected at least 1, got 0"),
+        ({"components": 0}, "components: expected an integer >= 1, got 0"),
+        ({"components": 2.5}, "components: expected an integer >= 1, got 2.5"),
+        ({"components": True}, "components: expected an integer >= 1, got True"),
+        ({"components": "2"}, "components: expected an integer >= 1, got '2'"),
         ({"covariance": "tied"}, "covariance: expected one of full, diagonal, spherical"),
+        ({"covariance": None}, "covariance: expected one of full, diagonal, spherical"),
         ({"start": "cold"}, "start: expected one of warm, k-means"),
-        ({"starts": 0}, "starts: expected at least 1, got 0"),
-        ({"tolerance": -1.0}, "tolerance: expected 0 or more, got -1.0"),
-        ({"max_iterations": 0}, "max_iterations: expected at least 1, got 0"),
-        ({"regularisation": -1e-6}, "regularisation: expected 0 or more, got -1e-06"),
+        ({"starts": 0}, "starts: expected an integer >= 1, got 0"),
+        ({"starts": 1.5}, "starts: expected an integer >= 1, got 1.5"),
+        ({"tolerance": -1.0}, "tolerance: expected a finite number >= 0, got -1.0"),
+        ({"tolerance": None}, "tolerance: expected a finite number >= 0, got None"),
+        ({"max_iterations": 0}, "max_iterations: expected an integer >= 1, got 0"),
+        ({"regularisation": -1e-6}, "regularisation: expected a finite number >= 0, got -1e-06"),
+        ({"regularisation": "0"}, "regularisation: expected a finite number >= 0, got '0'"),
         ({"tail": 1.0}, "tail: expected a probability"),
+        ({"tail": "0.1"}, "tail: expected a probability"),
+        ({"truth": 3}, "truth: expected a name, JSON, a JSON file or a mapping, got 3"),
+        ({"truth": None}, "truth: expected a name, JSON, a JSON file or a mapping, got None"),
+        (
+            {
+                "truth": {
+                    "weights": [1.0],
+                    "means": [[0.0] * 8],
+                    "covariances": [(1e-12 * np.eye(8)).tolist()],
+                }
+            },
+            r"truth.covariances: expected an original whose integral of p\^2 is finite",
+        ),
         ({"truth": {"weights": [1.0]}}, "truth: expected the fields"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         gmm(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_any_type_describe_the_same_run():
+    assert gmm(np.int64(2), tolerance=0, regularisation=np.float32(0)).config == (
+        gmm(2, tolerance=0.0, regularisation=0.0).config
+    )

@@ -4,6 +4,7 @@ Axis legend: k components, d dimensions, M rows.
 """
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -59,6 +60,9 @@ def gmm(
     """
     settings = em.Settings(covariance, tolerance, max_iterations, regularisation)
     _check_arguments(components, start, starts, settings, tail)
+    # Of Python's types, in which 0 and 0.0 are the same run.
+    components, starts, tail = int(components), int(starts), float(tail)
+    settings = em.Settings(covariance, float(tolerance), int(max_iterations), float(regularisation))
     reference = _reference(truth, tail)
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
@@ -129,6 +133,12 @@ def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
         jnp.asarray(original.means, jnp.float32),
         jnp.asarray(np.linalg.cholesky(original.covariances), jnp.float32),
     )
+    self_product = float(mixtures.inner_product(mixture, mixture))
+    if not math.isfinite(self_product):
+        raise ValueError(
+            "truth.covariances: expected an original whose integral of p^2 is finite in single"
+            f" precision, got {original.covariances.tolist()}"
+        )
     return _Reference(
         original,
         jax.tree.map(np.asarray, mixture),
@@ -136,7 +146,7 @@ def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
         (lower, upper),
         directions.astype(np.float32),
         quantiles.astype(np.float32),
-        float(mixtures.inner_product(mixture, mixture)),
+        self_product,
     )
 
 
@@ -266,17 +276,25 @@ def _metrics() -> dict[str, Metric]:
 def _check_arguments(
     components: int, start: str, starts: int, settings: em.Settings, tail: float
 ) -> None:
-    if components < 1:
-        raise ValueError(f"components: expected at least 1, got {components}")
+    counts = {
+        "components": components,
+        "starts": starts,
+        "max_iterations": settings.max_iterations,
+    }
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
     check_choice("covariance", settings.covariance, em.COVARIANCES)
     check_choice("start", start, STARTS)
-    if starts < 1:
-        raise ValueError(f"starts: expected at least 1, got {starts}")
-    if not settings.tolerance >= 0:
-        raise ValueError(f"tolerance: expected 0 or more, got {settings.tolerance}")
-    if settings.max_iterations < 1:
-        raise ValueError(f"max_iterations: expected at least 1, got {settings.max_iterations}")
-    if not 0 <= settings.regularisation < math.inf:
-        raise ValueError(f"regularisation: expected 0 or more, got {settings.regularisation}")
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
+    for name, value in (
+        ("tolerance", settings.tolerance),
+        ("regularisation", settings.regularisation),
+    ):
+        if not _is_real(value) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+    if not _is_real(tail) or not 0 < tail < 1:
+        raise ValueError(f"tail: expected a probability in (0, 1), got {tail!r}")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
