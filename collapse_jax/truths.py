@@ -4,6 +4,7 @@ On the host, in float64. Axis legend: k components, d dimensions.
 """
 
 import json
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,17 @@ def truth(given: str | Mapping[str, Any]) -> Truth:
 
 
 _I = np.eye(2)
+
+
+def label(given: str | Mapping[str, Any]) -> str:
+    """An original in a few words: its name, or its size."""
+    original = truth(given)
+    for name in NAMES:
+        if original.config == truth(name).config:
+            return name
+    count = len(original.weights)
+    sort = f"{count} Gaussian{'' if count == 1 else 's'} in {original.dim} d"
+    return f"{sort}, sd {math.sqrt(original.variance):.3g}"
 
 
 def _read(given: str) -> Mapping[str, Any]:
