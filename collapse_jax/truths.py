@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import logsumexp, ndtr
 
 NAMES = ("two-gaussians", "blob")
 _FIELDS = ("weights", "means", "covariances")
@@ -51,6 +51,18 @@ class Truth(NamedTuple):
         factors = np.linalg.cholesky(self.covariances)
         normal = rng.standard_normal((count, self.dim))
         return self.means[chosen] + np.einsum("nij,nj->ni", factors[chosen], normal)
+
+    def log_density(self, rows: np.ndarray) -> np.ndarray:
+        """Log-density ln p(x), f64[n], of rows f64[n, d]."""
+        with np.errstate(divide="ignore"):  # components may have no weight
+            constants = np.log(self.weights) - 0.5 * self.dim * math.log(2 * math.pi)
+        parts = []
+        for constant, mean, covariance in zip(constants, self.means, self.covariances, strict=True):
+            factor = np.linalg.cholesky(covariance)
+            standard = np.linalg.solve(factor, (rows - mean).T)
+            log_scale = np.log(np.diagonal(factor)).sum()
+            parts.append(constant - log_scale - 0.5 * np.sum(standard**2, axis=0))
+        return logsumexp(parts, axis=0)
 
     def quantiles(self, directions: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Of projections on unit vectors f64[m, d], at levels f64[q]: f64[m, q], by bisection."""

@@ -9,6 +9,7 @@ import collapse_jax
 from collapse_jax import families, limits, pools, regimes, theory
 from collapse_jax.family import Origin, Training
 from collapse_jax.mixtures import Mixture
+from collapse_jax.recording import edges
 from collapse_jax.truths import truth
 
 gmm = families.gmm
@@ -38,6 +39,8 @@ def test_metrics_of_the_original_itself():
     standard = -0.5 * ((large[:, None] - np.array([[-2.0, 0.0], [2.0, 0.0]])) ** 2).sum(-1)
     entropy = -(np.log(np.exp(standard).mean(1)) - np.log(2 * np.pi)).mean()
     assert abs(metrics["held_out_log_likelihood"] + entropy) < 4 / np.sqrt(1024)
+    known = gmm().metrics["held_out_log_likelihood"].original
+    np.testing.assert_allclose(metrics["held_out_log_likelihood"], known, rtol=1e-6)
     assert abs(metrics["original_log_likelihood"] + entropy) < 4 / np.sqrt(256)
     assert metrics["live_components"] == 2
     np.testing.assert_allclose(metrics["weight"], [0.5, 0.5], rtol=1e-6)
@@ -151,6 +154,29 @@ def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         gmm(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_bins_of_summaries_follow_the_units_of_the_original():
+    """x -> a x + b moves every edge as it moves the metric."""
+    base = truth("two-gaussians").config
+    a, b = 1e-3, np.array([50.0, -7.0])
+    moved = {
+        "weights": base["weights"],
+        "means": a * np.array(base["means"]) + b,
+        "covariances": a**2 * np.array(base["covariances"]),
+    }
+    one, other = (gmm(truth=given).metrics for given in (base, moved))
+    for name, metric in one.items():
+        before, after = edges(metric), edges(other[name])
+        power = {"integrated_squared_error": -2, "w2_squared": 2, "component_covariance": 2}
+        expected = before * a ** power.get(name, 0)
+        if name == "component_mean":
+            expected = a * before + b[:, None]
+        if "log" in name:
+            shift = {"log_variance": 2, "log_determinant": 4}.get(name, -2)
+            expected = before + shift * np.log(a)
+        widths = np.gradient(after, axis=-1)
+        np.testing.assert_allclose((after - expected) / widths, 0.0, atol=0.01)
 
 
 def test_numbers_of_any_type_describe_the_same_run():

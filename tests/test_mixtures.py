@@ -40,6 +40,15 @@ def test_density():
     np.testing.assert_allclose(np.exp(found), density(PLANE, rows), rtol=1e-4, atol=1e-7)
 
 
+def test_density_on_the_host():
+    rows = np.random.default_rng(0).normal(scale=2.0, size=(50, 2))
+    found = truths.truth(PLANE).log_density(rows)
+    np.testing.assert_allclose(found, np.log(density(PLANE, rows)), rtol=1e-10)
+    alone = {**PLANE, "weights": [1.0, 0.0]}
+    one = truths.truth({name: value[:1] for name, value in PLANE.items()})
+    np.testing.assert_allclose(truths.truth(alone).log_density(rows), one.log_density(rows))
+
+
 def test_log_sum_of_nothing_is_minus_infinity():
     logarithms = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [-jnp.inf, -jnp.inf, 3.0]])
     np.testing.assert_array_equal(mixtures.log_sum(logarithms), [-np.inf, 0.0, 3.0])

@@ -111,6 +111,14 @@ def test_long_runs_have_a_log_axis_that_starts_at_one() -> None:
     assert line(ax, "mean")[0][0] == 1
 
 
+def test_the_value_of_the_original_itself_is_a_line() -> None:
+    whole, _ = gaussian()
+    metrics = {"log_variance": GAUSSIAN["log_variance"]._replace(original=-2.5)}
+    short = summary.from_chains(whole, metrics, {})
+    (ax,) = plots.metric(short, "log_variance", {}).axes
+    np.testing.assert_array_equal(line(ax, "the original itself")[1], [-2.5, -2.5])
+
+
 def test_drift_is_measured_about_the_original_mean() -> None:
     whole, short = gaussian()
     left, _ = plots.mean_drift(short, {("mean", "variance"): np.ones(20)}).axes

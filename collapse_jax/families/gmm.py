@@ -85,7 +85,7 @@ def gmm(
             "tail": tail,
         },
         pools=pools.rows(4 * reference.truth.dim),
-        metrics=_metrics(),
+        metrics=_metrics(reference),
         thresholds={
             "early": Threshold("tail_mass", 0.5 * tail, "tail mass below half the original's"),
             "late": Threshold(
@@ -118,6 +118,7 @@ class _Reference(NamedTuple):
     directions: np.ndarray  # f32[_DIRECTIONS, d], unit vectors
     projected: np.ndarray  # f32[_DIRECTIONS, _DRAWN], quantiles of the original's projections
     self_product: float  # the integral of p^2
+    log_likelihood: float  # mean log-density of the held-out rows
 
 
 def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
@@ -147,6 +148,7 @@ def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
         directions.astype(np.float32),
         quantiles.astype(np.float32),
         self_product,
+        float(np.mean(original.log_density(held_out.T.astype(np.float64)))),
     )
 
 
@@ -224,30 +226,45 @@ def _measure(
     }
 
 
-def _metrics() -> dict[str, Metric]:
-    each = ("component",)
+def _metrics(reference: _Reference) -> dict[str, Metric]:
+    """Bins of histograms lie where the original is, in its units.
+
+    `integrated_squared_error` is from 1e-6 of the original's integral of p^2 (about 1 / N of it is
+    sampling) to that of a component 1e4 times as narrow.
+    """
+    original, each = reference.truth, ("component",)
+    dim, variance, sd = original.dim, original.variance, math.sqrt(original.variance)
+    location = tuple((original.weights @ original.means).tolist())
+    self_product = max(reference.self_product, 1e-30)
+    log_determinant = float(original.weights @ np.linalg.slogdet(original.covariances)[1])
+
+    def likelihood(text: str, known: float | None = None) -> Metric:
+        return Metric(text, "nats", (), 0.01, 1e8,
+                      centre=reference.log_likelihood, original=known)  # fmt: skip
+
     return {
         "integrated_squared_error": Metric(
-            "integral of (p - q)^2", "data units^-d", (), 1e-4, 1e7, nonnegative=True
+            "integral of (p - q)^2", f"data units^-{dim}", (), 1e-6 * self_product,
+            min(1e4**dim, 1e30) * self_product, nonnegative=True,
         ),
-        "held_out_log_likelihood": Metric(
-            f"mean log-density of {_HELD_OUT} held-out original rows under the model", "nats",
-            (), 1.0, 1e9,
+        "held_out_log_likelihood": likelihood(
+            f"mean log-density of {_HELD_OUT} held-out original rows under the model",
+            reference.log_likelihood,
         ),
-        "original_log_likelihood": Metric(
-            f"mean log-density of {_DRAWN} rows of the model under the original", "nats",
-            (), 1.0, 1e6,
+        "original_log_likelihood": likelihood(
+            f"mean log-density of {_DRAWN} rows of the model under the original"
         ),
         "tail_mass": Metric(
             "model's probability beyond the original's tail quantiles, mean over dimensions", "1",
             (), 1e-4, 1.0, nonnegative=True,
         ),
         "log_variance": Metric(
-            "log of the mean marginal variance", "ln(data units^2)", (), 0.5, 1e3
+            "log of the mean marginal variance", "ln(data units^2)", (), 0.05, 1e3,
+            centre=math.log(variance),
         ),
         "w2_squared": Metric(
             f"sliced squared W2 to the original, {_DRAWN} rows on {_DIRECTIONS} directions",
-            "data units^2", (), 0.01, 1e6, nonnegative=True,
+            "data units^2", (), 0.01 * variance, 1e6 * variance, nonnegative=True,
         ),
         "live_components": Metric(
             "components of which a sample has one row or more on average", "components",
@@ -255,17 +272,19 @@ def _metrics() -> dict[str, Metric]:
         ),
         "weight": Metric("weight of a component", "1", each, 0.01, 1.0, nonnegative=True),
         "component_mean": Metric(
-            "mean of a component", "data units", (*each, "dimension"), 0.5, 1e3
+            "mean of a component", "data units", (*each, "dimension"), 0.5 * sd, 1e3 * sd,
+            centre=location,
         ),
         "component_covariance": Metric(
             "covariance of a component", "data units^2",
-            (*each, "dimension", "other_dimension"), 0.1, 1e4,
+            (*each, "dimension", "other_dimension"), 0.1 * variance, 1e4 * variance,
         ),
         "log_determinant": Metric(
-            "log-determinant of a component's covariance", "ln(data units^2d)", each, 1.0, 1e4
+            "log-determinant of a component's covariance", f"ln(data units^{2 * dim})", each,
+            0.1, 1e4, centre=log_determinant,
         ),
-        "log_likelihood": Metric(
-            "mean log-likelihood of the training rows before the last M step", "nats", (), 1.0, 1e6
+        "log_likelihood": likelihood(
+            "mean log-likelihood of the training rows before the last M step"
         ),
         "em_iterations": Metric(
             "EM iterations of the fit", "iterations", (), 5.0, 1e6, nonnegative=True
