@@ -64,6 +64,9 @@ _SYMBOLS = {
     "kl_bound": "lower bound on KL",
     "w2_squared": r"$W_2^2$",
 }
+_RAISED = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
 _MOST_LINES = 10  # of a vector metric in one panel
 _DECADES = 12  # that a log axis shows at most
 
@@ -80,8 +83,9 @@ def symbol(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib sees no mathematics; squares are written as such."""
-    return text.replace("$", r"\$").replace("^2d", "\u00b2\u1d48").replace("^2", "\u00b2")
+    """Text in which matplotlib sees no mathematics; whole powers are written as such."""
+    raised = re.sub(r"\^(-?\d+)", lambda power: power[1].translate(_RAISED), text)
+    return raised.replace("$", r"\$")
 
 
 def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axes]]:

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 
-from collapse_jax import plots, summary
+from collapse_jax import drawing, plots, summary
 from collapse_jax.family import Metric
 
 GAUSSIAN = {
@@ -109,6 +109,19 @@ def test_long_runs_have_a_log_axis_that_starts_at_one() -> None:
     (ax,) = plots.metric(short, "log_variance", {}).axes
     assert ax.get_xscale() == "log"
     assert line(ax, "mean")[0][0] == 1
+
+
+def test_vectors_say_that_they_are_means_over_chains() -> None:
+    _, short = gaussian(dim=2)
+    (ax,) = plots.metric(short, "mean", {}).axes
+    assert ax.get_ylabel() == "mean, mean over chains [data units]"
+    _, short = gaussian(dim=2, chains=1)
+    (ax,) = plots.metric(short, "mean", {}).axes
+    assert ax.get_ylabel() == "mean [data units]"
+
+
+def test_whole_powers_are_raised() -> None:
+    assert drawing.plain("$ m^2 s^-12") == "\\$ m\u00b2 s\u207b\u00b9\u00b2"
 
 
 def test_the_value_of_the_original_itself_is_a_line() -> None:
