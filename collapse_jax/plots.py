@@ -71,7 +71,9 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
         ax.plot(x, drawing.y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
     drawing.theory(ax, x, curve, drawing.formula(name))
     if "original" in mean.attrs:
-        ax.axhline(mean.attrs["original"], color=GREY, linewidth=1.0, label="the original itself")
+        original = float(mean.attrs["original"])
+        label = f"the original itself: {original:.4g}"
+        ax.axhline(original, color=GREY, linewidth=1.0, label=label)
     if not name.startswith("log_"):  # a logarithm of a logarithm shows nothing
         drawing.log_y(ax)
     return drawing.legend(figure)

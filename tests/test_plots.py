@@ -129,7 +129,7 @@ def test_the_value_of_the_original_itself_is_a_line() -> None:
     metrics = {"log_variance": GAUSSIAN["log_variance"]._replace(original=-2.5)}
     short = summary.from_chains(whole, metrics, {})
     (ax,) = plots.metric(short, "log_variance", {}).axes
-    np.testing.assert_array_equal(line(ax, "the original itself")[1], [-2.5, -2.5])
+    np.testing.assert_array_equal(line(ax, "the original itself: -2.5")[1], [-2.5, -2.5])
 
 
 def test_drift_is_measured_about_the_original_mean() -> None:
