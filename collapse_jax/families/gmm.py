@@ -47,7 +47,8 @@ def gmm(
       starts: how many k-means++ starts are tried, of which the likeliest end is kept.
       tolerance: EM ends when the mean log-likelihood of a row changes by less, nats.
       max_iterations: of EM.
-      regularisation: added to variances, data units^2 (scikit-learn's reg_covar).
+      regularisation: added to variances, data units^2 (scikit-learn's reg_covar). Under replace it
+        keeps them from collapsing: they settle at M times as much on average.
       tail: the original's marginal probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
