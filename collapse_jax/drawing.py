@@ -53,6 +53,7 @@ _FORMULAS = {
     ("excess_risk", "mean"): r"$E\,|\hat w_n-w|^2$",
 }
 _SYMBOLS = {
+    "component_covariance": r"$\Sigma_n$",
     "kl": "KL",
     "log_determinant": r"$\ln|\Sigma_n|$",
     "log_variance": r"$\ln\sigma_n^2$",
@@ -93,7 +94,7 @@ def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axe
     made = Figure(figsize=(7.2, 4.6) if panels == 1 else (10.8, 4.6), layout="constrained")
     made.suptitle(plain(title[:1].upper() + title[1:]), x=0.012, horizontalalignment="left")
     axes = [made.add_subplot(1, panels, i + 1) for i in range(panels)]
-    wrapped = textwrap.fill(subtitle, 95 if panels == 1 else 150)
+    wrapped = textwrap.fill(subtitle, 95 if panels == 1 else 150, break_on_hyphens=False)
     axes[0].set_title(plain(wrapped))
     return made, axes
 

@@ -43,7 +43,7 @@ def densities(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -
     figure = Figure(figsize=(2.7 * columns, 2.6 * rows + 1.2), layout="constrained")
     title = f"Densities of chain {chain}: {describe(history)}"
     figure.suptitle(
-        textwrap.fill(drawing.plain(title), 36 * columns),
+        textwrap.fill(drawing.plain(title), 36 * columns, break_on_hyphens=False),
         x=0.012, horizontalalignment="left", fontsize=10.0,
     )  # fmt: skip
     units = str(history["component_mean"].attrs.get("units", ""))

@@ -53,10 +53,8 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
     figure, (ax,) = drawing.figure(long_name(summary, name), describe(summary))
     mean, curve = summary[f"{name}_mean"], expected.get((name, "mean"))
     x = drawing.generations(ax, summary)
-    single, symbol = number_of_chains(summary) == 1, drawing.symbol(name)
-    if mean.ndim > 1 and not single:
-        symbol += ", mean over chains"
-    ax.set_ylabel(drawing.with_units(symbol, mean.attrs.get("units", "")))
+    single = number_of_chains(summary) == 1
+    ax.set_ylabel(drawing.with_units(drawing.symbol(name), mean.attrs.get("units", "")))
     if mean.ndim > 1:
         flat = mean.values.reshape(mean.shape[0], -1)
         lines = {
@@ -65,7 +63,7 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
         }
         drawing.entries(ax, x, lines, curve, drawing.formula(name))
         drawing.log_y(ax)
-        return drawing.legend(figure)
+        return drawing.legend(figure, title="" if single else "mean over chains")
     drawing.spread(ax, x, drawing.quantiles(summary, name), BLUE, single=single)
     if not single:
         ax.plot(x, drawing.y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
