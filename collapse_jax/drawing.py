@@ -53,6 +53,7 @@ _FORMULAS = {
     ("excess_risk", "mean"): r"$E\,|\hat w_n-w|^2$",
 }
 _SYMBOLS = {
+    "component_covariance": r"$\Sigma_n$",
     "kl": "KL",
     "log_determinant": r"$\ln|\Sigma_n|$",
     "log_variance": r"$\ln\sigma_n^2$",
@@ -64,6 +65,9 @@ _SYMBOLS = {
     "kl_bound": "lower bound on KL",
     "w2_squared": r"$W_2^2$",
 }
+_RAISED = str.maketrans(
+    "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+)
 _MOST_LINES = 10  # of a vector metric in one panel
 _DECADES = 12  # that a log axis shows at most
 
@@ -80,8 +84,9 @@ def symbol(name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib sees no mathematics; squares are written as such."""
-    return text.replace("$", r"\$").replace("^2d", "\u00b2\u1d48").replace("^2", "\u00b2")
+    """Text in which matplotlib sees no mathematics; whole powers are written as such."""
+    raised = re.sub(r"\^(-?\d+)", lambda power: power[1].translate(_RAISED), text)
+    return raised.replace("$", r"\$")
 
 
 def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -89,7 +94,7 @@ def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axe
     made = Figure(figsize=(7.2, 4.6) if panels == 1 else (10.8, 4.6), layout="constrained")
     made.suptitle(plain(title[:1].upper() + title[1:]), x=0.012, horizontalalignment="left")
     axes = [made.add_subplot(1, panels, i + 1) for i in range(panels)]
-    wrapped = textwrap.fill(subtitle, 95 if panels == 1 else 150)
+    wrapped = textwrap.fill(subtitle, 95 if panels == 1 else 150, break_on_hyphens=False)
     axes[0].set_title(plain(wrapped))
     return made, axes
 

@@ -57,8 +57,9 @@ class Steps(NamedTuple):
 class Metric(NamedTuple):
     """What one measured quantity is, and where its distribution is expected to lie.
 
-    `scale` and `limit` only place the fixed histogram edges of summaries: near-linear within
-    +-scale, geometric out to +-limit (from 0 where `nonnegative`).
+    `scale`, `limit` and `centre` only place the fixed histogram edges of summaries: near-linear
+    within centre +- scale, geometric out to centre +- limit (from 0 where `nonnegative`). A vector
+    metric may have a centre for each entry of its last dim.
     """
 
     long_name: str
@@ -67,6 +68,8 @@ class Metric(NamedTuple):
     scale: float = 1.0
     limit: float = 1e4
     nonnegative: bool = False
+    centre: float | tuple[float, ...] = 0.0
+    original: float | None = None  # its value at the original itself, for figures to show
 
 
 class Threshold(NamedTuple):

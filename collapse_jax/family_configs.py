@@ -76,7 +76,10 @@ class GmmConfig:
         1e-5, "EM ends when the mean log-likelihood changes by less, in nats."
     )
     max_iterations: int = setting(2000, "EM iterations of a fit at most.")
-    regularisation: float = setting(1e-6, "Added to variances (scikit-learn's reg_covar).")
+    regularisation: float = setting(
+        1e-6,
+        "Added to variances (scikit-learn's reg_covar), which under replace settle at M times it.",
+    )
     tail: float = setting(0.02, "The original's probability beyond its two tail quantiles.")
 
 

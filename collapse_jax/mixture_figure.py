@@ -1,6 +1,7 @@
 """Densities of a chain's mixtures at some generations, side by side as in Shumailov et al. 2024."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
@@ -16,13 +17,16 @@ from collapse_jax.truths import Truth, truth
 
 _POINTS = 161  # of a grid, per axis
 _REACH = 3.5  # standard deviations of the original that panels show
+_ALIVE = 1e-3  # weight above which a component's mean is marked
+_SHADES = "Shades: density, each panel from 2 % of its own peak to the peak"
 
 
 @matplotlib.rc_context(STYLE)
 def densities(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -> Figure:
     """The density of one chain's model at each of the generations that it has reached.
 
-    In one dimension a line beside the original's; in more, contours in the first two.
+    In one dimension a line beside the original's; in more, contours of the marginal density in the
+    first two. Panels of a chain that is not finite say so.
 
     Args:
       history: of a mixture run, every chain kept.
@@ -31,51 +35,59 @@ def densities(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -
     """
     shown = [g for g in dict.fromkeys(generations) if g < history.sizes["generation"]]
     shown = shown or [history.sizes["generation"] - 1]
-    models = [_model(history.isel(chain=chain, generation=g)) for g in shown]
-    family = json.loads(history.attrs["family"])
-    original = truth(family["truth"])
+    drawn = history.isel(chain=chain)
+    models = [_model(drawn.isel(generation=g)) for g in shown]
+    original = truth(json.loads(history.attrs["family"])["truth"])
     columns = min(len(shown) + 1, 4)
     rows = -(-(len(shown) + 1) // columns)
-    figure = Figure(figsize=(2.7 * columns, 2.6 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(2.7 * columns, 2.6 * rows + 1.2), layout="constrained")
+    title = f"Densities of chain {chain}: {describe(history)}"
     figure.suptitle(
-        f"Densities of chain {chain}: {describe(history)}",
+        textwrap.fill(drawing.plain(title), 36 * columns, break_on_hyphens=False),
         x=0.012, horizontalalignment="left", fontsize=10.0,
     )  # fmt: skip
+    units = str(history["component_mean"].attrs.get("units", ""))
+    labels = [drawing.with_units(f"dimension {i}", units) for i in range(2)]
+    if original.dim == 1:
+        labels = [drawing.with_units("x", units), drawing.with_units("density", f"({units})^-1")]
     titles = ["original", *(f"generation {g}" for g in shown)]
     first: Axes | None = None
     for i, (title, model) in enumerate(zip(titles, [original, *models], strict=True)):
         ax = figure.add_subplot(rows, columns, i + 1, sharex=first, sharey=first)
         first = first or ax
-        ax.set_title(title)
-        _panel(ax, model, original)
-    return figure
+        ax.set(title=title, xlabel=labels[0], ylabel=labels[1])
+        if model is None:
+            ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", va="center")
+        else:
+            _panel(ax, model, original)
+    return drawing.legend(figure, columns=1, title="" if original.dim == 1 else _SHADES)
 
 
-def _model(at: xr.Dataset) -> Truth:
-    """The first two dimensions of a model, as marginals."""
-    return Truth(*(np.asarray(at[name].values, float)
-                   for name in ("weight", "component_mean", "component_covariance")))  # fmt: skip
+def _model(at: xr.Dataset) -> Truth | None:
+    """The model of a chain at a generation; None where the chain is not finite."""
+    names = ("weight", "component_mean", "component_covariance")
+    return Truth(*(np.asarray(at[name].values, float) for name in names)) if at["finite"] else None
 
 
 def _panel(ax: Axes, model: Truth, original: Truth) -> None:
     middle = original.weights @ original.means
     reach = _REACH * np.sqrt(original.variance)
     axes = [np.linspace(c - reach, c + reach, _POINTS) for c in middle[:2]]
-    ax.set_xlabel("x" if original.dim == 1 else "dimension 0")
     if original.dim == 1:
         grid = axes[0][:, None]
-        ax.plot(axes[0], _density(original, grid), color=DARK, linestyle="--", linewidth=1.0)
-        ax.plot(axes[0], _density(model, grid), color=BLUE)
-        ax.set_ylabel("density")
+        ax.plot(axes[0], _density(original, grid), color=DARK, linestyle="--", linewidth=1.0,
+                label="original")  # fmt: skip
+        if model is not original:
+            ax.plot(axes[0], _density(model, grid), color=BLUE, label="model")
         return
     values = _density(model, np.stack(np.meshgrid(*axes), axis=-1))
-    ax.set_ylabel("dimension 1")
     peak = values.max()
     if peak > 0:
         ax.contourf(*axes, values, levels=np.linspace(0.02, 1, 9) * peak, cmap="Blues")
     # Components narrower than the grid are seen as points.
-    alive = model.weights > 1e-3
-    ax.plot(*model.means[alive, :2].T, linestyle="", marker="+", color=drawing.VERMILION)
+    alive = model.weights > _ALIVE
+    ax.plot(*model.means[alive, :2].T, linestyle="", marker="+", color=drawing.VERMILION,
+            label=f"mean of a component of weight above {_ALIVE:g}")  # fmt: skip
     ax.set_xlim(axes[0][0], axes[0][-1])
     ax.set_ylim(axes[1][0], axes[1][-1])
     ax.set_aspect("equal")

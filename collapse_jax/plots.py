@@ -53,6 +53,7 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
     figure, (ax,) = drawing.figure(long_name(summary, name), describe(summary))
     mean, curve = summary[f"{name}_mean"], expected.get((name, "mean"))
     x = drawing.generations(ax, summary)
+    single = number_of_chains(summary) == 1
     ax.set_ylabel(drawing.with_units(drawing.symbol(name), mean.attrs.get("units", "")))
     if mean.ndim > 1:
         flat = mean.values.reshape(mean.shape[0], -1)
@@ -62,12 +63,15 @@ def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
         }
         drawing.entries(ax, x, lines, curve, drawing.formula(name))
         drawing.log_y(ax)
-        return drawing.legend(figure)
-    single = number_of_chains(summary) == 1
+        return drawing.legend(figure, title="" if single else "mean over chains")
     drawing.spread(ax, x, drawing.quantiles(summary, name), BLUE, single=single)
     if not single:
         ax.plot(x, drawing.y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
     drawing.theory(ax, x, curve, drawing.formula(name))
+    if "original" in mean.attrs:
+        original = float(mean.attrs["original"])
+        label = f"the original itself: {original:.4g}"
+        ax.axhline(original, color=GREY, linewidth=1.0, label=label)
     if not name.startswith("log_"):  # a logarithm of a logarithm shows nothing
         drawing.log_y(ax)
     return drawing.legend(figure)

@@ -5,12 +5,12 @@ import html
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from collapse_jax import history
+from collapse_jax import history, truths
 from collapse_jax.summary_table import Expected, Row, number_of_chains, rows, sample_size, settings
 
 if TYPE_CHECKING:
@@ -169,13 +169,16 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _options(config: Mapping[str, object]) -> str:
-    """Settings in brackets; those that are long or said elsewhere are left out."""
+def _options(config: Mapping[str, Any]) -> str:
+    """Settings in brackets; those that are long, off or said elsewhere are left out."""
+    if "truth" in config:
+        config = {**config, "truth": truths.label(config["truth"])}
     shown = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in config.items()
         if name not in ("name", "samples")
-        and value not in (None, False)
+        and value is not None
+        and value is not False  # 0 is a setting, though it equals False
         and (name == "title" or len(str(value)) <= 48)
     ]
     return f" ({', '.join(shown)})" if shown else ""

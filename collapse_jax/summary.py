@@ -99,13 +99,14 @@ def _sd(values: np.ndarray) -> np.ndarray:
 
 
 def _histogram_quantiles(histogram: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Quantiles [..., q] of counts [..., bin], linear within a bin."""
+    """Quantiles [..., q] of counts [..., bin], linear within a bin; edges [..., bin - 1]."""
     cumulative = np.cumsum(histogram, axis=-1)
     # The open-ended first and last bins have no width: their members lie at the outer edges.
-    borders = np.concatenate([grid[:1], grid, grid[-1:]])
-    flat = cumulative.reshape(-1, cumulative.shape[-1])
+    padded = np.concatenate([grid[..., :1], grid, grid[..., -1:]], axis=-1)
+    every = np.broadcast_to(padded, (*cumulative.shape[:-1], padded.shape[-1]))
+    flat, borders_of = (x.reshape(-1, x.shape[-1]) for x in (cumulative, every))
     result = np.full((len(flat), len(QUANTILES)), np.nan)
-    for row, counts in enumerate(flat):
+    for row, (counts, borders) in enumerate(zip(flat, borders_of, strict=True)):
         total = counts[-1]
         if total == 0:
             continue
@@ -128,12 +129,16 @@ def _variables(
 ) -> dict[str, Any]:
     dims = ("generation", *metric.dims)
 
-    def labelled(what: str) -> dict[str, str]:
+    def labelled(what: str) -> dict[str, Any]:
         return {"long_name": f"{what} {metric.long_name}", "units": metric.units}
+
+    mean_attributes = labelled("mean over finite chains of the")
+    if metric.original is not None:
+        mean_attributes["original"] = metric.original
 
     return {
         f"{name}_count": (dims, count, {"long_name": "number of finite chains", "units": "1"}),
-        f"{name}_mean": (dims, mean, labelled("mean over finite chains of the")),
+        f"{name}_mean": (dims, mean, mean_attributes),
         f"{name}_sd": (dims, sd, labelled("standard deviation over finite chains of the")),
         f"{name}_quantile": (
             (*dims, "quantile"),

@@ -16,6 +16,8 @@ import xarray as xr
 from etils import epath
 from scipy.stats import norm
 
+from collapse_jax import truths
+
 Expected = Mapping[tuple[str, str], np.ndarray]  # {(metric, statistic): f64[generation, ...]}
 Quantile = Callable[[float], np.ndarray]
 
@@ -90,6 +92,11 @@ def _parts(dataset: xr.Dataset) -> list[str]:
     details = [str(family["estimator"])] if "estimator" in family else []
     details += [f"{name} {family[name]}" for name in ("bandwidth", "design") if name in family]
     details += [f"d = {family['dim']}"] if family.get("dim", 1) > 1 else []
+    if "components" in family:
+        details += [f"k = {family['components']}", f"{family['covariance']} covariances"]
+        details += [f"original: {truths.label(family['truth'])}"]
+    if "synthetic" in family:
+        details += [family["model"], family["dataset"]["name"], f"{family['synthetic']} images"]
     options = [
         name if value is True else f"{name} = {value:g}"
         for name, value in regime.items()

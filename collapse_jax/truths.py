@@ -4,15 +4,21 @@ On the host, in float64. Axis legend: k components, d dimensions.
 """
 
 import json
-from collections.abc import Mapping
+import math
+import numbers
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import logsumexp, ndtr
 
 NAMES = ("two-gaussians", "blob")
 _FIELDS = ("weights", "means", "covariances")
+# Lengths may be up to 1e9, standard deviations down to 1e-9: single precision, to 1e38, then holds
+# squares of squared distances, of which summaries of chains have need.
+_LARGEST = {"weights": 1e18, "means": 1e9, "covariances": 1e18}
+_SMALLEST_VARIANCE = 1e-18
 
 
 class Truth(NamedTuple):
@@ -46,6 +52,18 @@ class Truth(NamedTuple):
         normal = rng.standard_normal((count, self.dim))
         return self.means[chosen] + np.einsum("nij,nj->ni", factors[chosen], normal)
 
+    def log_density(self, rows: np.ndarray) -> np.ndarray:
+        """Log-density ln p(x), f64[n], of rows f64[n, d]."""
+        with np.errstate(divide="ignore"):  # components may have no weight
+            constants = np.log(self.weights) - 0.5 * self.dim * math.log(2 * math.pi)
+        parts = []
+        for constant, mean, covariance in zip(constants, self.means, self.covariances, strict=True):
+            factor = np.linalg.cholesky(covariance)
+            standard = np.linalg.solve(factor, (rows - mean).T)
+            log_scale = np.log(np.diagonal(factor)).sum()
+            parts.append(constant - log_scale - 0.5 * np.sum(standard**2, axis=0))
+        return logsumexp(parts, axis=0)
+
     def quantiles(self, directions: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Of projections on unit vectors f64[m, d], at levels f64[q]: f64[m, q], by bisection."""
         centres = directions @ self.means.T  # [m, k]
@@ -73,6 +91,8 @@ def truth(given: str | Mapping[str, Any]) -> Truth:
     """
     if isinstance(given, Mapping):
         return _checked(given)
+    if not isinstance(given, str):
+        raise ValueError(f"truth: expected a name, JSON, a JSON file or a mapping, got {given!r}")
     if given == "two-gaussians":
         return Truth(np.array([0.5, 0.5]), np.array([[-2.0, 0.0], [2.0, 0.0]]), np.stack([_I, _I]))
     if given == "blob":
@@ -83,12 +103,23 @@ def truth(given: str | Mapping[str, Any]) -> Truth:
 _I = np.eye(2)
 
 
+def label(given: str | Mapping[str, Any]) -> str:
+    """An original in a few words: its name, or its size."""
+    original = truth(given)
+    for name in NAMES:
+        if original.config == truth(name).config:
+            return name
+    count = len(original.weights)
+    sort = f"{count} Gaussian{'' if count == 1 else 's'} in {original.dim} d"
+    return f"{sort}, sd {math.sqrt(original.variance):.3g}"
+
+
 def _read(given: str) -> Mapping[str, Any]:
     text = given
     if not given.lstrip().startswith("{"):
         try:
             text = Path(given).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # also of a text or a path that is none
             raise ValueError(
                 f"truth: expected {', '.join(NAMES)}, JSON, or a JSON file, got {given!r}, which"
                 f" cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
@@ -104,7 +135,7 @@ def _read(given: str) -> Mapping[str, Any]:
 
 def _checked(given: Mapping[str, Any]) -> Truth:
     if set(given) != set(_FIELDS):
-        raise ValueError(f"truth: expected the fields {', '.join(_FIELDS)}, got {sorted(given)}")
+        raise ValueError(f"truth: expected the fields {', '.join(_FIELDS)}, got {list(given)}")
     weights, means, covariances = (_array(name, given[name]) for name in _FIELDS)
     if weights.ndim != 1 or weights.size < 1:
         raise ValueError(f"truth.weights: expected shape (k,), got {weights.shape}")
@@ -121,20 +152,40 @@ def _checked(given: Mapping[str, Any]) -> Truth:
             f"truth.weights: expected numbers >= 0 with a positive sum, got {weights.tolist()}"
         )
     for i, covariance in enumerate(covariances):
-        symmetric = np.allclose(covariance, covariance.T)
-        if not symmetric or np.linalg.eigvalsh(covariance).min() <= 0:
+        rounding = 1e-8 * np.diagonal(covariance).min()
+        symmetric = np.allclose(covariance, covariance.T, atol=rounding)
+        smallest = np.linalg.eigvalsh(covariance).min() if symmetric else 0.0
+        if smallest < _SMALLEST_VARIANCE:
+            wanted = "symmetric positive definite matrices"
+            if smallest > 0:
+                wanted = f"variances of at least {_SMALLEST_VARIANCE:g} in every direction"
             raise ValueError(
-                f"truth.covariances: expected symmetric positive definite matrices, got"
-                f" {covariance.tolist()} for component {i}"
+                f"truth.covariances: expected {wanted}, got {covariance.tolist()} for component {i}"
             )
     return Truth(weights / weights.sum(), means, covariances)
 
 
 def _array(name: str, value: Any) -> np.ndarray:
     try:
+        if not _all_real(value):
+            raise TypeError("not a number")
         array = np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"truth.{name}: expected an array of numbers, got {value!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        shown = " ".join(repr(value).split())  # arrays print on several lines
+        raise ValueError(f"truth.{name}: expected an array of numbers, got {shown}") from error
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"truth.{name}: expected finite numbers, got {value!r}")
+        raise ValueError(f"truth.{name}: expected finite numbers, got {array.tolist()}")
+    if np.any(np.abs(array) > _LARGEST[name]):
+        raise ValueError(
+            f"truth.{name}: expected numbers up to {_LARGEST[name]:g}, got {array.tolist()}"
+        )
     return array
+
+
+def _all_real(value: Any) -> bool:
+    """Whether a number, or all in nested sequences, is real; neither a truth value nor text."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "iuf"
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return all(map(_all_real, value))
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -46,6 +46,9 @@ def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
     from collapse_jax import mixture_figure
 
     if "component_mean" not in result.history:
+        print(
+            "densities: left out, since the history of single chains was not kept (--keep=chains)"
+        )
         return {}
     return {"densities": mixture_figure.densities(result.history, generations)}
 

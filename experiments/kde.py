@@ -31,8 +31,8 @@ def make_family(config: KdeConfig, regime: RegimeConfig) -> "Family":
 def main() -> None:
     """Runs the experiment that the flags describe."""
     chosen = from_flags(RegimeConfig)
-    family = make_family(from_flags(KdeConfig), chosen)
-    launch.run(family, launch.regime(chosen), from_flags(RunConfig))
+    regime = launch.regime(chosen)  # first, since it refuses sizes that centres would be blamed for
+    launch.run(make_family(from_flags(KdeConfig), chosen), regime, from_flags(RunConfig))
 
 
 if __name__ == "__main__":

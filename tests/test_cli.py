@@ -126,6 +126,9 @@ COMMON = {
         (["--components=9", "--samples=8"], ["components: expected at most samples = 8, got 9"]),
         (["--truth={mixture}"], ["truth.means: expected shape (2, d), got (1, 2)"]),
     ],
+    "kde": [
+        (["--samples=0"], ["samples: expected an integer in [2, 2^31), got 0"]),
+    ],
     "vae": [
         (["--samples=100"], ["batch: expected at most samples = 100, got 256"]),
         (["--regime=accumulate"], ["regime: accumulate", "use synthetic=fixed"]),
@@ -189,7 +192,7 @@ OTHER = {
     "gmm": [
         (["--truth={missing}"], ["truth: expected two-gaussians, blob", "{missing}"]),
         (["--snapshots=-1"], ["snapshots: expected generations >= 0, got '-1'"]),
-        (["--components=0"], ["components: expected at least 1, got 0"]),
+        (["--components=0"], ["components: expected an integer >= 1, got 0"]),
     ],
     "kde": [
         (["--bandwidth=wide"], ["bandwidth: expected a positive number or one of", "got 'wide'"]),

@@ -40,6 +40,15 @@ def test_density():
     np.testing.assert_allclose(np.exp(found), density(PLANE, rows), rtol=1e-4, atol=1e-7)
 
 
+def test_density_on_the_host():
+    rows = np.random.default_rng(0).normal(scale=2.0, size=(50, 2))
+    found = truths.truth(PLANE).log_density(rows)
+    np.testing.assert_allclose(found, np.log(density(PLANE, rows)), rtol=1e-10)
+    alone = {**PLANE, "weights": [1.0, 0.0]}
+    one = truths.truth({name: value[:1] for name, value in PLANE.items()})
+    np.testing.assert_allclose(truths.truth(alone).log_density(rows), one.log_density(rows))
+
+
 def test_log_sum_of_nothing_is_minus_infinity():
     logarithms = jnp.array([[-jnp.inf, 0.0, -jnp.inf], [-jnp.inf, -jnp.inf, 3.0]])
     np.testing.assert_array_equal(mixtures.log_sum(logarithms), [-np.inf, 0.0, 3.0])
@@ -132,6 +141,11 @@ def test_from_a_file(tmp_path):
         ({"weights": [[1.0, 1.0]]}, r"truth.weights: expected shape \(k,\), got \(1, 2\)"),
         ({"weights": ["a", "b"]}, r"truth.weights: expected an array of numbers"),
         ({"weights": [float("nan"), 1.0]}, r"truth.weights: expected finite"),
+        ({"weights": ["1", "1"]}, r"truth.weights: expected an array of numbers, got \['1', '1'\]"),
+        ({"weights": [True, 1]}, r"truth.weights: expected an array of numbers, got \[True, 1\]"),
+        ({"weights": [1e308, 1e308]}, r"truth.weights: expected numbers up to 1e\+18"),
+        ({"weights": [10**400, 1]}, r"truth.weights: expected an array of numbers"),
+        ({"means": [[1e300], [0.0]]}, r"truth.means: expected numbers up to 1e\+09"),
         ({"means": [[0.0, 0.0]]}, r"truth.means: expected shape \(2, d\), got \(1, 2\)"),
         ({"means": [[0.0], [0.0, 1.0]]}, r"truth.means: expected an array of numbers"),
         ({"covariances": [np.eye(2).tolist()]}, r"truth.covariances: expected shape \(2, 2, 2\)"),
@@ -139,12 +153,21 @@ def test_from_a_file(tmp_path):
             {"covariances": [np.eye(2).tolist(), [[1.0, 2.0], [2.0, 1.0]]]},
             r"truth.covariances: expected symmetric positive definite .* component 1",
         ),
+        (
+            {"covariances": [np.eye(2).tolist(), [[1e-9, 5e-10], [0.0, 1e-9]]]},
+            r"truth.covariances: expected symmetric positive definite .* component 1",
+        ),
+        (
+            {"covariances": [(1e-300 * np.eye(2)).tolist()] * 2},
+            r"truth.covariances: expected variances of at least 1e-18 .* component 0",
+        ),
         ({"scales": []}, r"truth: expected the fields weights, means, covariances"),
     ],
 )
 def test_bad_mixtures_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         truths.truth({**PLANE, **change})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +175,19 @@ def test_bad_mixtures_are_named(change, message):
     [
         ("nowhere.json", "truth: expected two-gaussians, blob, JSON, or a JSON file"),
         ("{", "truth: expected JSON"),
+        ("a\0b", "truth: expected two-gaussians, blob, JSON, or a JSON file"),
+        (3, "truth: expected a name, JSON, a JSON file or a mapping, got 3"),
+        (None, "truth: expected a name, JSON, a JSON file or a mapping, got None"),
     ],
 )
 def test_bad_texts_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         truths.truth(text)
+
+
+def test_rounding_of_a_covariance_is_no_asymmetry():
+    given = {**PLANE, "covariances": [np.eye(2), [[1.0, 1e-17], [0.0, 1.0]]]}
+    assert truths.truth(given).covariances[1, 0, 1] == 1e-17
 
 
 def test_a_file_of_something_else_is_named(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 
-from collapse_jax import plots, summary
+from collapse_jax import drawing, plots, summary
 from collapse_jax.family import Metric
 
 GAUSSIAN = {
@@ -109,6 +109,25 @@ def test_long_runs_have_a_log_axis_that_starts_at_one() -> None:
     (ax,) = plots.metric(short, "log_variance", {}).axes
     assert ax.get_xscale() == "log"
     assert line(ax, "mean")[0][0] == 1
+
+
+def test_vectors_say_that_they_are_means_over_chains() -> None:
+    for chains, title in ((40, "mean over chains"), (1, "")):
+        _, short = gaussian(dim=2, chains=chains)
+        figure = plots.metric(short, "mean", {})
+        assert figure.legends[0].get_title().get_text() == title
+
+
+def test_whole_powers_are_raised() -> None:
+    assert drawing.plain("$ m^2 s^-12") == "\\$ m\u00b2 s\u207b\u00b9\u00b2"
+
+
+def test_the_value_of_the_original_itself_is_a_line() -> None:
+    whole, _ = gaussian()
+    metrics = {"log_variance": GAUSSIAN["log_variance"]._replace(original=-2.5)}
+    short = summary.from_chains(whole, metrics, {})
+    (ax,) = plots.metric(short, "log_variance", {}).axes
+    np.testing.assert_array_equal(line(ax, "the original itself: -2.5")[1], [-2.5, -2.5])
 
 
 def test_drift_is_measured_about_the_original_mean() -> None:

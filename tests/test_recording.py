@@ -13,11 +13,15 @@ METRICS = {
     "signed": Metric("a signed metric", scale=2.0, limit=1e3),
     "positive": Metric("a metric from 0", scale=1e-3, limit=50.0, nonnegative=True),
     "vector": Metric("a metric of several entries", dims=("entry",)),
+    "far": Metric("a metric that is not about 0", scale=0.1, limit=50.0, centre=-40.0),
+    "apart": Metric("entries far apart", dims=("entry",), centre=(-300.0, 0.0, 20.0)),
 }
 SHAPES = {
     "signed": jax.ShapeDtypeStruct((), jnp.float32),
     "positive": jax.ShapeDtypeStruct((), jnp.float32),
     "vector": jax.ShapeDtypeStruct((3,), jnp.float32),
+    "far": jax.ShapeDtypeStruct((), jnp.float32),
+    "apart": jax.ShapeDtypeStruct((3,), jnp.float32),
 }
 CHAINS, LENGTH, WRITTEN = 200, 5, 3
 
@@ -28,7 +32,7 @@ def inside_bins(rng, metric, shape):
     top = np.arcsinh(metric.limit / metric.scale)
     place = rng.integers(-2 if not metric.nonnegative else 0, BINS, shape)
     place = place + rng.uniform(0.2, 0.8, shape)
-    return metric.scale * np.sinh(bottom + place * (top - bottom) / (BINS - 2))
+    return metric.centre + metric.scale * np.sinh(bottom + place * (top - bottom) / (BINS - 2))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +86,12 @@ def test_summaries_are_those_of_the_valid_and_finite_chains(name, generations, s
             (totals.mean[row] - used.mean(axis=0)) / (np.abs(used).mean(axis=0)), 0, atol=1e-5
         )
         np.testing.assert_allclose(totals.squares[row], len(used) * sd**2, rtol=1e-4)
-        borders = np.concatenate([[-np.inf], edges(METRICS[name]), [np.inf]])
         columns = used.reshape(len(used), -1)
-        exact = [np.histogram(column, borders)[0] for column in columns.T]
+        grid = np.broadcast_to(edges(METRICS[name]), (columns.shape[1], BINS - 1))
+        exact = [
+            np.histogram(column, [-np.inf, *inner, np.inf])[0]
+            for column, inner in zip(columns.T, grid, strict=True)
+        ]
         np.testing.assert_array_equal(totals.histogram[row], np.reshape(exact, (*shape, BINS)))
 
 
@@ -111,8 +118,10 @@ def test_every_chain_keeps_all_values(generations):
 @pytest.mark.parametrize("name", METRICS)
 def test_edges_increase_between_the_limits(name):
     metric = METRICS[name]
-    grid = edges(metric)
-    assert grid.shape == (BINS - 1,)
+    centre = np.asarray(metric.centre)
+    grid = edges(metric) - centre[..., None]
+    assert grid.shape == (*centre.shape, BINS - 1)
+    grid = grid.reshape(-1, BINS - 1)[0]
     assert (np.diff(grid) > 0).all()
     assert grid[-1] == pytest.approx(metric.limit)
     if metric.nonnegative:

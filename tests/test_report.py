@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from collapse_jax import report, summary_table
+from collapse_jax import families, report, summary_table
 
 HOSTILE = '<script>alert("1")</script> & \''
 VOID = {"meta", "img"}
@@ -109,6 +109,25 @@ def test_z_scores_by_hand() -> None:
     assert found["tail_mass", "variance", 1].value == 4.0
     assert math.isnan(found["mean", "mean", 1].z)
     assert math.isnan(found["tail_mass", "mean", 0].theory)
+
+
+def test_which_mixture_ran_is_said() -> None:
+    data = summary()
+    for truth, label in (
+        ("two-gaussians", "two-gaussians"),
+        (
+            {"weights": [1.0], "means": [[1.0]], "covariances": [[[4.0]]]},
+            "1 Gaussian in 1 d, sd 2",
+        ),
+    ):
+        family = families.gmm(3, "diagonal", truth, regularisation=0.0)
+        data.attrs["family"] = json.dumps({"name": "gmm", **family.config})
+        described = f"gmm (k = 3, diagonal covariances, original: {label}), replace"
+        assert summary_table.describe(data).startswith(described)
+        section = report.run_section(result(data), {}, {})
+        assert f"truth {label}" in section.text
+        assert "regularisation 0," in section.text
+        assert "components 3," in section.text
 
 
 def test_vector_metrics_compare_the_average_of_their_variances() -> None:

@@ -251,7 +251,10 @@ def _metrics(dim: int) -> dict[str, Metric]:
     }
     if dim > 1:
         metrics["log_determinant"] = Metric(
-            "log-determinant of the model's covariance", "ln(data units^2d)", scale=1.0, limit=1e4
+            "log-determinant of the model's covariance",
+            f"ln(data units^{2 * dim})",
+            scale=1.0,
+            limit=1e4,
         )
     return metrics
 

@@ -4,6 +4,7 @@ Axis legend: k components, d dimensions, M rows.
 """
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -46,7 +47,8 @@ def gmm(
       starts: how many k-means++ starts are tried, of which the likeliest end is kept.
       tolerance: EM ends when the mean log-likelihood of a row changes by less, nats.
       max_iterations: of EM.
-      regularisation: added to variances, data units^2 (scikit-learn's reg_covar).
+      regularisation: added to variances, data units^2 (scikit-learn's reg_covar). Under replace it
+        keeps them from collapsing: they settle at M times as much on average.
       tail: the original's marginal probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -59,6 +61,9 @@ def gmm(
     """
     settings = em.Settings(covariance, tolerance, max_iterations, regularisation)
     _check_arguments(components, start, starts, settings, tail)
+    # Of Python's types, in which 0 and 0.0 are the same run.
+    components, starts, tail = int(components), int(starts), float(tail)
+    settings = em.Settings(covariance, float(tolerance), int(max_iterations), float(regularisation))
     reference = _reference(truth, tail)
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
@@ -81,7 +86,7 @@ def gmm(
             "tail": tail,
         },
         pools=pools.rows(4 * reference.truth.dim),
-        metrics=_metrics(),
+        metrics=_metrics(reference),
         thresholds={
             "early": Threshold("tail_mass", 0.5 * tail, "tail mass below half the original's"),
             "late": Threshold(
@@ -114,6 +119,7 @@ class _Reference(NamedTuple):
     directions: np.ndarray  # f32[_DIRECTIONS, d], unit vectors
     projected: np.ndarray  # f32[_DIRECTIONS, _DRAWN], quantiles of the original's projections
     self_product: float  # the integral of p^2
+    log_likelihood: float  # mean log-density of the held-out rows
 
 
 def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
@@ -129,6 +135,12 @@ def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
         jnp.asarray(original.means, jnp.float32),
         jnp.asarray(np.linalg.cholesky(original.covariances), jnp.float32),
     )
+    self_product = float(mixtures.inner_product(mixture, mixture))
+    if not math.isfinite(self_product):
+        raise ValueError(
+            "truth.covariances: expected an original whose integral of p^2 is finite in single"
+            f" precision, got {original.covariances.tolist()}"
+        )
     return _Reference(
         original,
         jax.tree.map(np.asarray, mixture),
@@ -136,7 +148,8 @@ def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
         (lower, upper),
         directions.astype(np.float32),
         quantiles.astype(np.float32),
-        float(mixtures.inner_product(mixture, mixture)),
+        self_product,
+        float(np.mean(original.log_density(held_out.T.astype(np.float64)))),
     )
 
 
@@ -214,30 +227,45 @@ def _measure(
     }
 
 
-def _metrics() -> dict[str, Metric]:
-    each = ("component",)
+def _metrics(reference: _Reference) -> dict[str, Metric]:
+    """Bins of histograms lie where the original is, in its units.
+
+    `integrated_squared_error` is from 1e-6 of the original's integral of p^2 (about 1 / N of it is
+    sampling) to that of a component 1e4 times as narrow.
+    """
+    original, each = reference.truth, ("component",)
+    dim, variance, sd = original.dim, original.variance, math.sqrt(original.variance)
+    location = tuple((original.weights @ original.means).tolist())
+    self_product = max(reference.self_product, 1e-30)
+    log_determinant = float(original.weights @ np.linalg.slogdet(original.covariances)[1])
+
+    def likelihood(text: str, known: float | None = None) -> Metric:
+        return Metric(text, "nats", (), 0.01, 1e8,
+                      centre=reference.log_likelihood, original=known)  # fmt: skip
+
     return {
         "integrated_squared_error": Metric(
-            "integral of (p - q)^2", "data units^-d", (), 1e-4, 1e7, nonnegative=True
+            "integral of (p - q)^2", f"data units^-{dim}", (), 1e-6 * self_product,
+            min(1e4**dim, 1e30) * self_product, nonnegative=True,
         ),
-        "held_out_log_likelihood": Metric(
-            f"mean log-density of {_HELD_OUT} held-out original rows under the model", "nats",
-            (), 1.0, 1e9,
+        "held_out_log_likelihood": likelihood(
+            f"mean log-density of {_HELD_OUT} held-out original rows under the model",
+            reference.log_likelihood,
         ),
-        "original_log_likelihood": Metric(
-            f"mean log-density of {_DRAWN} rows of the model under the original", "nats",
-            (), 1.0, 1e6,
+        "original_log_likelihood": likelihood(
+            f"mean log-density of {_DRAWN} rows of the model under the original"
         ),
         "tail_mass": Metric(
             "model's probability beyond the original's tail quantiles, mean over dimensions", "1",
             (), 1e-4, 1.0, nonnegative=True,
         ),
         "log_variance": Metric(
-            "log of the mean marginal variance", "ln(data units^2)", (), 0.5, 1e3
+            "log of the mean marginal variance", "ln(data units^2)", (), 0.05, 1e3,
+            centre=math.log(variance),
         ),
         "w2_squared": Metric(
             f"sliced squared W2 to the original, {_DRAWN} rows on {_DIRECTIONS} directions",
-            "data units^2", (), 0.01, 1e6, nonnegative=True,
+            "data units^2", (), 0.01 * variance, 1e6 * variance, nonnegative=True,
         ),
         "live_components": Metric(
             "components of which a sample has one row or more on average", "components",
@@ -245,17 +273,19 @@ def _metrics() -> dict[str, Metric]:
         ),
         "weight": Metric("weight of a component", "1", each, 0.01, 1.0, nonnegative=True),
         "component_mean": Metric(
-            "mean of a component", "data units", (*each, "dimension"), 0.5, 1e3
+            "mean of a component", "data units", (*each, "dimension"), 0.5 * sd, 1e3 * sd,
+            centre=location,
         ),
         "component_covariance": Metric(
             "covariance of a component", "data units^2",
-            (*each, "dimension", "other_dimension"), 0.1, 1e4,
+            (*each, "dimension", "other_dimension"), 0.1 * variance, 1e4 * variance,
         ),
         "log_determinant": Metric(
-            "log-determinant of a component's covariance", "ln(data units^2d)", each, 1.0, 1e4
+            "log-determinant of a component's covariance", f"ln(data units^{2 * dim})", each,
+            0.1, 1e4, centre=log_determinant,
         ),
-        "log_likelihood": Metric(
-            "mean log-likelihood of the training rows before the last M step", "nats", (), 1.0, 1e6
+        "log_likelihood": likelihood(
+            "mean log-likelihood of the training rows before the last M step"
         ),
         "em_iterations": Metric(
             "EM iterations of the fit", "iterations", (), 5.0, 1e6, nonnegative=True
@@ -266,17 +296,25 @@ def _metrics() -> dict[str, Metric]:
 def _check_arguments(
     components: int, start: str, starts: int, settings: em.Settings, tail: float
 ) -> None:
-    if components < 1:
-        raise ValueError(f"components: expected at least 1, got {components}")
+    counts = {
+        "components": components,
+        "starts": starts,
+        "max_iterations": settings.max_iterations,
+    }
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
     check_choice("covariance", settings.covariance, em.COVARIANCES)
     check_choice("start", start, STARTS)
-    if starts < 1:
-        raise ValueError(f"starts: expected at least 1, got {starts}")
-    if not settings.tolerance >= 0:
-        raise ValueError(f"tolerance: expected 0 or more, got {settings.tolerance}")
-    if settings.max_iterations < 1:
-        raise ValueError(f"max_iterations: expected at least 1, got {settings.max_iterations}")
-    if not 0 <= settings.regularisation < math.inf:
-        raise ValueError(f"regularisation: expected 0 or more, got {settings.regularisation}")
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
+    for name, value in (
+        ("tolerance", settings.tolerance),
+        ("regularisation", settings.regularisation),
+    ):
+        if not _is_real(value) or not 0 <= value < math.inf:
+            raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+    if not _is_real(tail) or not 0 < tail < 1:
+        raise ValueError(f"tail: expected a probability in (0, 1), got {tail!r}")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
