@@ -37,7 +37,7 @@ FLAGS = {
 # Runs each command line of a JSON file in a forked child, so that all of them import JAX once.
 MANY = """
 import json, os, runpy, sys, warnings
-import collapse_jax.runner, collapse_jax.families
+import collapse_jax.runner, collapse_jax.families, sklearn.datasets
 warnings.filterwarnings("ignore", message=".*fork")
 for i, (module, arguments) in enumerate(json.load(open(sys.argv[1]))):
     child = os.fork()

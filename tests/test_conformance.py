@@ -70,10 +70,10 @@ REFUSED = {
 # Compiling takes long, so these are left out by default, as are some regimes.
 LONG = (
     "gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design", "vae",
-    "vae, live images", "gmm",
+    "vae, live images", "gmm", "regression", "walker",
 )  # fmt: skip
 QUICK = [(family, "replace") for family in FAMILIES if family not in LONG] + [
-    ("gaussian rows", regime) for regime in ("accumulate", "preserve", "fresh", "mixture")
+    ("gaussian rows", regime) for regime in ("accumulate", "preserve", "mixture")
 ]
 MATRIX = [
     pytest.param(family, regime, id=f"{family} x {regime}",
@@ -112,10 +112,13 @@ def test_promises(family_name, regime_name):
         assert history[name].attrs["long_name"]
     assert history.sizes["chain"] == CHAINS
     assert bool(history["finite"].all())
-    # The same bits come out however the run is cut or spread.
-    assert_same_bits(history, run(family, regime, devices=2, checkpoint_every=3))
+    # The same bits come out however the run is cut or spread; what is slow to compile is spread
+    # under one regime only.
+    devices = 1 if family.name == "vae" and regime_name != "replace" else 2
+    assert_same_bits(history, run(family, regime, devices=devices, checkpoint_every=3))
 
 
+@pytest.mark.slow
 @pytest.mark.multidevice
 def test_same_bits_on_four_devices():
     family, regime = FAMILIES["gaussian exact"], REGIMES["replace"]

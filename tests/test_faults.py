@@ -166,7 +166,7 @@ WALK = {"chains": 7, "chains_per_batch": 4, "generations": 2, "seed": 5, "checkp
 @pytest.mark.parametrize(
     ("regime", "keep", "crashes"),
     [
-        pytest.param(regimes.replace(6), "summary", 2, id="replace"),
+        pytest.param(regimes.replace(6), "summary", 2, id="replace", marks=pytest.mark.slow),
         pytest.param(regimes.accumulate(6), "chains", 8, id="accumulate", marks=pytest.mark.slow),
     ],
 )
@@ -289,6 +289,7 @@ def test_full_disk(small_disk, kilobytes):
     assert_same_bits(attempt(), expected)
 
 
+@pytest.mark.slow
 def test_disk_full_from_the_start(small_disk):
     workdir = small_disk("1m") / "run"
     with contextlib.suppress(OSError):

@@ -154,7 +154,8 @@ def test_summary_with_a_workdir_is_that_in_memory(tmp_path, family):
     assert_same_bits(saved, run(None, family, keep="summary", chains=10, checkpoint_every=50))
 
 
-@pytest.mark.parametrize("family", [FAMILY, pytest.param(PLANE, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [FAMILY, PLANE])
 def test_summary_agrees_with_every_chain(family):
     settings = {"chains": 300, "chains_per_batch": 4, "generations": 40}
     run = collapse_jax.run(family, REGIME, keep="chains", **settings)
