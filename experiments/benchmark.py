@@ -4,16 +4,16 @@ Claim: on two cores a Gaussian chain whose samples are drawn as moments advances
 as fast as with NumPy's M = 100 rows, more than 1000 times at M = 10,000 (O(1) against O(M)), and at
 about the speed of the same O(1) recursion in NumPy; drawing M = 1000 rows, at least 1.5 times; the
 words of WikiText-2 about as fast as `Generator.multinomial` or faster; mixtures at N = 10,000 at
-least 8 times as fast as scikit-learn's; kernel densities at least 10 times as
-fast as scikit-learn's and faster than NumPy's with the same metrics, but half as fast as NumPy's
-that measure nothing; regressions at least 5 times as fast as NumPy on T = 100 rows, and about as
-fast as the same O(d^2) recursion in NumPy; error sources of a mixture at least 10 times as fast as
-scikit-learn at M = 1000, of a Gaussian slower than NumPy's rows at M = 1000 (the grid costs the
-same for every M) and faster at M = 100,000; autoencoders trained 1.6 times (one hidden layer) and
-as fast (convolutional) as in PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8
-times the time of one; a checkpoint every 50 generations costs less than 5 %.
-Both sides run in turn in one process; medians; what is timed on our side includes the default
-metrics and fetching the record. About 16 minutes on two quiet cores:
+least 8 times as fast as scikit-learn's; kernel densities at least 10 times as fast as
+scikit-learn's and faster than NumPy's, even those that measure nothing; regressions at least 5
+times as fast as NumPy on T = 100 rows, and about as fast as the same O(d^2) recursion in NumPy;
+error sources of a mixture at least 10 times as fast as scikit-learn at M = 1000, of a Gaussian
+slower than NumPy's rows at M = 1000 (the grid costs the same for every M) and faster at M =
+100,000; autoencoders trained 1.6 times (one hidden layer) and as fast (convolutional) as in
+PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8 times the time of one; a
+checkpoint every 50 generations costs less than 5 % (missed: see BUILD_NOTES.md). Both sides run in
+turn in one process; medians; what is timed on our side includes the default metrics and fetching
+the record. About 16 minutes on two quiet cores:
 
   python -m experiments.benchmark --suite=all --data_dir=...
 """

@@ -28,8 +28,7 @@ from experiments.benchmarks.timing import (
 _BLOCK = 2**17
 _TAIL = 0.02
 _NOTES = {
-    "numpy": "the peer measures nothing; and XLA takes rows by index and sums them much more slowly"
-    " on a CPU than NumPy",
+    "numpy": "the peer measures nothing",
     "scikit-learn": "the peer measures nothing",
 }
 
