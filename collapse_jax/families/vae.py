@@ -99,10 +99,10 @@ def vae(
     one_by_one = lambda function: in_turn(function, chains_together)  # noqa: E731
 
     def original(key: jax.Array, request: Request) -> pools.LiveRows:
-        everything = pools.Rows(jnp.asarray(images.train), len(images.train))
-        if request.count == len(images.train) == request.capacity:
-            return pools.LiveRows(everything, jnp.zeros(0, bool))
-        pool = pools.LiveRows(everything, jnp.zeros(0, bool))
+        size = len(images.train)
+        pool = pools.LiveRows(pools.Rows(jnp.asarray(images.train), size), jnp.zeros(0, bool))
+        if isinstance(request.count, int) and request.count == size:
+            return pool
         assert rows.subsample is not None
         return rows.subsample(key, pool, *request)
 
