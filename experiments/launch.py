@@ -34,7 +34,8 @@ def define(*types: type, **defaults: Any) -> None:
 def use_all_cores() -> None:
     """Makes every core a device of its own, for families whose chains run one after the other.
 
-    JAX_NUM_CPU_DEVICES overrides it. Results do not depend on the number of devices.
+    JAX_NUM_CPU_DEVICES overrides it. Results do not depend on the number of devices, for a given
+    --chains_per_batch.
     """
     import os
 
