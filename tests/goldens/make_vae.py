@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from experiments.benchmarks.vae import twin
 from tests.autoencoders import LATENT, NETWORKS, inputs, load_into, weights
@@ -15,6 +14,8 @@ from tests.autoencoders import LATENT, NETWORKS, inputs, load_into, weights
 
 def outputs(name):
     """Encoder, decoder, loss and the norms of its gradients, from PyTorch."""
+    import torch  # not at the top: doctests import this file, and PyTorch may not be there
+
     module, loss = twin(name)
     load_into(module, name, weights(NETWORKS[name]))
     images, noise = (torch.tensor(array) for array in inputs())
