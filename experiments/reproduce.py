@@ -171,22 +171,23 @@ def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterato
     from collapse_jax.families import vae
 
     small = vae(hidden=64, latent=8, epochs=40, batch=64, evaluated=360)
-    yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits")
-    if scale is not _SCALES["paper"]:
+    paper = scale is _SCALES["paper"]
+    yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits", with_preserve=paper)
+    if not paper:
         return
     try:
-        paper = vae("mnist", "conv", evaluated=2_000, data_dir=data_dir)
+        mnist = vae("mnist", "conv", evaluated=2_000, data_dir=data_dir)
     except FileNotFoundError as missing:
         print(f"skipped: {missing}")
         yield report.Section("MNIST", f"Did not run: {missing}")
         return
-    yield from _autoencoders(paper, 60_000, 5, 21, workdir / "vae_mnist")
+    yield from _autoencoders(mnist, 60_000, 5, 21, workdir / "vae_mnist", with_preserve=True)
 
 
 def _autoencoders(
-    family: "Family", size: int, chains: int, generations: int, workdir: Path
+    family: "Family", size: int, chains: int, generations: int, workdir: Path, with_preserve: bool
 ) -> "Iterator[Section]":
-    """A family of autoencoders, and the same with original images kept."""
+    """A family of autoencoders, and beside it the same with original images kept."""
     from collapse_jax import outputs, plots, regimes, report
     from experiments.vae import draw
 
@@ -194,6 +195,8 @@ def _autoencoders(
     result = run(family, regimes.replace(size), workdir)
     figures = draw(result, [0, 1, 2, 5, 10, 20])
     yield outputs.write_all(str(result.config.workdir), result, figures)
+    if not with_preserve:  # which would compile once more
+        return
     kept = run(family, regimes.preserve(size, 0.1), workdir.with_name(f"{workdir.name}_preserve"))
     runs = {"replace": result.summary, "preserve 10 %": kept.summary}
     compared = plots.overlay(runs, "latent_sd", {})
