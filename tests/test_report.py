@@ -156,6 +156,17 @@ def test_no_z_where_chains_agree_or_there_is_one() -> None:
     assert math.isnan(rows[-1].z)
 
 
+def test_pictures_have_no_lines() -> None:
+    data = summary()
+    for entries, lines in ((summary_table.MOST_ENTRIES, 4 * summary_table.MOST_ENTRIES), (1001, 0)):
+        wide = {
+            f"mean_{part}": data[f"mean_{part}"].expand_dims(pixel=entries, axis=1)
+            for part in ("mean", "sd", "count", "quantile")
+        }
+        rows = summary_table.rows(data.assign(wide), {})
+        assert sum(row.metric == "mean" for row in rows) == lines
+
+
 def test_csv_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "summary.csv"
     summary_table.write_csv(path, summary(), EXPECTED)
