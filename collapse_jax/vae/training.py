@@ -14,6 +14,7 @@ import optax
 
 from collapse_jax import pools
 from collapse_jax.batching import in_turn
+from collapse_jax.chain import all_finite
 from collapse_jax.family import Metrics, Steps, Training
 from collapse_jax.vae import model as models
 from collapse_jax.vae.model import Model, Params
@@ -78,6 +79,10 @@ def steps(model: Model, settings: Settings) -> Steps:
         k_init, k_orders, k_steps = jax.random.split(key, 3)
         if settings.start == "fresh" or training.teacher is None:
             params = model.init(k_init)
+        if training.teacher is not None:
+            # Bytes know no NaN: without this a chain that diverged would go on from black images.
+            alive = all_finite(training.teacher)
+            params = jax.tree.map(lambda leaf: jnp.where(alive, leaf, jnp.nan), params)
         fixed, live = training.pool
         return Progress(
             k_orders,
