@@ -139,6 +139,23 @@ class RegimeConfig:
         return listed
 
 
+@dataclasses.dataclass(frozen=True)
+class SnapshotConfig:
+    """Which generations are drawn."""
+
+    snapshots: str = setting("0", "Generations that are drawn one by one, comma-separated.")
+
+    def __post_init__(self) -> None:
+        """Refuses what is no generation."""
+        if min(self.generations) < 0:
+            raise ValueError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
+
+    @property
+    def generations(self) -> list[int]:
+        """The generations."""
+        return numbers("snapshots", self.snapshots, int)
+
+
 def numbers(name: str, text: str, kind: type) -> list[Any]:
     """Comma-separated numbers of a setting, int or float."""
     try:

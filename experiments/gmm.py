@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from collapse_jax.config import RegimeConfig, RunConfig, from_flags, numbers, setting
+from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
 from collapse_jax.family_configs import GmmConfig
 from experiments import launch
 
@@ -20,25 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from collapse_jax.runner import Result
-
-
-@dataclasses.dataclass(frozen=True)
-class SnapshotConfig:
-    """Which generations are drawn."""
-
-    snapshots: str = setting(
-        "0,50,100,150,200,350,2000", "Generations whose densities are drawn, comma-separated."
-    )
-
-    def __post_init__(self) -> None:
-        """Refuses what is no generation."""
-        if min(self.generations) < 0:
-            raise ValueError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
-
-    @property
-    def generations(self) -> list[int]:
-        """The generations."""
-        return numbers("snapshots", self.snapshots, int)
 
 
 def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
@@ -67,5 +48,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(GmmConfig, SnapshotConfig, RegimeConfig, RunConfig, samples="1000", chains=64)
+    launch.define(
+        GmmConfig, SnapshotConfig, RegimeConfig, RunConfig,
+        samples="1000", chains=64, snapshots="0,50,100,150,200,350,2000",
+    )  # fmt: skip
     launch.start(main)

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from collapse_jax.config import RegimeConfig, RunConfig, from_flags, numbers, setting
+from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
 from collapse_jax.family_configs import VaeConfig
 from experiments import launch
 
@@ -24,25 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from collapse_jax.runner import Result
-
-
-@dataclasses.dataclass(frozen=True)
-class SnapshotConfig:
-    """Which generations are drawn."""
-
-    snapshots: str = setting(
-        "0,5,10,20", "Generations whose images and latent density are drawn, comma-separated."
-    )
-
-    def __post_init__(self) -> None:
-        """Refuses what is no generation."""
-        if min(self.generations) < 0:
-            raise ValueError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
-
-    @property
-    def generations(self) -> list[int]:
-        """The generations."""
-        return numbers("snapshots", self.snapshots, int)
 
 
 def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
@@ -76,6 +57,6 @@ def main() -> None:
 if __name__ == "__main__":
     launch.define(
         VaeConfig, SnapshotConfig, RegimeConfig, RunConfig,
-        samples="1437", chains=4, generations=10, checkpoint_every=1,
+        samples="1437", chains=4, generations=10, checkpoint_every=1, snapshots="0,5,10,20",
     )  # fmt: skip
     launch.start(main)
