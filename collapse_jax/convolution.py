@@ -1,9 +1,10 @@
-"""Convolutions of kernel 4, stride 2 and padding 1 as patches and one matrix product.
+"""Convolutions of kernel 4, stride 2 and padding 1 as four matrix products.
 
 XLA's own convolution is slow inside a loop on CPU, and under `vmap` with weights by chain it
 becomes a grouped convolution, slow everywhere; a product of matrices becomes a batched product. A
 kernel's rows 2i + a and columns 2j + b (i, j, a, b in {0, 1}) split into blocks (i, j) of pixels
-(a, b): once 2x2 pixels are made channels, a stride of 2 is one of 1 and the kernel is 2x2.
+(a, b): once 2x2 pixels are made channels, a stride of 2 is one of 1 and the kernel is 2x2, four
+products of shifted images. (One product of patches put side by side moves more memory.)
 Axis legend: B images, H and W pixels, C channels in, O channels out.
 """
 
@@ -30,12 +31,15 @@ def halved(images: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     blocks = padded.reshape(count, high + 1, 2, wide + 1, 2, channels)
     blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(count, high + 1, wide + 1, 4 * channels)
-    patches = jnp.concatenate(
-        [blocks[:, i : i + high, j : j + wide] for i in (0, 1) for j in (0, 1)], axis=-1
-    )
-    weights = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-    products = patches.reshape(-1, 16 * channels) @ weights.reshape(16 * channels, -1)
-    return products.reshape(count, high, wide, -1)
+    # O first: the gradient's product is twice as fast on CPU with its shorter side first.
+    weights = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 5, 1, 3, 4)
+    weights = weights.reshape(2, 2, -1, 4 * channels)
+    total = jnp.float32(0.0)
+    for i in (0, 1):
+        for j in (0, 1):
+            rows = blocks[:, i : i + high, j : j + wide].reshape(-1, 4 * channels)
+            total += jnp.einsum("rk,ok->ro", rows, weights[i, j])
+    return total.reshape(count, high, wide, -1)
 
 
 def doubled(images: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -53,14 +57,13 @@ def doubled(images: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     count, height, width, channels = images.shape
     out = kernel.shape[-1]
-    weights = kernel.reshape(2, 2, 2, 2, channels, out).transpose(4, 0, 2, 1, 3, 5)
-    products = images.reshape(-1, channels) @ weights.reshape(channels, 16 * out)
-    products = products.reshape(count, height, width, 2, 2, 2, 2, out)
-    total = jnp.zeros((count, 2 * height + 2, 2 * width + 2, out), images.dtype)
+    weights = kernel.reshape(2, 2, 2, 2, channels, out).transpose(0, 2, 4, 1, 3, 5)
+    weights = weights.reshape(2, 2, channels, 4 * out)
+    rows = images.reshape(-1, channels)
+    blocks = jnp.float32(0.0)
     for i in (0, 1):
         for j in (0, 1):
-            block = products[:, :, :, i, j].transpose(0, 1, 3, 2, 4, 5)
-            block = block.reshape(count, 2 * height, 2 * width, out)
-            around = ((0, 0), (2 * i, 2 - 2 * i), (2 * j, 2 - 2 * j), (0, 0))
-            total += jnp.pad(block, around)
-    return total[:, 1:-1, 1:-1]
+            products = (rows @ weights[i, j]).reshape(count, height, width, 4 * out)
+            blocks += jnp.pad(products, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0)))
+    total = blocks.reshape(count, height + 1, width + 1, 2, 2, out).transpose(0, 1, 3, 2, 4, 5)
+    return total.reshape(count, 2 * height + 2, 2 * width + 2, out)[:, 1:-1, 1:-1]

@@ -52,7 +52,7 @@ def _speed(
     rate, peer_rate, rate_of_many = (
         count / elapsed for count, elapsed in zip(counts, times, strict=True)
     )
-    floor = peak / (6 * models.multiply_adds(one.model))
+    floor = peak / (3 * models.multiply_adds(one.model))  # forward, and twice that backward
     extra = {
         "compile_seconds": significant(one.compile_seconds),
         "arithmetic_floor": significant(floor),
