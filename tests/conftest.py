@@ -1,10 +1,24 @@
-"""Four virtual devices for the whole test session: started once, they cost nothing afterwards."""
+"""What a test session sets once: four virtual devices, and a cache of compiled programs.
+
+Compiling dominates the tests. Processes (pytest-xdist's, and those that tests start) and later
+sessions share what they compile; JAX finds a program by its text, versions and options.
+"""
 
 import gc
+import os
+from pathlib import Path
 
 import jax
 import pytest
 
+SETTINGS = {
+    "jax_compilation_cache_dir": str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"),
+    "jax_compilation_cache_max_size": 1 << 30,  # bytes; a limit also makes writes exclusive
+    "jax_persistent_cache_min_compile_time_secs": 0.2,
+}
+for name, value in SETTINGS.items():
+    os.environ.setdefault(name.upper(), str(value))  # for processes that tests start
+    jax.config.update(name, value)
 jax.config.update("jax_num_cpu_devices", 4)
 
 

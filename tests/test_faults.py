@@ -48,29 +48,20 @@ COMMAND = [
 ]
 
 
-def environment(cache):
-    """The environment of a subprocess; its compiled programs are kept in `cache` if given."""
-    values = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    if cache:
-        values["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-        values["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    return values
-
-
-def start(arguments, cache=None):
+def start(arguments):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=environment(cache),
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish(arguments, cache=None):
+def finish(arguments):
     """Runs to the end; (exit code, standard error without the progress bar)."""
-    process = start(arguments, cache)
+    process = start(arguments)
     _, errors = process.communicate(timeout=200)
     return process.returncode, messages(errors)
 
@@ -86,11 +77,10 @@ def wait_for(condition, process):
 
 @pytest.mark.slow
 def test_killed_at_20_random_moments(tmp_path, capsys):
-    cache = tmp_path / "cache"
-    began = time.monotonic()
     assert finish(["-c", SCRIPT, tmp_path / "whole", tmp_path / "whole.npz"])[0] == 0
+    began = time.monotonic()  # with all programs in the cache, as those that are killed
+    assert finish(["-c", SCRIPT, tmp_path / "again", tmp_path / "again.npz"])[0] == 0
     duration = time.monotonic() - began
-    finish(["-c", SCRIPT, tmp_path / "again", tmp_path / "again.npz"], cache)  # fills the cache
     expected = dict(np.load(tmp_path / "whole.npz"))
     generator = random.Random(20)
     moments = [("time", generator.uniform(0, duration)) for _ in range(12)]
@@ -119,7 +109,7 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
             landed["during a save"] += 1
         else:
             landed["between" if committed(workdir) else "before"] += 1
-        code, errors = finish(["-c", SCRIPT, workdir, output], cache)
+        code, errors = finish(["-c", SCRIPT, workdir, output])
         assert code == 0, errors
         assert_same_arrays(dict(np.load(output)), expected)
     with capsys.disabled():
@@ -130,20 +120,19 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The uninterrupted run of COMMAND, and a cache of its programs."""
+    """The uninterrupted run of COMMAND."""
     directory = tmp_path_factory.mktemp("reference")
-    cache = directory / "cache"
-    code, errors = finish([*COMMAND, f"--workdir={directory / 'run'}"], cache)
+    code, errors = finish([*COMMAND, f"--workdir={directory / 'run'}"])
     assert code == 0, errors
     assert errors == []
-    return xr.load_dataset(directory / "run" / "history.nc"), cache
+    return xr.load_dataset(directory / "run" / "history.nc")
 
 
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_continues(tmp_path, reference):
-    expected, cache = reference
+    expected = reference
     command = [*COMMAND, f"--workdir={tmp_path / 'run'}"]
-    process = start(command, cache)
+    process = start(command)
     wait_for(lambda: len(committed(tmp_path / "run")) > 1, process)
     process.terminate()
     _, errors = process.communicate(timeout=60)
@@ -151,7 +140,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, reference):
     (message,) = messages(errors)
     assert message.startswith("stopped by SIGTERM after generation")
     assert "the same command continues" in message
-    code, errors = finish(command, cache)
+    code, errors = finish(command)
     assert (code, errors) == (0, [])
     assert_same_bits(xr.load_dataset(tmp_path / "run" / "history.nc"), expected)
 
@@ -302,16 +291,16 @@ def test_disk_full_from_the_start(small_disk):
 
 @pytest.mark.slow
 def test_full_disk_on_the_command_line(small_disk, reference):
-    expected, cache = reference
+    expected = reference
     workdir = small_disk("1m") / "run"
     command = [*COMMAND, f"--workdir={workdir}"]
-    code, errors = finish(command, cache)
+    code, errors = finish(command)
     assert code == 1
     assert len(errors) == 1, errors
     assert errors[0].startswith(f"error: cannot write {workdir}")
     assert "no space left" in errors[0]
     assert committed(workdir)
     small_disk("50m")
-    code, errors = finish(command, cache)
+    code, errors = finish(command)
     assert (code, errors) == (0, [])
     assert_same_bits(xr.load_dataset(workdir / "history.nc"), expected)

@@ -23,8 +23,8 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
 }
-# Operations of a piece of training, forward and backward, about: one or two seconds of two cores, so
-# that a signal is answered within seconds and calls cost nothing.
+# Operations of a piece of training, forward and backward, about: one or two seconds of two cores,
+# so that a signal is answered within seconds and calls cost nothing.
 _PIECE = 1e11
 
 

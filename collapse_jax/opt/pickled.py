@@ -1,0 +1,103 @@
+"""PyTorch's weight files (a zip of raw storages and a pickle that says how to view them).
+
+A pickle can run any code. This one is read by an unpickler that knows only the names with which
+tensors are rebuilt, replaces those by functions of its own, and refuses every other name.
+"""
+
+import collections
+import io
+import math
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+_STORAGES: dict[str, Any] = {
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "DoubleStorage": np.float64,
+}
+
+
+class _Kind(NamedTuple):
+    """What stands for a class of storages."""
+
+    name: str
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a file that `torch.save` wrote of a dict of tensors, by name.
+
+    Raises:
+      ValueError: if it is damaged, of PyTorch's format before 1.6, holds anything but named
+        floating-point tensors, or a name that rebuilding tensors does not need.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
+            if member is None:
+                raise ValueError("there is no data.pkl in it")
+            folder = member.removesuffix("data.pkl")
+            loaded = _Unpickler(io.BytesIO(archive.read(member)), archive, folder).load()
+    except _Refused as error:
+        raise ValueError(f"refused to read {path}: {error}") from error
+    except Exception as error:  # what a damaged pickle raises is anything
+        raise ValueError(
+            f"expected a complete PyTorch file (zip, since 1.6) at {path}: {error or repr(error)}"
+        ) from error
+    named = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
+    if not named or not all(isinstance(array, np.ndarray) for array in loaded.values()):
+        raise ValueError(f"expected tensors by name in {path}")
+    return dict(loaded)
+
+
+class _Refused(Exception):
+    """A pickle wanted something that tensors do not need."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(file)
+        self._archive, self._folder = archive, folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if module == "torch" and name in _STORAGES:
+            return _Kind(name)
+        # New functions each time: a pickle can set attributes of what it is given.
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *args: _view(*args)
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *rest: tensor
+        raise _Refused(f"its pickle names {module}.{name}, which no tensor needs")
+
+    def persistent_load(self, saved: Any) -> np.ndarray:
+        kind, storage, key, _, count = saved
+        if kind != "storage" or not isinstance(storage, _Kind) or "/" in str(key):
+            raise _Refused(f"its pickle refers to {saved!r}, which is no storage of floats")
+        raw = self._archive.read(f"{self._folder}data/{key}")
+        array = np.frombuffer(raw, _STORAGES[storage.name])
+        if array.size != count:
+            raise ValueError(f"storage {key} holds {array.size} numbers, expected {count}")
+        return array
+
+
+def _view(
+    storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any
+) -> np.ndarray:
+    """A tensor as a view of its storage, inside it."""
+    del rest  # whether gradients are wanted, and hooks
+    if not math.prod(shape):
+        return np.zeros(shape, storage.dtype)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if min((offset, *shape, *strides)) < 0 or last >= storage.size:
+        raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
+    step = storage.itemsize
+    return np.lib.stride_tricks.as_strided(
+        storage[offset:], shape, [step * stride for stride in strides], writeable=False
+    )

@@ -1,0 +1,56 @@
+"""Prompts of unlike lengths as one array, padded on the left."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from collapse_jax.opt.config import Config
+
+
+class Prompts(NamedTuple):
+    """What is to be continued.
+
+    Axis legend: B prompts, T tokens of the longest.
+    """
+
+    tokens: np.ndarray  # i32[B, T]
+    mask: np.ndarray  # bool[B, T], False for padding
+
+
+def prompts(config: Config, texts: Sequence[Sequence[int]] | np.ndarray) -> Prompts:
+    """Prompts from ids.
+
+    Args:
+      config: of the model that is to read them.
+      texts: ids of each.
+
+    Raises:
+      ValueError: if there are none, one is empty, or an id is not in the vocabulary.
+    """
+    rows = [np.asarray(text, np.int64) for text in texts]
+    if not rows or not all(row.size for row in rows):
+        raise ValueError("prompts: expected at least one, and none of them empty")
+    most, least = max(row.max() for row in rows), min(row.min() for row in rows)
+    if least < 0 or most >= config.vocabulary:
+        raise ValueError(
+            f"prompts: expected ids below the vocabulary's {config.vocabulary}, got"
+            f" {least if least < 0 else most}"
+        )
+    longest = max(row.size for row in rows)
+    tokens = np.full((len(rows), longest), config.pad, np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for i, row in enumerate(rows):
+        tokens[i, longest - row.size :] = row
+        mask[i, longest - row.size :] = True
+    return Prompts(tokens, mask)
+
+
+def check_lengths(config: Config, given: Prompts, new_tokens: int) -> None:
+    """Raises ValueError unless all new tokens have positions."""
+    longest = int(given.mask.sum(axis=1).max())
+    if longest + new_tokens > config.positions:
+        raise ValueError(
+            f"prompts: expected at most {config.positions - new_tokens} tokens, as the model has"
+            f" {config.positions} positions and {new_tokens} are new, got {longest}"
+        )

@@ -1,0 +1,98 @@
+"""OPT's tokenizer: byte-level BPE by the `tokenizers` library; "</s>" precedes every text."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+VOCABULARY, MERGES = "vocab.json", "merges.txt"
+BEGIN, PAD = "</s>", "<pad>"
+# In the order of their ids in OPT's vocabulary.
+SPECIAL = ("<s>", PAD, BEGIN, "<unk>")
+
+
+class Tokenizer(NamedTuple):
+    """Text to ids and back.
+
+    Attributes:
+      library: the `tokenizers` object that does the work.
+      begin, pad: ids of "</s>" and "<pad>".
+    """
+
+    library: Any
+    begin: int
+    pad: int
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are; a model may have more rows."""
+        return int(self.library.get_vocab_size())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, "</s>" first."""
+        return [self.begin, *self.library.encode(text).ids]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, "</s>" first in each; on all cores."""
+        encoded = self.library.encode_batch(list(texts))
+        return [[self.begin, *one.ids] for one in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, without special tokens."""
+        return str(self.library.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes vocab.json and merges.txt."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        self.library.save_model(os.fspath(directory))
+
+
+def load(directory: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a model's directory.
+
+    Raises:
+      FileNotFoundError: if it has no vocab.json or merges.txt.
+      ValueError: if they are damaged, or lack OPT's special tokens.
+    """
+    from tokenizers import ByteLevelBPETokenizer
+
+    paths = [Path(directory, name) for name in (VOCABULARY, MERGES)]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"expected a tokenizer's file at {path}, but there is none")
+    try:
+        library = ByteLevelBPETokenizer.from_file(*map(str, paths))
+    except Exception as error:  # the library raises bare exceptions
+        raise ValueError(f"expected a byte-level BPE in {directory}: {error}") from error
+    return _tokenizer(library, str(directory))
+
+
+def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A new byte-level BPE for small models.
+
+    Args:
+      texts: what it is trained on.
+      vocabulary: ids at most; 256 bytes and OPT's special tokens are always there.
+
+    Raises:
+      ValueError: if that is less than those.
+    """
+    from tokenizers import ByteLevelBPETokenizer
+
+    least = 256 + len(SPECIAL)
+    if vocabulary < least:
+        raise ValueError(f"vocabulary: expected at least {least}, got {vocabulary}")
+    library = ByteLevelBPETokenizer()
+    library.train_from_iterator(
+        texts, vocabulary, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
+    )
+    return _tokenizer(library, "the trained tokenizer")
+
+
+def _tokenizer(library: Any, source: str) -> Tokenizer:
+    begin, pad = (library.token_to_id(token) for token in (BEGIN, PAD))
+    if begin is None or pad is None:
+        raise ValueError(f"{source}: expected the tokens {BEGIN} and {PAD} in the vocabulary")
+    # As in OPT's tokenizer, which has no others: "<unk>" in a text is text.
+    library.add_special_tokens([BEGIN, PAD])
+    return Tokenizer(library, begin, pad)

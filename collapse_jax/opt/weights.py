@@ -1,0 +1,252 @@
+"""Weights of OPT: directories and hub repositories as Hugging Face lays them out, to and fro.
+
+Every published format is read into a flat dict of arrays; then names and shapes are matched against
+the model at once. PyTorch's files are read in `pickled.py`, which executes nothing.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from collapse_jax.opt import config as configs
+from collapse_jax.opt import model as models
+from collapse_jax.opt import pickled
+from collapse_jax.opt.config import Config
+from collapse_jax.opt.model import Params
+
+Arrays = dict[str, np.ndarray]
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+class _Format(NamedTuple):
+    """One way of publishing weights: one file, or several with an index."""
+
+    single: str
+    listing: str
+    read: Callable[[Path], Arrays]
+
+
+def load(
+    name: str | os.PathLike[str], revision: str | None = None, config: Config | None = None
+) -> tuple[Config, Params]:
+    """A published model.
+
+    Args:
+      name: a directory, or an id on the Hugging Face hub such as "facebook/opt-125m".
+      revision: of the hub's repository: branch, tag or commit.
+      config: its shape, if not that in its config.json.
+
+    Returns:
+      The shape, and parameters in f32.
+
+    Raises:
+      FileNotFoundError: if there is no such directory or repository, or no weights in it.
+      ValueError: for files that are damaged, or are not those of this model.
+    """
+    directory = resolve(name, revision)
+    config = config or configs.read(directory / "config.json")
+    return config, to_params(config, read(directory), str(directory))
+
+
+def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The directory that holds a model's files; those of a hub's repository are downloaded.
+
+    Raises:
+      FileNotFoundError: if there is no such directory, nor a repository that can be reached.
+    """
+    local = Path(os.path.expanduser(name))
+    if local.is_dir():
+        return local
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    text = os.fspath(name)
+    try:
+        try:
+            listed = set(HfApi().list_repo_files(text, revision=revision))
+        except OSError:  # offline: what was fetched before will do
+            return Path(snapshot_download(text, revision=revision, local_files_only=True))
+        wanted = ["config.json", *TOKENIZER_FILES, *_weight_patterns(listed)]
+        return Path(snapshot_download(text, revision=revision, allow_patterns=wanted))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"model: expected a directory or a reachable id on the hub, got {text!r}: {reason}"
+        ) from error
+
+
+def read(directory: Path) -> Arrays:
+    """All arrays of the first format that the directory has, by their published names, as stored.
+
+    Raises:
+      FileNotFoundError: if it has none, or lacks a file that an index lists.
+      ValueError: if a file is damaged.
+    """
+    for kind in _FORMATS:
+        files = _files(directory, kind)
+        if not files:
+            continue
+        arrays: Arrays = {}
+        for path in files:
+            if not path.is_file():
+                raise FileNotFoundError(f"expected weights at {path}, which an index lists")
+            arrays.update(kind.read(path))
+        return arrays
+    known = ", ".join(kind.single for kind in _FORMATS)
+    raise FileNotFoundError(f"expected weights in {directory} ({known}), but there are none")
+
+
+def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> Params:
+    """Parameters in f32, from arrays by any of their published names.
+
+    Args:
+      config: the model's shape.
+      arrays: by name; other floating-point types are converted.
+      source: what messages call them.
+
+    Raises:
+      ValueError: naming every array that is missing, not expected, or of another shape.
+    """
+    leaves, structure = jax.tree.flatten_with_path(models.shapes(config))
+    given = {_plain(name): (name, array) for name, array in arrays.items()}
+    head = given.pop("lm_head", None)
+    faults, made = [], []
+    for path, expected in leaves:
+        key, published = _key(path), published_name(path)
+        found = given.pop(_plain(published), None)
+        if found is None:
+            faults.append(f"{published} is missing")
+            continue
+        name, array = found
+        if key.endswith("kernel") and name.endswith(".weight"):
+            array = array.T
+        if array.shape != expected.shape:
+            faults.append(f"{name} has shape {found[1].shape}, expected {_stored(path, expected)}")
+        made.append(np.asarray(array, np.float32))
+    faults += [f"{name} is not expected" for name, _ in given.values()]
+    if faults:
+        raise ValueError(f"{source}: weights do not fit the config: {'; '.join(faults)}")
+    params: Params = jax.tree.unflatten(structure, made)
+    words = params["embed_tokens"]["embedding"]
+    if head is not None and not _same(head, words):
+        raise ValueError(
+            f"{source}: {head[0]} differs from the word embedding; OPT's are the same (tied)"
+        )
+    return params
+
+
+def save(directory: str | os.PathLike[str], config: Config, params: Params) -> None:
+    """Writes config.json and model.safetensors, which transformers and `load` read.
+
+    Args:
+      directory: is made where it does not exist.
+      config, params: the model.
+    """
+    from safetensors.numpy import save_file
+
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    leaves, _ = jax.tree.flatten_with_path(params)
+    arrays = {
+        published_name(path): np.ascontiguousarray(
+            np.asarray(leaf).T if path[-1].key == "kernel" else np.asarray(leaf)
+        )
+        for path, leaf in leaves
+    }
+    part = target / "model.safetensors.part"
+    save_file(arrays, part, metadata={"format": "pt"})
+    part.replace(target / "model.safetensors")
+    text = json.dumps({**configs.to_json(config), "dtype": "float32"}, indent=2)
+    (target / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def published_name(path: Any) -> str:
+    """The name of a parameter in PyTorch's checkpoints of OPT."""
+    *above, last = (str(entry.key) for entry in path)
+    return ".".join(["model", "decoder", *above, "bias" if last == "bias" else "weight"])
+
+
+def _plain(name: str) -> str:
+    """A published name without what differs between formats and ages."""
+    parts = [part for part in name.split(".") if part not in ("model", "decoder")]
+    if parts[-1] in ("weight", "kernel", "embedding", "scale"):
+        parts.pop()
+    return ".".join(parts)
+
+
+def _key(path: Any) -> str:
+    return ".".join(str(entry.key) for entry in path)
+
+
+def _stored(path: Any, expected: Any) -> tuple[int, ...]:
+    return expected.shape[::-1] if path[-1].key == "kernel" else expected.shape
+
+
+def _same(head: tuple[str, np.ndarray], words: np.ndarray) -> bool:
+    name, array = head
+    array = array.T if name.endswith("kernel") else array
+    return array.shape == words.shape and bool(np.all(np.asarray(array, np.float32) == words))
+
+
+def _files(directory: Path, kind: _Format) -> list[Path]:
+    """The files of a format that a directory has: none, one, or those that its index lists."""
+    if (directory / kind.single).is_file():
+        return [directory / kind.single]
+    if not (directory / kind.listing).is_file():
+        return []
+    index = directory / kind.listing
+    try:
+        listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not all(isinstance(name, str) and Path(name).name == name for name in listed):
+            raise ValueError("a file name outside the directory")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"expected an index of weights at {index}: {error!r}") from error
+    return [directory / name for name in sorted(listed)]
+
+
+def _weight_patterns(listed: Iterable[str]) -> list[str]:
+    """The files of the first format that a repository has."""
+    names = set(listed)
+    for kind in _FORMATS:
+        if kind.single in names:
+            return [kind.single]
+        if kind.listing in names:
+            stem, suffix = os.path.splitext(kind.single)
+            return [kind.listing, f"{stem}-*{suffix}"]
+    return []
+
+
+def _read_safetensors(path: Path) -> Arrays:
+    from safetensors import SafetensorError
+    from safetensors.flax import load_file
+
+    try:
+        return {name: np.asarray(array) for name, array in load_file(path).items()}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ValueError(f"expected a complete safetensors file at {path}: {error}") from error
+
+
+def _read_msgpack(path: Path) -> Arrays:
+    from flax.serialization import msgpack_restore
+    from flax.traverse_util import flatten_dict
+
+    try:
+        nested = msgpack_restore(path.read_bytes())
+        flat = flatten_dict(nested, sep=".")
+        return {name: np.asarray(array) for name, array in flat.items()}
+    except Exception as error:  # msgpack's own kinds of errors are many
+        raise ValueError(
+            f"expected a complete msgpack file of weights at {path}: {error or repr(error)}"
+        ) from error
+
+
+_FORMATS = (
+    _Format("model.safetensors", "model.safetensors.index.json", _read_safetensors),
+    _Format("flax_model.msgpack", "flax_model.msgpack.index.json", _read_msgpack),
+    _Format("pytorch_model.bin", "pytorch_model.bin.index.json", pickled.read),
+)
