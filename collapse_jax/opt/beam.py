@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from collapse_jax.opt import cache as caches
+from collapse_jax.opt import sampling
 from collapse_jax.opt.cache import Cache
 from collapse_jax.opt.model import Model, Params
 from collapse_jax.opt.prompts import Prompts, check_lengths
@@ -85,7 +86,7 @@ def search(
     Args:
       model, params: the network.
       prompts: what is continued.
-      beams: K.
+      beams: K; 1 is greedy search, see `sampling.sample`.
       new_tokens: S, at most.
       min_new_tokens: no hypothesis ends before it has so many.
       length_penalty: the exponent of the length in scores; above 0 prefers long hypotheses.
@@ -114,11 +115,15 @@ def search(
         raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
     if early_stopping not in _EARLY:
         raise ValueError(f"early_stopping: expected True, False or 'never', got {early_stopping!r}")
-    if 2 * beams > model.config.vocabulary:
-        raise ValueError(
-            f"beams: expected at most half of the vocabulary {model.config.vocabulary}, got {beams}"
-        )
     check_lengths(model.config, prompts, new_tokens)
+    if beams == 1:
+        key = jax.random.key(0)  # nothing is drawn
+        text = sampling.sample(
+            key, model, params, prompts, new_tokens=new_tokens, min_new_tokens=min_new_tokens,
+            temperature=0.0, repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+        scores = text.scores / text.lengths.astype(jnp.float32) ** length_penalty
+        return Hypotheses(text.tokens[:, None], text.lengths[:, None], scores[:, None])
     penalties = Penalties(
         jnp.float32(length_penalty), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
         jnp.int32(_EARLY[early_stopping]),
@@ -145,7 +150,9 @@ def _search(
 ) -> Hypotheses:
     """The search as a pure function; what compiles anew comes first."""
     read = mask.sum(axis=1, dtype=jnp.int32)
-    choose = functools.partial(_choose, model, prompts if repetitive else None, penalties)
+    # Padding did not occur: the last token stands for it, which did.
+    occurred = jnp.where(mask, prompts, prompts[:, -1:]) if repetitive else None
+    choose = functools.partial(_choose, model, occurred, penalties)
     logits, cache = caches.prefill(model, params, prompts, mask)
     state = _begin(model, len(prompts), beams, new_tokens, cache)
     state = choose(jnp.broadcast_to(logits[:, None], (len(prompts), beams, logits.shape[1])), state)
@@ -208,10 +215,10 @@ def _choose(
         logs = _repeated_less(logs, prompts, state, penalties.repetition)
     ends = jnp.arange(logs.shape[2]) == model.config.end
     logs = jnp.where(ends & (state.chosen < penalties.least), -jnp.inf, logs)
-    best, ids = top(logs, 2 * beams)
+    best, ids = top(logs, min(2 * beams, logs.shape[2]))
     scores = (state.scores[:, :, None] + best).reshape(len(best), -1)
     scores, places = jax.lax.top_k(scores, 2 * beams)  # f32[B, C], best first
-    parents = places // (2 * beams)
+    parents = places // best.shape[2]
     token = jnp.take_along_axis(ids.reshape(len(ids), -1), places, axis=1)
     length = state.chosen + 1
     ended = (token == model.config.end) | (length == new_tokens)

@@ -1,0 +1,78 @@
+"""Small models of OPT's three layouts with given weights, on our side and in transformers."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from collapse_jax.opt import config as configs
+from collapse_jax.opt import model as models
+from collapse_jax.opt.config import Config
+from collapse_jax.opt.prompts import prompts
+
+SMALL = Config(
+    vocabulary=53, hidden=32, layers=2, heads=4, inner=48, positions=48, embedding=32, dropout=0.0
+)
+# Texts end with a token that these weights find likely, so that hypotheses end at all lengths.
+LAYOUTS = {
+    "125m": dataclasses.replace(SMALL, end=42),
+    "350m": dataclasses.replace(SMALL, embedding=16, norm_before=False, final_norm=False, end=5),
+    "1.3b": dataclasses.replace(
+        SMALL, hidden=48, embedding=48, inner=64, layers=3, heads=6, end=27
+    ),
+}
+
+
+def weights(config, seed=7):
+    """Normal weights of a size at which every layer matters, the same on every machine."""
+    rng = np.random.default_rng(seed)
+    leaves, structure = jax.tree.flatten_with_path(models.shapes(config))
+    made = [
+        (path[-1].key == "scale") + 0.3 * rng.standard_normal(leaf.shape) for path, leaf in leaves
+    ]
+    return jax.tree.unflatten(structure, [array.astype(np.float32) for array in made])
+
+
+def texts(config, seed=8, lengths=(9, 6, 3)):
+    """Prompts of unlike lengths."""
+    rng = np.random.default_rng(seed)
+    return prompts(config, [rng.integers(3, config.vocabulary, length) for length in lengths])
+
+
+def twin(config, params, directory):
+    """The same model in transformers, by way of a directory that we write."""
+    from transformers import OPTForCausalLM  # not at the top: it may not be installed
+
+    from collapse_jax.opt import weights as files
+
+    files.save(directory, config, params)
+    return OPTForCausalLM.from_pretrained(directory, dtype="float32").eval()
+
+
+def twin_of_json(config):
+    """An untrained model of transformers with this shape."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    return OPTForCausalLM(OPTConfig(**configs.to_json(config))).eval()
+
+
+def generated(twin, given, **settings):
+    """What transformers generates: new tokens [B, R, S], and scores [B, R] of beams."""
+    import torch
+
+    count, length = given.tokens.shape
+    with torch.no_grad():
+        found = twin.generate(
+            torch.tensor(given.tokens.astype(np.int64)),
+            attention_mask=torch.tensor(given.mask.astype(np.int64)),
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **settings,
+        )
+    tokens = found.sequences[:, length:].numpy()
+    scores = getattr(found, "sequences_scores", None)
+    return (
+        tokens.reshape(count, -1, tokens.shape[1]),
+        None if scores is None else scores.numpy().reshape(count, -1),
+    )

@@ -1,0 +1,75 @@
+"""OPT's tokenizer on known texts, and small ones trained here."""
+
+import lzma
+import os
+from pathlib import Path
+
+import pytest
+
+from collapse_jax.opt import tokenizer as tokenizers
+
+DATA = os.environ.get("COLLAPSE_JAX_DATA")
+TEXTS = ["the cat sat on the mat", "a cat and a dog", "the dog sat"] * 20
+
+
+def published():
+    if not DATA:
+        pytest.skip("COLLAPSE_JAX_DATA is not set")
+    return tokenizers.load(Path(DATA, "opt_tokenizer"))
+
+
+def test_known_encodings():
+    opt = published()
+    assert opt.vocabulary == 50265
+    assert (opt.begin, opt.pad) == (2, 1)
+    assert opt.encode("Hello world") == [2, 31414, 232]
+    assert opt.encode("A photo of a cat") == [2, 250, 1345, 9, 10, 4758]
+    assert opt.encode("") == [2]
+    assert opt.decode([2, 31414, 232, 1, 1]) == "Hello world"
+
+
+@pytest.mark.parametrize(("split", "tokens"), [("valid", 251_049), ("test", 287_645)])
+def test_published_numbers_of_tokens(split, tokens):
+    opt = published()
+    with lzma.open(
+        Path(DATA, "wikitext-2", f"wiki.{split}.raw.xz"), "rt", encoding="utf-8"
+    ) as file:
+        rows = [line if line.strip() else "" for line in file]
+    assert sum(map(len, opt.encode_all(rows))) == tokens
+    assert opt.encode_all(rows[:40]) == [opt.encode(row) for row in rows[:40]]
+
+
+def test_trained_on_a_text():
+    small = tokenizers.train(TEXTS, 300)
+    assert 260 < small.vocabulary <= 300
+    assert (small.begin, small.pad) == (2, 1)
+    text = "the cat — sat on naïve </s> mats"
+    assert (
+        small.decode(small.encode("the cat — sat on naïve mats")) == "the cat — sat on naïve mats"
+    )
+    assert small.encode(text).count(2) == 2
+    assert len(small.encode("the cat sat")) < len("the cat sat")
+    again = tokenizers.train(TEXTS, 300)
+    assert again.encode(TEXTS[0]) == small.encode(TEXTS[0])
+
+
+def test_saved_and_loaded(tmp_path):
+    small = tokenizers.train(TEXTS, 300)
+    small.save(tmp_path / "new")
+    loaded = tokenizers.load(tmp_path / "new")
+    assert loaded.encode_all(TEXTS) == small.encode_all(TEXTS)
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(ValueError, match="vocabulary: expected at least 260, got 100"):
+        tokenizers.train(TEXTS, 100)
+    with pytest.raises(FileNotFoundError, match=r"expected a tokenizer's file at .*vocab.json"):
+        tokenizers.load(tmp_path)
+    tokenizers.train(TEXTS, 300).save(tmp_path)
+    (tmp_path / "vocab.json").write_text("{")
+    with pytest.raises(ValueError, match="expected a byte-level BPE in"):
+        tokenizers.load(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="expected the tokens </s> and <pad>"):
+        tokenizers.load(tmp_path)
