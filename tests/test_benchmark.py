@@ -20,10 +20,12 @@ from experiments.benchmarks import (
     gaussian,
     gmm,
     kde,
+    opt,
     regression,
     vae,
 )
 from experiments.error_sources import EXACT_STEPS
+from tests.small_opts import SMALL
 
 pytestmark = pytest.mark.slow  # compiling takes most of a minute
 
@@ -219,6 +221,21 @@ def test_vae():
     pytest.importorskip("torch", reason="PyTorch is not installed: its side was not run")
     cases = vae.cases(repeats=1, images=300, chains=2)
     assert_printable(cases, ["mlp", "mlp, 2 chains", "conv", "conv, 2 chains"])
+
+
+def test_opt():
+    pytest.importorskip("transformers", reason="the extra benchmark is not installed")
+    settings = {"repeats": 1, "length": 5, "memory": False}
+    assert_printable(opt.beam_cases(batches=(2, 3), config=SMALL, **settings),
+                     ["batch=2", "batch=3"])  # fmt: skip
+    assert_printable(opt.finetune_cases(batch=4, config=SMALL, **settings), ["batch=4"])
+
+
+def test_opt_without_transformers_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(opt.importlib.util, "find_spec", lambda name: None)
+    for cases in (opt.beam_cases(), opt.finetune_cases()):
+        with pytest.raises(ValueError, match="^suite: .* compares with transformers.* benchmark$"):
+            next(cases)
 
 
 def test_vae_without_pytorch_says_what_to_install(monkeypatch):

@@ -20,6 +20,7 @@ from collapse_jax.regimes import Regime
 from collapse_jax.segment import LONGEST, FusedEngine, abstract_chain
 
 RATE = "chain-generations/s"
+_MATRIX = 2048  # side of the product whose rate is taken for the machine's peak
 
 
 class Case(NamedTuple):
@@ -69,6 +70,15 @@ def interleaved(
         work()
     rounds = [[seconds(work) for work in works] for _ in range(repeats)]
     return [centre(times) for times in zip(*rounds, strict=True)]
+
+
+def peak_rate() -> float:
+    """Multiply-adds a second of a large float32 matrix product, the best of several."""
+    matrix = jnp.ones((_MATRIX, _MATRIX))
+    product = jax.jit(jnp.matmul)
+    product(matrix, matrix).block_until_ready()
+    best = min(seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
+    return _MATRIX**3 / best
 
 
 class Work(Protocol):

@@ -18,11 +18,10 @@ from collapse_jax.family import Training
 from collapse_jax.parallel import compiled
 from collapse_jax.vae import model as models
 from collapse_jax.vae import training
-from experiments.benchmarks.timing import Case, interleaved, seconds, significant
+from experiments.benchmarks.timing import Case, interleaved, peak_rate, significant
 
 _UNIT = "images/s"
 _SIDE, _HIDDEN, _LATENT = 28, 400, 20
-_MATRIX = 2048  # side of the product whose rate is taken for the machine's peak
 
 
 def cases(repeats: int = 7, images: int = 10_240, chains: int = 8) -> Iterator[Case]:
@@ -64,15 +63,6 @@ def _speed(
     yield Case("vae", f"{name}, {chains} chains", rate_of_many, rate, "one chain", _UNIT,
                {**extra, "target": ">= 0.91 (8 chains cost <= 8.8 x one)",
                 "compile_seconds": significant(many.compile_seconds)})  # fmt: skip
-
-
-def peak_rate() -> float:
-    """Multiply-adds a second of a large float32 matrix product, the best of several."""
-    matrix = jnp.ones((_MATRIX, _MATRIX))
-    product = jax.jit(jnp.matmul)
-    product(matrix, matrix).block_until_ready()
-    best = min(seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
-    return _MATRIX**3 / best
 
 
 class Ours:

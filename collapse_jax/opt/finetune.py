@@ -1,0 +1,324 @@
+r"""Fine-tuning on blocks of tokens, cut into pieces; the epoch that is best on real text is kept.
+
+The loss is the mean over a block's T - 1 predictions of -ln p(next token). Optimizer and schedule
+are optax's. A piece may be vmapped over chains, or sharded by who calls it.
+Axis legend: M blocks of the training set, N of the validation set, B of a minibatch, T tokens, V
+vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from collapse_jax import pools
+from collapse_jax.family import Metrics, Steps, Training
+from collapse_jax.opt import model as models
+from collapse_jax.opt.model import Model, Params
+
+SCHEDULES = ("constant", "linear", "cosine")
+# Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
+_PIECE = 1e12
+
+
+class Settings(NamedTuple):
+    """How a model is fine-tuned.
+
+    Attributes:
+      epochs: passes over the training set, at least 1.
+      batch: blocks of a step, B.
+      accumulate: parts of a step whose gradients are summed; divides `batch`.
+      learning_rate: AdamW's, at its largest.
+      schedule: "constant", or falling to 0 as "linear" or "cosine".
+      warmup: share of all steps in which the rate rises from 0.
+      weight_decay: of matrices and embeddings; none of biases and LayerNorm.
+      beta_1, beta_2, epsilon: AdamW's.
+      clip: the largest global norm of a gradient; 0 for any.
+      chunk: predictions whose logits are in memory at a time, and computed anew for the gradient;
+        0 for all of a part's.
+      recompute: whether the gradient computes layers anew rather than keep what they computed.
+    """
+
+    epochs: int = 5
+    batch: int = 128
+    accumulate: int = 1
+    learning_rate: float = 2e-5
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    clip: float = 1.0
+    chunk: int = 0
+    recompute: bool = False
+
+    def check(self) -> None:
+        """Raises ValueError for a setting outside its range."""
+        for name in ("epochs", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: expected one of {SCHEDULES}, got {self.schedule!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup: expected a share below 1, got {self.warmup}")
+        for name in ("weight_decay", "clip", "chunk"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+
+class Perplexity(NamedTuple):
+    """The two quantities that are called a model's perplexity on blocks of text."""
+
+    mean_of_blocks: float  # mean over blocks of exp(mean loss of the block)
+    of_corpus: float  # exp(mean loss over all predictions)
+
+
+def perplexity(losses: np.ndarray) -> Perplexity:
+    """Both perplexities from the blocks' mean losses, nats, f[N]; blocks are of equal length."""
+    losses = np.asarray(losses, np.float64)
+    return Perplexity(float(np.exp(losses).mean()), float(np.exp(losses.mean())))
+
+
+def losses(
+    model: Model,
+    params: Params,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None = None,
+    chunk: int = 0,
+    recompute: bool = False,
+) -> jax.Array:
+    """Mean loss of each block, nats a prediction.
+
+    Args:
+      model, params: the network.
+      blocks: ids i32[B, T], all of which count.
+      k_dropout: of dropout, in training.
+      chunk, recompute: see `Settings`.
+
+    Returns:
+      f32[B].
+    """
+    network = model.bind(params)
+    inputs, targets = blocks[:, :-1], blocks[:, 1:]
+    places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+    hidden = network.hidden(inputs, places, lambda layer: models.causal(None), k_dropout, recompute)
+
+    def lost(hidden: jax.Array, targets: jax.Array) -> jax.Array:
+        logits = network.logits(hidden)
+        right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - right
+
+    if not chunk:
+        return lost(hidden, targets).mean(axis=1)
+    rows, ids = hidden.reshape(-1, hidden.shape[2]), targets.reshape(-1)
+    room = -len(ids) % chunk
+    rows = jnp.pad(rows, ((0, room), (0, 0))).reshape(-1, chunk, rows.shape[1])
+    ids = jnp.pad(ids, (0, room)).reshape(-1, chunk)
+    every = jax.lax.map(lambda part: jax.checkpoint(lost)(*part), (rows, ids))
+    return every.reshape(-1)[: targets.size].reshape(targets.shape).mean(axis=1)
+
+
+def optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+    """AdamW with clipping and a schedule over so many steps."""
+    warm = round(settings.warmup * steps)
+    rest, rate = max(1, steps - warm), settings.learning_rate
+    after = {
+        "constant": lambda: optax.constant_schedule(rate),
+        "linear": lambda: optax.linear_schedule(rate, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, rest),
+    }[settings.schedule]()
+    schedule = optax.join_schedules([optax.linear_schedule(0.0, rate, max(1, warm)), after], [warm])
+    adamw = optax.adamw(
+        schedule, settings.beta_1, settings.beta_2, settings.epsilon,
+        weight_decay=settings.weight_decay, mask=_decays,
+    )  # fmt: skip
+    return optax.chain(optax.clip_by_global_norm(settings.clip), adamw) if settings.clip else adamw
+
+
+def _decays(params: Params) -> Params:
+    decayed: Params = jax.tree.map_with_path(
+        lambda path, leaf: path[-1].key in ("kernel", "embedding"), params
+    )
+    return decayed
+
+
+def step(
+    model: Model,
+    settings: Settings,
+    transformation: optax.GradientTransformation,
+    params: Params,
+    moments: Any,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None,
+) -> tuple[Params, Any, jax.Array]:
+    """One step of the optimizer.
+
+    Args:
+      model, settings, transformation: how.
+      params, moments: before it.
+      blocks: i32[B, T].
+      k_dropout: of dropout; None for none.
+
+    Returns:
+      params, moments, and the mean loss before the step, f32[].
+    """
+    parts = blocks.reshape(settings.accumulate, -1, blocks.shape[1])
+
+    def objective(params: Params, number: jax.Array, part: jax.Array) -> jax.Array:
+        key = None if k_dropout is None else jax.random.fold_in(k_dropout, number)
+        lost = losses(model, params, part, key, settings.chunk, settings.recompute)
+        return lost.mean() / settings.accumulate
+
+    of_part = functools.partial(jax.value_and_grad(objective), params)
+    if settings.accumulate == 1:
+        lost, gradient = of_part(jnp.int32(0), parts[0])
+    else:
+        nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        numbers = jnp.arange(settings.accumulate)
+        (lost, gradient), _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(*part)), None),
+            nothing,
+            (numbers, parts),
+        )
+    updates, moments = transformation.update(gradient, moments, params)
+    return optax.apply_updates(params, updates), moments, lost
+
+
+class Progress(NamedTuple):
+    """Where the fine-tuning of one chain is."""
+
+    k_orders: jax.Array  # of the order of each epoch
+    k_steps: jax.Array  # of each step's dropout
+    params: Params
+    moments: Any
+    step: jax.Array  # i32[], steps so far
+    lost: jax.Array  # f32[], sum of the present epoch's losses
+    epoch: jax.Array  # i32[], epochs whose model has been judged
+    judged: jax.Array  # i32[], parts of the validation set, for the present epoch
+    judgement: jax.Array  # f32[], sum of their losses
+    best: Params
+    best_epoch: jax.Array  # i32[]
+    best_loss: jax.Array  # f32[], on the validation set, nats a prediction
+    pool: pools.Rows  # blocks, i32[M, T]
+
+
+def steps(
+    model: Model,
+    settings: Settings,
+    blocks: int,
+    length: int,
+    validation: np.ndarray,
+    start: Callable[[Params], Params] = lambda params: params,
+) -> Steps:
+    """A family's fit: the parameters of the best epoch, and how they came about.
+
+    Args:
+      model, settings: what is fine-tuned, and how.
+      blocks, length: M and T.
+      validation: real blocks i32[N, T] that epochs are judged on.
+      start: from the parameters of the generation before to those that training starts from.
+
+    Returns:
+      Steps whose result has the metrics train_loss (of the last epoch, nats a prediction),
+      validation_loss and best_epoch.
+
+    Raises:
+      ValueError: for settings outside their range, or without validation blocks.
+    """
+    settings.check()
+    if settings.batch > blocks:
+        raise ValueError(f"batch: expected at most the {blocks} blocks, got {settings.batch}")
+    if not len(validation):
+        raise ValueError("validation: expected at least one block")
+    per_epoch = blocks // settings.batch  # a last minibatch that is not full is left out
+    transformation = optimizer(settings, settings.epochs * per_epoch)
+    work = 6 * models.multiply_adds(model.config) * length
+    piece = max(1, round(_PIECE / (work * settings.batch)))
+    size = min(settings.batch, len(validation))
+    parts = math.ceil(len(validation) / size)
+    real = jnp.asarray(np.resize(validation, (parts * size, validation.shape[1])))
+    counts = jnp.arange(parts * size) < len(validation)
+
+    def begin(key: jax.Array, params: Params, training: Training) -> Progress:
+        k_orders, k_steps = jax.random.split(key)
+        params = start(params)
+        zero = jnp.float32(0.0)
+        return Progress(
+            k_orders, k_steps, params, transformation.init(params), jnp.int32(0), zero,
+            jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
+            training.pool,
+        )  # fmt: skip
+
+    def train(carry: Progress) -> Progress:
+        order = jax.random.permutation(jax.random.fold_in(carry.k_orders, carry.epoch), blocks)
+
+        def turn(number: jax.Array, changing: Any) -> Any:
+            params, moments, lost = changing
+            begun = (number - carry.epoch * per_epoch) * settings.batch
+            chosen = jax.lax.dynamic_slice_in_dim(order, begun, settings.batch)
+            key = jax.random.fold_in(carry.k_steps, number) if model.config.dropout else None
+            params, moments, loss = step(
+                model, settings, transformation, params, moments, carry.pool.values[chosen], key
+            )
+            return params, moments, lost + loss
+
+        stop = jnp.minimum(carry.step + piece, (carry.epoch + 1) * per_epoch)
+        first = jnp.where(carry.step == carry.epoch * per_epoch, 0.0, carry.lost)
+        params, moments, lost = jax.lax.fori_loop(
+            carry.step, stop, turn, (carry.params, carry.moments, first)
+        )
+        return carry._replace(params=params, moments=moments, lost=lost, step=stop)
+
+    def judge(carry: Progress) -> Progress:
+        def turn(number: jax.Array, total: jax.Array) -> jax.Array:
+            of = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=number * size)
+            lost = losses(model, carry.params, of(real, slice_size=size), chunk=settings.chunk)
+            return total + jnp.sum(jnp.where(of(counts, slice_size=size), lost, 0.0))
+
+        trained = carry.step == (carry.epoch + 1) * per_epoch
+        stop = jnp.where(trained, jnp.minimum(carry.judged + 3 * piece, parts), carry.judged)
+        judgement = jax.lax.fori_loop(carry.judged, stop, turn, carry.judgement)
+        loss = judgement / len(validation)
+        over = trained & (stop == parts)
+        better = over & (loss < carry.best_loss)
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(better, new, old)
+
+        return carry._replace(
+            epoch=carry.epoch + over,
+            judged=jnp.where(over, 0, stop),
+            judgement=jnp.where(over, 0.0, judgement),
+            best=jax.tree.map(kept, carry.params, carry.best),
+            best_epoch=kept(carry.epoch, carry.best_epoch),
+            best_loss=kept(loss, carry.best_loss),
+        )
+
+    def done(carry: Progress) -> jax.Array:
+        return carry.epoch >= settings.epochs
+
+    def finish(carry: Progress) -> tuple[Params, Metrics]:
+        # Where no epoch was better than nothing, its losses were not finite: seen from the last.
+        never = carry.best_epoch < 0
+        params = jax.tree.map(
+            lambda best, last: jnp.where(never, last, best), carry.best, carry.params
+        )
+        return params, {
+            "train_loss": carry.lost / per_epoch,
+            "validation_loss": jnp.where(never, jnp.nan, carry.best_loss),
+            "best_epoch": carry.best_epoch.astype(jnp.float32),
+        }
+
+    return Steps(begin, lambda carry: judge(train(carry)), done, finish)
