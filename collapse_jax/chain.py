@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.family import Family, Metrics, Origin, Steps, Training
+from collapse_jax.family import Family, Metrics, Origin, Request, Steps, Training
 from collapse_jax.regimes import Parts, Regime, Sizes
 
 NEVER = -1
@@ -95,15 +95,20 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
     """Params before the first fit, D_0, and what the regime keeps of it."""
 
     def draw(k_init, k_original):
-        # D_0 may be drawn in two parts, of which one is reused for ever.
-        drawn = [
-            family.original(jax.random.fold_in(k_original, i), request)
-            for i, request in enumerate((sizes.fresh, sizes.reused))
-            if request
-        ]
-        first, last = drawn[0], drawn[-1]
-        data = first if len(drawn) == 1 else family.pools.merge(first, last, sizes.capacity)
-        return family.init(k_init), data, last
+        # Of D_0 a part may be reused for ever: drawn from it where members can be told apart (a
+        # finite population has each once), else drawn on its own.
+        k_data, k_fixed = (jax.random.fold_in(k_original, i) for i in range(2))
+        if not (sizes.fresh and sizes.reused):
+            data = fixed = family.original(k_data, sizes.fresh or sizes.reused)
+        elif family.pools.subsample is not None:
+            whole = Request(sizes.fresh.count + sizes.reused.count, sizes.capacity)
+            data = family.original(k_data, whole)
+            fixed = family.pools.subsample(k_fixed, data, *sizes.reused)
+        else:
+            fixed = family.original(k_fixed, sizes.reused)
+            data = family.original(k_data, sizes.fresh)
+            data = family.pools.merge(data, fixed, sizes.capacity)
+        return family.init(k_init), data, fixed
 
     def outputs(work, result):
         params, data, fixed = result
@@ -195,7 +200,7 @@ def conclude(
         )
     finite = all_finite((work["params"], metrics))
     crossed = {
-        name: metrics[threshold.metric] < threshold.level
+        name: finite & (metrics[threshold.metric] < threshold.level)
         for name, threshold in family.thresholds.items()
     }
     crossed["nonfinite"] = ~finite

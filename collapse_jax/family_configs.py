@@ -148,10 +148,12 @@ class VaeConfig:
     start: str = setting(
         "fresh", "Parameters before a fit: new ones, or the model before.", ("fresh", "warm")
     )
-    evaluated: int = setting(1000, "Test images, and generated ones, that metrics are taken on.")
+    test_images: int = setting(
+        360, "Random test images, and generated ones, that metrics are taken on."
+    )
     pictures: int = setting(16, "Generated images kept in the history, by generation.")
     tail: float = setting(
-        0.02, "Share of real encoder means beyond both tail quantiles, by dimension."
+        0.02, "Share of generation 0's images beyond both tail quantiles, by dimension."
     )
     chains_together: int = setting(
         1, "Chains in one batched product on CPU, where batches of chains run in turn."

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from collapse_jax.config import RunConfig
-from collapse_jax.family import Family
+from collapse_jax.family import Family, Steps
 from collapse_jax.regimes import Regime
 
 # Above this many bytes a history is kept as summaries.
@@ -64,7 +64,9 @@ def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generat
       generation: of the peak.
     """
     pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
-    fitting = min(_STATE_BYTES / max(_bytes(shapes), 1), _POOL_BYTES / max(pool, 1))
+    # A fit in steps looks at a minibatch at a time: its pool need not stay in cache.
+    in_cache = math.inf if isinstance(family.fit, Steps) else _POOL_BYTES / max(pool, 1)
+    fitting = min(_STATE_BYTES / max(_bytes(shapes), 1), in_cache)
     largest = min(_LARGEST_BATCH, max(int(fitting), 1))
     batches = -(-chains // largest)
     devices = jax.local_device_count()

@@ -170,13 +170,13 @@ def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterato
     from collapse_jax import report
     from collapse_jax.families import vae
 
-    small = vae(hidden=64, latent=8, epochs=40, batch=64, evaluated=360)
+    small = vae(hidden=64, latent=8, epochs=40, batch=64, test_images=360)
     paper = scale is _SCALES["paper"]
     yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits", with_preserve=paper)
     if not paper:
         return
     try:
-        mnist = vae("mnist", "conv", evaluated=2_000, data_dir=data_dir)
+        mnist = vae("mnist", "conv", test_images=2_000, data_dir=data_dir)
     except FileNotFoundError as missing:
         print(f"skipped: {missing}")
         yield report.Section("MNIST", f"Did not run: {missing}")

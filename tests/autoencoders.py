@@ -23,7 +23,7 @@ PLACES = {
 def weights(network):
     """Normal weights of a size at which every layer matters, the same on every machine."""
     rng = np.random.default_rng(7)
-    shapes = model.nothing(network)
+    shapes = model.zeros(network)
     return {
         layer: {
             kind: (0.05 * rng.standard_normal(shapes[layer][kind].shape)).astype(np.float32)

@@ -14,7 +14,7 @@ from tests.runs import assert_same_bits
 from tests.toys import walker
 
 TWO_ON_A_LINE = {"weights": [1, 1], "means": [[-2], [2]], "covariances": [[[1]], [[1]]]}
-SMALL_VAE = {"hidden": 8, "latent": 2, "epochs": 2, "batch": 5, "evaluated": 12, "pictures": 2}
+SMALL_VAE = {"hidden": 8, "latent": 2, "epochs": 2, "batch": 5, "test_images": 12, "pictures": 2}
 FAMILIES = {
     "gaussian exact": families.gaussian(),
     "gaussian rows": families.gaussian(sampler="rows"),

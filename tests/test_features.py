@@ -28,6 +28,19 @@ def test_frechet_distance_against_scipy(dim):
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
+def test_frechet_distance_of_features_that_depend_on_each_other():
+    one, other = clouds(4)
+    mix = np.random.default_rng(5).standard_normal((4, 10)).astype(np.float32)
+    one, other = one @ mix, 0.1 * other @ mix
+    got = features.frechet_distance(features.summary(one), features.summary(other))
+    covariances = [np.cov(x.astype(float).T, ddof=0) for x in (one, other)]
+    values = np.linalg.eigvals(covariances[0] @ covariances[1])  # rank 4 of 10: no root by Schur
+    root = np.sqrt(np.maximum(values.real, 0)).sum()
+    shift = one.mean(axis=0, dtype=float) - other.mean(axis=0, dtype=float)
+    expected = shift @ shift + np.trace(covariances[0] + covariances[1]) - 2 * root
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+
+
 def test_frechet_distance_of_points_that_never_vary():
     one, other = np.zeros((50, 4), np.float32), np.full((50, 4), 3.0, np.float32)
     distance = features.frechet_distance(features.summary(one), features.summary(other))

@@ -70,7 +70,7 @@ def test_digits_are_at_hand_with_every_class_on_both_sides():
         ("train-images-idx3-ubyte", idx(0x803, 6, 4, 4)[:-1], ("expected 96 bytes", "got 95")),
         ("train-images-idx3-ubyte", b"\0\0", ("magic number",)),
         ("train-images-idx3-ubyte", idx(0x803, 6, 4, 3), ("square images", "4x3")),
-        ("train-images-idx3-ubyte", idx(0x803, 0, 4, 4), ("expected 0 bytes",)),
+        ("train-images-idx3-ubyte", idx(0x803, 0, 4, 4), ("expected entries", "got none")),
         ("t10k-labels-idx1-ubyte", idx(0x801, 3), ("2 images", "got 3")),
         ("t10k-images-idx3-ubyte", idx(0x803, 2, 2, 2), ("one size", "16 and 4 pixels")),
     ],

@@ -21,7 +21,7 @@ def ours(name):
 
     def total(params):
         parts = model.terms(network, params, noise, images, "bernoulli")
-        return jnp.sum(parts.reconstruction + parts.divergence)
+        return jnp.sum(parts.reconstruction + parts.kl)
 
     @jax.jit
     def everything(params):
@@ -69,8 +69,8 @@ def test_goldens_are_what_pytorch_computes(name):
 
 
 def test_parameter_counts():
-    assert model.parameters(NETWORKS["conv"]) == 647_081  # the paper's
-    assert model.parameters(NETWORKS["mlp"]) == 784 * 400 + 400 + 2 * (400 * 20 + 20) + (
+    assert model.parameter_count(NETWORKS["conv"]) == 647_081  # the paper's
+    assert model.parameter_count(NETWORKS["mlp"]) == 784 * 400 + 400 + 2 * (400 * 20 + 20) + (
         20 * 400 + 400 + 400 * 784 + 784
     )
 
@@ -95,7 +95,7 @@ def test_the_divergence_is_the_mean_of_log_ratios():
     log_p = -0.5 * (draws**2).sum(axis=-1)
     ratios = log_q - log_p
     expected, error = ratios.mean(axis=0), ratios.std(axis=0) / len(draws) ** 0.5
-    got = model.divergence(jnp.asarray(mean, jnp.float32), jnp.asarray(log_variance, jnp.float32))
+    got = model.kl(jnp.asarray(mean, jnp.float32), jnp.asarray(log_variance, jnp.float32))
     assert np.all(np.abs(got - expected) < 4 * error)
 
 
@@ -118,8 +118,8 @@ def test_generated_pixels_are_means_or_draws_of_them():
     network = model.perceptron(side=4, hidden=5, latent=2)
     params = jax.tree.map(lambda x: 5.0 * x, network.init(jax.random.key(1)))
     codes = jax.random.normal(jax.random.key(3), (4000, 2))
-    means = model.images(network, params, codes, None)
-    drawn = model.images(network, params, codes, jax.random.key(4))
+    means = model.means(network, params, codes)
+    drawn = model.pixels(means, jax.random.key(4))
     assert set(np.unique(drawn)) == {0.0, 1.0}
     error = np.sqrt(np.sum(means * (1 - means), axis=0)) / 4000  # of the draws' mean, given means
     assert np.all(np.abs(drawn.mean(axis=0) - means.mean(axis=0)) < 4 * error)

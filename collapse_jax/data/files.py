@@ -2,9 +2,9 @@
 
 import gzip
 import hashlib
+import http.client
 import lzma
 import os
-import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,6 +17,10 @@ DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
 }
 _CHUNK = 1 << 16  # bytes
+# Out of reach, cut off, damaged, or not the published file.
+_BAD_DOWNLOAD = (
+    OSError, http.client.HTTPException, EOFError, zlib.error, lzma.LZMAError, ValueError,
+)  # fmt: skip
 
 
 def data_dir(override: str | os.PathLike[str] | None = None) -> Path:
@@ -83,7 +87,7 @@ def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None])
             raw = _download(source, target.name)
             unpack = DECOMPRESS.get(target.suffix)
             verify(unpack(raw) if unpack else raw)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        except _BAD_DOWNLOAD as error:
             reason = getattr(error, "reason", None) or error
             problems.append(f"{source}: {reason}")
             continue

@@ -179,7 +179,9 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     header = 4 + 4 * dims
     shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, header, 4)]
     size = int(np.prod(shape, dtype=np.int64))
-    if len(raw) != header + size or not size:
+    if not size:
+        raise ValueError(f"expected entries in {path}, got none")
+    if len(raw) != header + size:
         raise ValueError(
             f"expected {size:,} bytes of {' x '.join(map(str, shape))} entries after the header of "
             f"{path}, got {max(len(raw) - header, 0):,}; copy or fetch it again"

@@ -52,14 +52,16 @@ def frechet_distance(one: Summary, other: Summary) -> jax.Array:
     root is the nuclear norm of $L_1^T L_2$ for any factors $\Sigma = L L^T$ (Dowson & Landau 1982).
     Covariances get a ridge of 1e-6 of their mean variance.
     """
-    factors = []
-    for each in (one, other):
-        dim = each.mean.shape[0]
-        ridge = _RIDGE * jnp.trace(each.covariance) / dim + 1e-12
-        factors.append(matrices.cholesky(each.covariance + ridge * jnp.eye(dim)))
+    covariances = [_regular(each.covariance) for each in (one, other)]
+    factors = [matrices.cholesky(covariance) for covariance in covariances]
     root = matrices.nuclear_norm(factors[0].T @ factors[1])
-    total = jnp.trace(one.covariance) + jnp.trace(other.covariance) - 2.0 * root
+    total = jnp.trace(covariances[0]) + jnp.trace(covariances[1]) - 2.0 * root
     return jnp.maximum(jnp.sum((one.mean - other.mean) ** 2) + total, 0.0)
+
+
+def _regular(covariance: jax.Array) -> jax.Array:
+    dim = covariance.shape[0]
+    return covariance + (_RIDGE * jnp.trace(covariance) / dim + 1e-12) * jnp.eye(dim)
 
 
 def manifold(points: jax.Array, neighbours: int = NEIGHBOURS) -> Manifold:
@@ -78,8 +80,8 @@ def neighbourhoods(original: Manifold, sample: Manifold, k: int = NEIGHBOURS) ->
     member (Naeem et al., arXiv 2002.09797). A point on the edge of a ball is outside.
 
     Args:
-      original, sample: their points and radii for the same k.
-      k: neighbours.
+      original, sample: their points, and radii for this k.
+      k: neighbours that the radii reach, which density is counted in.
     """
     distances = _squared_distances(original.points, sample.points)  # f32[n, m]
     inside = distances < original.radii[:, None]

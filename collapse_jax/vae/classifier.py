@@ -23,7 +23,7 @@ class Classifier(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def train(name: str, data_dir: str | None) -> tuple[Classifier, float]:
-    """Scikit-learn's multilayer perceptron on at most 20,000 training images, by Adam.
+    """Scikit-learn's multilayer perceptron on at most 20,000 random training images, by Adam.
 
     Ten epochs; more where there are few images.
 
@@ -32,23 +32,34 @@ def train(name: str, data_dir: str | None) -> tuple[Classifier, float]:
 
     Returns:
       The classifier, and the share of test images that it gets right.
+
+    Raises:
+      ValueError: if the images are all of one class.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     images = load_images(name, data_dir)
-    epochs = max(_EPOCHS, -(-_LEAST_SEEN // len(images.train)))
-    batch = min(_BATCH, len(images.train))
+    if len(classes(images)) < 2:
+        raise ValueError(
+            f"dataset: expected images of two classes or more, got one in {images.title}"
+        )
+    chosen = np.random.default_rng(0).permutation(len(images.train))[:_IMAGES]
+    epochs = max(_EPOCHS, -(-_LEAST_SEEN // len(chosen)))
+    batch = min(_BATCH, len(chosen))
     learner = MLPClassifier((_HIDDEN,), max_iter=epochs, random_state=0, batch_size=batch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after its epochs
-        learner.fit(images.train[:_IMAGES] / np.float32(255), images.train_labels[:_IMAGES])
+        learner.fit(images.train[chosen] / np.float32(255), images.train_labels[chosen])
     right = learner.score(images.test / np.float32(255), images.test_labels)
     layers = [
         (np.asarray(weights, np.float32), np.asarray(bias, np.float32))
         for weights, bias in zip(learner.coefs_, learner.intercepts_, strict=True)
     ]
-    return Classifier(*layers), float(right)
+    hidden, (to_output, output_bias) = layers
+    if len(output_bias) == 1:  # two classes: the log-odds of the second
+        to_output, output_bias = np.pad(to_output, [(0, 0), (1, 0)]), np.pad(output_bias, (1, 0))
+    return Classifier(hidden, (to_output, output_bias)), float(right)
 
 
 def classes(images: ImageSet) -> np.ndarray:

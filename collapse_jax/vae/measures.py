@@ -28,7 +28,7 @@ class Anchor(NamedTuple):
     encoder: Params  # of generation 0
     manifold: features.Manifold  # of real test images in the encoder's mean
     summary: features.Summary
-    lower: jax.Array  # f32[L], quantiles of the real images' means
+    lower: jax.Array  # f32[L], tail quantiles of the encoder's mean on generation 0's images
     upper: jax.Array  # f32[L]
     classifier: Classifier
 
@@ -42,7 +42,7 @@ class Measures(NamedTuple):
       pictures: generated images that are kept.
       draws: whether generated pixels are Bernoulli draws.
       reconstruction: "bernoulli" or "gaussian".
-      tail: share of the real images' means beyond both quantiles together, by dimension.
+      tail: share of generation 0's images beyond both tail quantiles together, by dimension.
     """
 
     model: Model
@@ -52,15 +52,20 @@ class Measures(NamedTuple):
     reconstruction: str
     tail: float
 
-    def anchor(self, params: Params, judge: Classifier) -> Anchor:
-        """Of generation 0's parameters."""
-        points = self._codes(params, from_bytes(jnp.asarray(self.test)))
+    def anchor(self, key: jax.Array, params: Params, judge: Classifier) -> Anchor:
+        """Of generation 0's parameters.
+
+        The tails are those of what generation 0 generates: a decoder's means lie closer together
+        than real images, and collapse is what later generations lose.
+        """
+        real = self._encode(params, from_bytes(jnp.asarray(self.test)))
+        generated = self._encode(params, self.generate(key, params, len(self.test)))
         levels = jnp.array([self.tail / 2, 1 - self.tail / 2])
-        lower, upper = jnp.quantile(points, levels, axis=0)
+        lower, upper = jnp.quantile(generated, levels, axis=0)
         return Anchor(
             params,
-            features.manifold(points),
-            features.summary(points),
+            features.manifold(real),
+            features.summary(real),
             lower,
             upper,
             jax.tree.map(jnp.asarray, judge),
@@ -69,17 +74,19 @@ class Measures(NamedTuple):
     def measure(self, key: jax.Array, params: Params, anchor: Anchor) -> Metrics:
         """All metrics but those of the fit itself."""
         k_test, k_generate = jax.random.split(key)
-        lost, divergence = self._bound(k_test, params)
-        images = self.generate(k_generate, params, len(self.test))
-        points = self._codes(anchor.encoder, images)
+        reconstruction, kl = self._bound(k_test, params)
+        means, images = self._generate(k_generate, params, len(self.test))
+        points = self._encode(anchor.encoder, images)
         near = features.neighbourhoods(anchor.manifold, features.manifold(points))
-        shares = classifier.shares(anchor.classifier, images)
+        # Comparisons know no NaN: images of a model that diverged are in no class and in no tail.
+        known = jnp.where(jnp.all(jnp.isfinite(means)), 1.0, jnp.nan)
+        shares = known * classifier.shares(anchor.classifier, images)
         outside = (points < anchor.lower) | (points > anchor.upper)
-        variance = jnp.mean(jnp.var(images, axis=0))
+        variance = jnp.mean(jnp.var(means, axis=0))
         found = {
-            "test_elbo": -jnp.mean(lost + divergence),
-            "test_reconstruction": jnp.mean(lost),
-            "test_kl": jnp.mean(divergence),
+            "test_elbo": -jnp.mean(reconstruction + kl),
+            "test_reconstruction": jnp.mean(reconstruction),
+            "test_kl": jnp.mean(kl),
             "latent_density": _density(points),
             "latent_sd": jnp.std(points),
             "frechet_distance": features.frechet_distance(anchor.summary, features.summary(points)),
@@ -88,7 +95,7 @@ class Measures(NamedTuple):
             "class_entropy": -jnp.sum(jax.scipy.special.xlogy(shares, shares)),
             "pixel_variance": variance,
             "log_variance": jnp.log(variance + 1e-30),
-            "tail_mass": jnp.mean(outside.astype(jnp.float32)),
+            "tail_mass": known * jnp.mean(outside.astype(jnp.float32)),
         }
         if self.pictures:
             found["picture"] = images[: self.pictures]
@@ -96,15 +103,20 @@ class Measures(NamedTuple):
 
     def generate(self, key: jax.Array, params: Params, count: int) -> jax.Array:
         """Images of codes from the prior, f32[count, pixel]."""
-        codes = jax.random.normal(key, (count, self.model.latent))
+        return self._generate(key, params, count)[1]
+
+    def _generate(self, key: jax.Array, params: Params, count: int) -> tuple[jax.Array, jax.Array]:
+        """The decoder's means and, maybe drawn from them, the images; f32[count, pixel] each."""
+        k_codes, k_pixels = jax.random.split(key)
+        codes = jax.random.normal(k_codes, (count, self.model.latent))
 
         def chunk(number: jax.Array) -> jax.Array:
-            k_pixels = jax.random.fold_in(key, number) if self.draws else None
-            return models.images(self.model, params, _part(codes, number), k_pixels)
+            return models.means(self.model, params, _part(codes, number))
 
-        return _chunked(chunk, count)
+        means = _chunked(chunk, count)
+        return means, models.pixels(means, k_pixels if self.draws else None)
 
-    def _codes(self, encoder: Params, images: jax.Array) -> jax.Array:
+    def _encode(self, encoder: Params, images: jax.Array) -> jax.Array:
         """The encoder's mean, f32[B, L]."""
 
         def chunk(number: jax.Array) -> jax.Array:
@@ -190,11 +202,11 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
             nonnegative=True,
         ),
         "pixel_variance": Metric(
-            "variance of a pixel over generated images, mean over pixels", "white^2",
+            "variance of a pixel's mean over generated images, mean over pixels", "white^2",
             (), 0.01, 1.0, nonnegative=True,
         ),
         "log_variance": Metric("log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2),
-        "tail_mass": share("share of encoder means beyond the real images' tail quantiles"),
+        "tail_mass": share("share of encoder means beyond generation 0's tail quantiles"),
     }  # fmt: skip
     if pictures:
         found["picture"] = share("a generated image", "white", ("image", "pixel"))

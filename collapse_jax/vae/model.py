@@ -26,7 +26,7 @@ class Terms(NamedTuple):
     """The two terms of the negative evidence lower bound, by image, nats."""
 
     reconstruction: jax.Array  # f32[B]
-    divergence: jax.Array  # f32[B], KL(q(z | x) || N(0, I))
+    kl: jax.Array  # f32[B], KL(q(z | x) || N(0, I))
 
 
 class Model(NamedTuple):
@@ -105,12 +105,12 @@ def _model(name: str, side: int, latent: int, build: Callable[[nnx.Rngs], _Autoe
     return Model(name, side * side, latent, init, encode, decode)
 
 
-def nothing(model: Model) -> Params:
+def zeros(model: Model) -> Params:
     """Parameters before the first fit, which starts without them."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(model))
 
 
-def parameters(model: Model) -> int:
+def parameter_count(model: Model) -> int:
     """How many numbers a model has to learn."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_shapes(model)))
 
@@ -140,19 +140,19 @@ def terms(
       noise: of the draw, standard normal f32[B, L].
       images: f32[B, D] in [0, 1].
       reconstruction: "bernoulli", $-\sum_i x_i \ln \hat x_i + (1 - x_i) \ln(1 - \hat x_i)$ as in
-        the paper, or "gaussian", $\frac12 \sum_i (x_i - \hat x_i)^2$ (unit variance, up to a
-        constant).
+        the paper, or "gaussian", $\frac12 \sum_i (x_i - \hat x_i)^2$ (unit variance, without the
+        constant $\frac D2 \ln 2\pi$).
     """
     mean, log_variance = model.encode(params, images)
     logits = model.decode(params, mean + jnp.exp(0.5 * log_variance) * noise)
     if reconstruction == "bernoulli":
-        lost = jnp.sum(jax.nn.softplus(logits) - images * logits, axis=1)
+        loss = jnp.sum(jax.nn.softplus(logits) - images * logits, axis=1)
     else:
-        lost = 0.5 * jnp.sum((images - jax.nn.sigmoid(logits)) ** 2, axis=1)
-    return Terms(lost, divergence(mean, log_variance))
+        loss = 0.5 * jnp.sum((images - jax.nn.sigmoid(logits)) ** 2, axis=1)
+    return Terms(loss, kl(mean, log_variance))
 
 
-def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+def kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     r"""$KL(N(\mu, \sigma^2) || N(0, I)) = \frac12 \sum (\mu^2 + \sigma^2 - 1 - \ln \sigma^2)$.
 
     Args:
@@ -164,18 +164,13 @@ def divergence(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance, axis=1)
 
 
-def images(model: Model, params: Params, codes: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Images of given codes.
+def means(model: Model, params: Params, codes: jax.Array) -> jax.Array:
+    """The decoder's means of pixels at codes f32[B, L]: f32[B, D] in (0, 1)."""
+    return jax.nn.sigmoid(model.decode(params, codes))
 
-    Args:
-      model, params: of the decoder.
-      codes: f32[B, L].
-      key: of pixels as Bernoulli draws; None for the decoder's means.
 
-    Returns:
-      f32[B, D] in [0, 1].
-    """
-    means = jax.nn.sigmoid(model.decode(params, codes))
+def pixels(means: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Images from a decoder's means: Bernoulli draws of each pixel, or the means if key is None."""
     return means if key is None else jax.random.bernoulli(key, means).astype(jnp.float32)
 
 

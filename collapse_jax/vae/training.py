@@ -23,9 +23,9 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
 }
-# Operations of a piece of training, forward and backward, about: one or two seconds of two cores,
-# so that a signal is answered within seconds and calls cost nothing.
-_PIECE = 1e11
+# Multiply-adds of a piece of training, forward and backward, of one chain: about two seconds of two
+# cores. A signal is answered after one piece of all chains of a batch, and calls cost nothing.
+_PIECE = 5e10
 
 
 class Settings(NamedTuple):
@@ -56,13 +56,13 @@ class Settings(NamedTuple):
     chains_together: int = 1
 
 
-class Progress(NamedTuple):
+class TrainState(NamedTuple):
     """Where the training of one chain is."""
 
     k_orders: jax.Array  # of the order of each epoch
     k_steps: jax.Array  # of each minibatch
     params: Params
-    moments: Any  # the optimizer's state
+    opt_state: Any  # the optimizer's state
     step: jax.Array  # i32[], minibatches so far
     loss: jax.Array  # f32[], summed over the images of the present epoch, nats
     pool: pools.LiveRows
@@ -72,10 +72,10 @@ class Progress(NamedTuple):
 def steps(model: Model, settings: Settings) -> Steps:
     """A family's fit: parameters and the metric train_loss, from a pool of `LiveRows`."""
     optimizer = _optimizer(settings)
-    work = 6 * models.multiply_adds(model)  # of an image, forward and backward
+    work = 3 * models.multiply_adds(model)  # of an image: forward, and twice that backward
     piece = max(1, round(_PIECE / work / settings.batch))
 
-    def begin(key: jax.Array, params: Params, training: Training) -> Progress:
+    def begin(key: jax.Array, params: Params, training: Training) -> TrainState:
         k_init, k_orders, k_steps = jax.random.split(key, 3)
         if settings.start == "fresh" or training.teacher is None:
             params = model.init(k_init)
@@ -84,7 +84,7 @@ def steps(model: Model, settings: Settings) -> Steps:
             alive = all_finite(training.teacher)
             params = jax.tree.map(lambda leaf: jnp.where(alive, leaf, jnp.nan), params)
         fixed, live = training.pool
-        return Progress(
+        return TrainState(
             k_orders,
             k_steps,
             params,
@@ -96,7 +96,7 @@ def steps(model: Model, settings: Settings) -> Steps:
         )
 
     @functools.partial(in_turn, together=settings.chains_together)
-    def advance(carry: Progress) -> tuple[Any, ...]:
+    def advance(carry: TrainState) -> tuple[Any, ...]:
         length, size = _epoch(carry.pool, settings.batch)
         epoch, within = carry.step // length, carry.step % length
         order = _order(jax.random.fold_in(carry.k_orders, epoch), carry.pool, size, settings.batch)
@@ -104,36 +104,35 @@ def steps(model: Model, settings: Settings) -> Steps:
         end = jnp.minimum(carry.step + piece, (epoch + 1) * length)
 
         def turn(step: jax.Array, changing: Any) -> Any:
-            params, moments, loss = changing
-            key = jax.random.fold_in(carry.k_steps, step)
-            noise, codes = jax.random.normal(key, (2, settings.batch, model.latent))
+            params, opt_state, loss = changing
+            k_normals, k_pixels = jax.random.split(jax.random.fold_in(carry.k_steps, step))
+            noise, codes = jax.random.normal(k_normals, (2, settings.batch, model.latent))
             start = (step - epoch * length) * settings.batch
             chosen = jax.lax.dynamic_slice_in_dim(order, start, settings.batch)
             there = start + jnp.arange(settings.batch) < size
-            k_pixels = jax.random.fold_in(key, 0) if settings.draws else None
-            images = _images(model, carry, chosen, codes, k_pixels)
+            images = _images(model, carry, chosen, codes, k_pixels if settings.draws else None)
 
             def objective(params: Params) -> tuple[jax.Array, jax.Array]:
                 parts = models.terms(model, params, noise, images, settings.reconstruction)
-                summed = parts.reconstruction + settings.kl_weight * parts.divergence
+                summed = parts.reconstruction + settings.kl_weight * parts.kl
                 total = jnp.sum(jnp.where(there, summed, 0.0))
                 return total, total
 
             gradient, total = jax.grad(objective, has_aux=True)(params)
-            updates, moments = optimizer.update(gradient, moments, params)
-            return optax.apply_updates(params, updates), moments, loss + total
+            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, loss + total
 
-        changing = (carry.params, carry.moments, first)
+        changing = (carry.params, carry.opt_state, first)
         return end, *jax.lax.fori_loop(carry.step, end, turn, changing)
 
-    def advance_all(carry: Progress) -> Progress:
-        step, params, moments, loss = advance(carry)
-        return carry._replace(step=step, params=params, moments=moments, loss=loss)
+    def advance_all(carry: TrainState) -> TrainState:
+        step, params, opt_state, loss = advance(carry)
+        return carry._replace(step=step, params=params, opt_state=opt_state, loss=loss)
 
-    def done(carry: Progress) -> jax.Array:
+    def done(carry: TrainState) -> jax.Array:
         return carry.step >= settings.epochs * _epoch(carry.pool, settings.batch)[0]
 
-    def finish(carry: Progress) -> tuple[Params, Metrics]:
+    def finish(carry: TrainState) -> tuple[Params, Metrics]:
         size = _epoch(carry.pool, settings.batch)[1]
         return carry.params, {"train_loss": carry.loss / size.astype(jnp.float32)}
 
@@ -162,7 +161,7 @@ def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) ->
 
 def _images(
     model: Model,
-    carry: Progress,
+    carry: TrainState,
     chosen: jax.Array,
     codes: jax.Array,
     k_pixels: jax.Array | None,
@@ -171,7 +170,7 @@ def _images(
     values = carry.pool.fixed.values
     if carry.teacher is None:
         return from_bytes(values[chosen])
-    drawn = models.images(model, carry.teacher, codes, k_pixels)
+    drawn = models.pixels(models.means(model, carry.teacher, codes), k_pixels)
     if values.shape[0] == 0:
         return drawn
     fixed = from_bytes(values[jnp.minimum(chosen, values.shape[0] - 1)])

@@ -85,7 +85,7 @@ class Ours:
 
         def begin(key: jax.Array) -> Any:
             pool = pools.LiveRows(pools.Rows(values, images), jnp.zeros(0, bool))
-            return steps.begin(key, models.nothing(self.model), Training(pool))
+            return steps.begin(key, models.zeros(self.model), Training(pool))
 
         self._advance = compiled(jax.vmap(steps.advance))
         self._carry = compiled(jax.vmap(begin))(keys)
