@@ -99,7 +99,9 @@ def class_shares(summary: xr.Dataset) -> Figure:
     )
     x = drawing.generations(ax, summary)
     labels = summary["class"].values
-    for label, colour in zip(labels, matplotlib.colormaps["tab10"](np.arange(10)), strict=False):
+    palette = matplotlib.colormaps["tab10" if len(labels) <= 10 else "nipy_spectral"]
+    places = np.arange(10) if len(labels) <= 10 else np.linspace(0, 1, len(labels))
+    for label, colour in zip(labels, palette(places[: len(labels)]), strict=True):
         at = summary.sel({"class": label})
         low, high = (
             drawing.y(at["class_share_quantile"].sel(quantile=level).values)

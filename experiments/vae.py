@@ -6,8 +6,8 @@ until the digits are one blur. `quick` (8x8 digits, a perceptron):
 
   python -m experiments.vae --flagfile=experiments/presets/vae_quick.flags --workdir=runs/vae
 
-The paper's settings (MNIST, the convolutional model, 30 epochs, 20 generations, 5 chains): 180
-million images, which two cores need days for; it is meant for a GPU or TPU, and can be interrupted:
+The paper's settings (MNIST, the convolutional model, 30 epochs, generations 0 to 20, 5 chains): 189
+million images, for which two cores need three days; meant for a GPU or TPU, interrupted at will:
 
   python -m experiments.vae --flagfile=experiments/presets/vae_paper.flags --workdir=runs/vae_paper
 """
@@ -36,6 +36,8 @@ def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
     }
     if "picture" in result.history:
         figures["picture"] = digit_figures.grids(result.history, generations)
+    else:
+        print("  no pictures are drawn: they need keep=chains and pictures above 0")
     return figures
 
 

@@ -1,8 +1,10 @@
 """Small models of OPT's three layouts with given weights, on our side and in transformers."""
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.opt import config as configs
@@ -37,6 +39,16 @@ def texts(config, seed=8, lengths=(9, 6, 3)):
     """Prompts of unlike lengths."""
     rng = np.random.default_rng(seed)
     return prompts(config, [rng.integers(3, config.vocabulary, length) for length in lengths])
+
+
+@functools.cache
+def _compiled(config):
+    return jax.jit(lambda params, tokens: models.model(config).bind(params)(tokens))
+
+
+def log_shares(config, params, tokens):
+    """Log-probabilities of the next token after each place of unpadded texts [B, S]."""
+    return np.asarray(jax.nn.log_softmax(_compiled(config)(params, jnp.asarray(tokens))))
 
 
 def twin(config, params, directory):

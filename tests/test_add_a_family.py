@@ -39,6 +39,7 @@ def assert_mean(values, expected):
     assert np.all(np.abs(values.mean(axis=0) - expected) < 4.0 * error)
 
 
+@pytest.mark.slow
 def test_replace_follows_the_closed_form(guide):
     log_mean = history_of(guide.exponential(mean=3.0), regimes.replace(M))["log_mean"].values
     fits = np.arange(1, GENERATIONS + 1)
@@ -69,7 +70,7 @@ def test_steps_reach_the_same_fit(guide):
 
 
 @pytest.mark.multidevice
-@pytest.mark.parametrize("in_steps", [False, True])
+@pytest.mark.parametrize("in_steps", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_conformance(guide, in_steps, monkeypatch):
     monkeypatch.setitem(conformance.FAMILIES, "exponential", guide.exponential(in_steps=in_steps))
     conformance.test_promises("exponential", "replace")

@@ -336,3 +336,18 @@ def test_a_run_says_nothing_but_its_progress(tmp_path):
     for name in ("config.json", "summary.csv"):
         one, two = ((tmp_path / run / name).read_text() for run in ("run", "other"))
         assert one == two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_presets_of_autoencoders_draw_their_figures(preset, tmp_path):
+    """The flag files as they are, but for what makes them long."""
+    result = command(
+        "-m", "experiments.vae", f"--flagfile=experiments/presets/vae_{preset}.flags",
+        "--dataset=digits", "--samples=130", "--batch=64", "--epochs=1", "--generations=2",
+        "--test_images=60", f"--workdir={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "right on 9" in result.stdout  # the classifier's share of test images, in percent
+    for name in ("picture", "latent_density", "class_share"):
+        assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5_000

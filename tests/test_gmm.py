@@ -103,6 +103,7 @@ def test_rows_far_from_the_origin_are_fitted_as_those_near_it():
     np.testing.assert_allclose(far.means - np.float32(1e7), near.means, atol=1.0)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_fitted_is_flagged():
     point = {"weights": [1.0], "means": [[1000.0]], "covariances": [[[1e-12]]]}  # in float32
     family = gmm(components=1, truth=point, regularisation=0.0)

@@ -13,7 +13,7 @@ import pytest
 from collapse_jax.opt import beam
 from collapse_jax.opt import model as models
 from collapse_jax.opt.prompts import prompts
-from tests.small_opts import LAYOUTS, SMALL, generated, texts, twin, weights
+from tests.small_opts import LAYOUTS, SMALL, generated, log_shares, texts, twin, weights
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "opt.json").read_text())
 NEW = 8
@@ -115,7 +115,6 @@ def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_pat
 
 def enumerated(config, params, prompt, new, penalty):
     """Every text of at most `new` tokens that ends or is full, with its score; best first."""
-    bind = models.model(config).bind(params)
     inner = [v for v in range(config.vocabulary) if v != config.end]
     found = []
     for length in range(1, new + 1):
@@ -126,8 +125,8 @@ def enumerated(config, params, prompt, new, penalty):
             for last in lasts
         ]  # fmt: skip
         whole = np.array([[*prompt, *row] for row in rows])
-        logs = jax.nn.log_softmax(bind(jnp.asarray(whole))[:, len(prompt) - 1 : -1])
-        chosen = np.take_along_axis(np.asarray(logs), np.array(rows)[:, :, None], axis=2)
+        logs = log_shares(config, params, whole)[:, len(prompt) - 1 : -1]
+        chosen = np.take_along_axis(logs, np.array(rows)[:, :, None], axis=2)
         scores = chosen.sum(axis=(1, 2)) / length**penalty
         found += list(zip(scores.tolist(), rows, strict=True))
     return sorted(found, key=lambda pair: -pair[0])

@@ -99,6 +99,7 @@ def test_decoding_step_by_step_is_reading_at_once():
     np.testing.assert_allclose(found, whole[:, -1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_recomputed_gradients_and_many_chains_are_the_same():
     config = SMALL
     model, given = models.model(config), texts(config, lengths=(6, 6))

@@ -33,8 +33,8 @@ def run(workdir=None, family=FAMILY, regime=REGIME, **settings):
 @pytest.mark.parametrize(
     "steps",
     [
-        [{"generations": 14}],
-        [{"chains": 12}],
+        pytest.param([{"generations": 14}], marks=pytest.mark.slow),
+        pytest.param([{"chains": 12}], marks=pytest.mark.slow),
         [{"chains": 12}, {"chains": 12, "generations": 14}, {"chains": 20, "generations": 14}],
         [{"chains": 10, "generations": 12}],  # the last batch is not full
     ],

@@ -6,10 +6,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from collapse_jax.vae import model
-from tests.autoencoders import NETWORKS, PLACES, inputs, weights
+from collapse_jax.vae import model, training
+from experiments.benchmarks.vae import twin
+from tests.autoencoders import NETWORKS, PLACES, inputs, load_into, weights
 
 GOLDENS = json.loads(Path(__file__).with_name("goldens").joinpath("vae.json").read_text())
 
@@ -66,6 +68,46 @@ def test_goldens_are_what_pytorch_computes(name):
     from tests.goldens.make_vae import outputs
 
     assert_equal(outputs(name), GOLDENS[name])
+
+
+@pytest.mark.slow
+def test_steps_are_those_of_pytorchs_adam(monkeypatch):
+    """Its weight decay is L2: added to the gradient of the summed loss."""
+    torch = pytest.importorskip("torch", reason="the extra benchmark is not installed")
+    network, images_and_noise = NETWORKS["mlp"], inputs()
+    module, loss = twin("mlp")
+    load_into(module, "mlp", weights(network))
+    images, noise = (torch.tensor(array) for array in images_and_noise)
+    monkeypatch.setattr(torch, "randn_like", lambda mean: noise)
+    peer = torch.optim.Adam(module.parameters(), lr=1e-3, weight_decay=0.1)
+    theirs = []
+    for _ in range(6):
+        peer.zero_grad()
+        total = loss(images)
+        total.backward()
+        peer.step()
+        theirs.append(float(total.detach()))
+
+    optimizer = training.optimizer(training.Settings(learning_rate=1e-3, weight_decay=0.1))
+
+    @jax.jit
+    def step(params, state):
+        def total(params):
+            parts = model.terms(network, params, noise, images, "bernoulli")
+            return jnp.sum(parts.reconstruction + parts.kl)
+
+        value, gradient = jax.value_and_grad(total)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    images, noise = map(jnp.asarray, images_and_noise)
+    params = jax.tree.map(jnp.asarray, weights(network))
+    state, losses = optimizer.init(params), []
+    for _ in range(6):
+        params, state, value = step(params, state)
+        losses.append(float(value))
+    np.testing.assert_allclose(losses, theirs, rtol=2e-5)
+    assert theirs[-1] < 0.98 * theirs[0]
 
 
 def test_parameter_counts():

@@ -71,7 +71,7 @@ class TrainState(NamedTuple):
 
 def steps(model: Model, settings: Settings) -> Steps:
     """A family's fit: parameters and the metric train_loss, from a pool of `LiveRows`."""
-    optimizer = _optimizer(settings)
+    rule = optimizer(settings)
     work = 3 * models.multiply_adds(model)  # of an image: forward, and twice that backward
     piece = max(1, round(_PIECE / work / settings.batch))
 
@@ -88,7 +88,7 @@ def steps(model: Model, settings: Settings) -> Steps:
             k_orders,
             k_steps,
             params,
-            optimizer.init(params),
+            rule.init(params),
             jnp.int32(0),
             jnp.float32(0.0),
             pools.LiveRows(fixed._replace(count=jnp.int32(fixed.count)), live),
@@ -119,7 +119,7 @@ def steps(model: Model, settings: Settings) -> Steps:
                 return total, total
 
             gradient, total = jax.grad(objective, has_aux=True)(params)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            updates, opt_state = rule.update(gradient, opt_state, params)
             return optax.apply_updates(params, updates), opt_state, loss + total
 
         changing = (carry.params, carry.opt_state, first)
@@ -139,7 +139,8 @@ def steps(model: Model, settings: Settings) -> Steps:
     return Steps(begin, advance_all, done, finish)
 
 
-def _optimizer(settings: Settings) -> optax.GradientTransformation:
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """The rule of a step, whose gradients are those of the loss summed over a minibatch."""
     step = OPTIMIZERS[settings.optimizer](settings.learning_rate)
     return optax.chain(optax.add_decayed_weights(settings.weight_decay), step)
 
