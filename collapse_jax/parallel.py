@@ -37,3 +37,29 @@ def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
         options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
         return jax.jit(precise, compiler_options=options, donate_argnums=donate)
     return jax.jit(precise, donate_argnums=donate)
+
+
+def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `compiled`, but arrays that the function closes over are handed to the program.
+
+    A program would hold them as text: a model's weights or a data set are then compiled, for
+    minutes and in several copies. Traced once for each kind of arguments.
+    """
+    programs: dict[Any, tuple[Any, Sequence[Any], Any]] = {}
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        kind = structure, tuple(map(jax.typeof, leaves))
+        if kind not in programs:
+            with jax.default_matmul_precision(MATMUL_PRECISION):
+                traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+
+            def run(constants: Sequence[Any], *leaves: Any) -> Any:
+                return jax.core.eval_jaxpr(traced.jaxpr, constants, *leaves)
+
+            run.__name__ = function.__name__  # as profiles show it
+            programs[kind] = compiled(run), traced.consts, jax.tree.structure(shapes)
+        program, constants, outputs = programs[kind]
+        return jax.tree.unflatten(outputs, program(constants, *leaves))
+
+    return call

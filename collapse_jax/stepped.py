@@ -15,7 +15,7 @@ import numpy as np
 from collapse_jax import chain, segment
 from collapse_jax.chain import ChainState
 from collapse_jax.family import Family, Steps
-from collapse_jax.parallel import compiled
+from collapse_jax.parallel import hoisted
 from collapse_jax.recording import Record, Recorder
 from collapse_jax.regimes import Regime, Sizes
 
@@ -43,6 +43,7 @@ class SteppedEngine:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
         self._program = functools.cache(self._build)
+        self._repeated = functools.cache(self._build_repeated)
 
     def boundary(self, start: int, stop: int) -> int:
         """A segment is one generation."""
@@ -83,8 +84,9 @@ class SteppedEngine:
             if isinstance(listed[index].task, Steps):
                 if carry is None:
                     carry = build(index, "begin")(*place, work)
-                while bool(jnp.any(build(index, "active")(*place, carry))):
-                    carry = build(index, "advance")(*place, carry)
+                active, advance = self._repeated(listed[index].name)
+                while bool(jnp.any(active(carry))):
+                    carry = advance(carry)
                     pause(Flight(index, work, carry))
                 work = build(index, "finish")(*place, work, carry)
             else:
@@ -143,7 +145,27 @@ class SteppedEngine:
 
         names = [stage.name for stage in chain.stages(self._family, self._regime, shape, first)]
         local.__name__ = "_".join([*names[index : index + 1], piece])  # as profiles show it
-        return compiled(local)
+        return hoisted(local)
+
+    def _build_repeated(self, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """Whether any chain goes on, and a piece of a stage: the same in every generation."""
+        task = getattr(self._family, name)
+
+        def active(carry: Any) -> Any:
+            return ~jax.vmap(task.done)(carry)
+
+        def one(carry: Any) -> Any:
+            done = task.done(carry)
+            # A chain that is done waits unchanged for its neighbours.
+            return jax.tree.map(
+                lambda old, new: jnp.where(done, old, new), carry, task.advance(carry)
+            )
+
+        def advance(carry: Any) -> Any:
+            return jax.vmap(one)(carry)
+
+        advance.__name__ = f"{name}_advance"
+        return hoisted(active), hoisted(advance)
 
     def _conclude(
         self, first: bool, number: jax.Array, numbers: jax.Array, work: Any, valid: Any
@@ -171,20 +193,6 @@ def _begin(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
     return _steps(stage).begin(*stage.inputs(keys, work))
 
 
-def _active(stage: chain.Stage, keys: chain.Keys, carry: Any) -> jax.Array:
-    del keys
-    return ~_steps(stage).done(carry)
-
-
-def _advance(stage: chain.Stage, keys: chain.Keys, carry: Any) -> Any:
-    del keys
-    done = _steps(stage).done(carry)
-    # A chain that is done waits unchanged for its neighbours.
-    return jax.tree.map(
-        lambda old, new: jnp.where(done, old, new), carry, _steps(stage).advance(carry)
-    )
-
-
 def _finish(stage: chain.Stage, keys: chain.Keys, work: Any, carry: Any) -> Any:
     del keys
     return {**work, **stage.outputs(work, _steps(stage).finish(carry))}
@@ -196,8 +204,6 @@ def _plain(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
 
 _PIECES: dict[str, Callable[..., Any]] = {
     "begin": _begin,
-    "active": _active,
-    "advance": _advance,
     "finish": _finish,
     "plain": _plain,
 }

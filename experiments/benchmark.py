@@ -149,4 +149,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     launch.define(BenchmarkConfig)
-    launch.start(main)
+    launch.start(main, keep_compiled=False)  # compile times are measured

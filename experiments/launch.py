@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collapse_jax.runner import Result
 
 
+_COMPILED_BYTES = 1 << 30  # of programs that are kept; what was used least goes first
+
+
 def define(*types: type, **defaults: Any) -> None:
     """Defines the flags of config dataclasses as the calling program's own."""
     for config in types:
@@ -47,8 +50,13 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", len(allowed(0)))
 
 
-def start(main: Callable[[], None]) -> None:
-    """Runs `main` after parsing flags; user errors are one line and exit code 1."""
+def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
+    """Runs `main` after parsing flags; user errors are one line and exit code 1.
+
+    Args:
+      main: what the program does.
+      keep_compiled: whether compiled programs are kept for later runs.
+    """
 
     def guarded(arguments: Sequence[str]) -> None:
         if len(arguments) > 1:
@@ -58,6 +66,8 @@ def start(main: Callable[[], None]) -> None:
             logging.set_verbosity(logging.WARNING)  # JAX reports every absent backend
             for name in ("absl", "asyncio"):  # Orbax logs, with a traceback, what it then raises
                 getLogger(name).setLevel("CRITICAL")
+        if keep_compiled:
+            _keep_compiled()
         try:
             main()
         except KeyboardInterrupt:
@@ -67,6 +77,22 @@ def start(main: Callable[[], None]) -> None:
             _explain(error)
 
     app.run(guarded)
+
+
+def _keep_compiled() -> None:
+    """Compiled programs are kept in the user's cache; JAX's own environment variables override it.
+
+    JAX_COMPILATION_CACHE_DIR moves it, JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    """
+    import os
+
+    import jax
+
+    from collapse_jax.data import files
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(files.cache_dir() / "compiled"))
+        jax.config.update("jax_compilation_cache_max_size", _COMPILED_BYTES)
 
 
 def _explain(error: Exception) -> None:

@@ -227,8 +227,9 @@ def test_opt():
     pytest.importorskip("transformers", reason="the extra benchmark is not installed")
     settings = {"repeats": 1, "length": 5, "memory": False}
     assert_printable(opt.beam_cases(batches=(2, 3), config=SMALL, **settings),
-                     ["batch=2", "batch=3"])  # fmt: skip
-    assert_printable(opt.finetune_cases(batch=4, config=SMALL, **settings), ["batch=4"])
+                     ["batch=2", "batch=3", "batch=3, bfloat16"])  # fmt: skip
+    assert_printable(opt.finetune_cases(batch=4, config=SMALL, **settings),
+                     ["batch=4", "batch=4, bfloat16"])  # fmt: skip
 
 
 def test_opt_without_transformers_says_what_to_install(monkeypatch):

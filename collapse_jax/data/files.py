@@ -30,12 +30,14 @@ def data_dir(override: str | os.PathLike[str] | None = None) -> Path:
         override: the value of ``--data_dir``, if the user gave one.
 
     Returns:
-        ``override``, else ``$COLLAPSE_JAX_DATA``, else ``collapse_jax`` in the user's cache
-        directory (``$XDG_CACHE_HOME`` or ``~/.cache``).
+        ``override``, else ``$COLLAPSE_JAX_DATA``, else what `cache_dir` names.
     """
     chosen = override or os.environ.get(ENVIRONMENT_VARIABLE)
-    if chosen:
-        return Path(os.path.expanduser(chosen))
+    return Path(os.path.expanduser(chosen)) if chosen else cache_dir()
+
+
+def cache_dir() -> Path:
+    """``collapse_jax`` in the user's cache directory, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):  # the XDG specification: "should consider the path invalid"
         cache = os.path.expanduser("~/.cache")

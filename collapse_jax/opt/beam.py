@@ -153,6 +153,7 @@ def _search(
     # Padding did not occur: the last token stands for it, which did.
     occurred = jnp.where(mask, prompts, prompts[:, -1:]) if repetitive else None
     choose = functools.partial(_choose, model, occurred, penalties)
+    params = model.in_dtype(params)
     logits, cache = caches.prefill(model, params, prompts, mask)
     state = _begin(model, len(prompts), beams, new_tokens, cache)
     state = choose(jnp.broadcast_to(logits[:, None], (len(prompts), beams, logits.shape[1])), state)

@@ -41,8 +41,12 @@ class Model(NamedTuple):
 
     def bind(self, params: Params) -> "Opt":
         """The network with these parameters; inside pure functions only."""
-        cast_to = lambda x: x.astype(self.dtype)  # noqa: E731
-        return cast("Opt", nnx.merge(self.graph, jax.tree.map(cast_to, params)))
+        return cast("Opt", nnx.merge(self.graph, self.in_dtype(params)))
+
+    def in_dtype(self, params: Params) -> Params:
+        """The parameters as the network computes with them; in a loop, to be done before it."""
+        converted: Params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
+        return converted
 
 
 def model(config: Config, dtype: Any = jnp.float32) -> Model:

@@ -119,6 +119,7 @@ def _sample(
     places = jnp.arange(new_tokens)
     # Padding did not occur: the last token stands for it, which did.
     occurred = jnp.where(mask, prompts, prompts[:, -1:])
+    params = model.in_dtype(params)
     logits, cache = caches.prefill(model, params, prompts, mask)
 
     def choose(logits: jax.Array, state: _State) -> _State:

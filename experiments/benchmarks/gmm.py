@@ -5,7 +5,6 @@ and records the family's metrics, which the peer does not. Axis legend: t genera
 """
 
 import copy
-import resource
 import subprocess
 import sys
 import warnings
@@ -25,6 +24,7 @@ from experiments.benchmarks.timing import (
     Work,
     breakdown,
     interleaved,
+    peak_gigabytes,
     significant,
 )
 
@@ -143,4 +143,4 @@ def print_peak(chains: int, samples: int) -> None:
     result: Any = collapse_jax.run(_family("two-gaussians"), regime, chains=chains, generations=2)
     if not bool(result.history["finite"].all()):
         raise AssertionError("the run has chains that are not finite")
-    print(significant(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9))
+    print(significant(peak_gigabytes()))

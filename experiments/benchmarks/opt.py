@@ -1,27 +1,36 @@
 """Beam search and fine-tuning of OPT against transformers with PyTorch, at OPT-125m's size.
 
-Weights are random and the same on both sides; peak memory is that of a process of its own that does
-nothing else.
+Weights are random and the same on both sides, read from one directory. Peak memory is that of a
+process of its own that does nothing else.
 """
 
+import contextlib
 import importlib.util
-import resource
+import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.opt import beam, finetune, weights
 from collapse_jax.opt import model as models
 from collapse_jax.opt.config import Config
-from collapse_jax.opt.model import Params
 from collapse_jax.opt.prompts import prompts
 from collapse_jax.parallel import compiled
-from experiments.benchmarks.timing import Case, interleaved, peak_rate, significant
+from experiments.benchmarks.timing import (
+    Case,
+    interleaved,
+    peak_gigabytes,
+    peak_rate,
+    significant,
+)  # fmt: skip
 
 _UNIT = "tokens/s"
 _PEER = "transformers"
@@ -29,6 +38,7 @@ _BEAMS = 5
 _TARGETS = {4: ">= 1.5", 16: ">= 2.0, aim 2.5", 64: ">= 4"}
 # A step from random weights with these settings, dropout off on both sides.
 _SETTINGS = finetune.Settings(learning_rate=2e-5, clip=1.0)
+_DTYPES = ("float32", "bfloat16")
 
 
 def beam_cases(
@@ -41,38 +51,24 @@ def beam_cases(
     """`length` tokens to `length` new ones with 5 beams, by prompts of a batch.
 
     Args:
-      repeats: timings of which the median is taken; a third of them for 64 prompts.
-      batches: numbers of prompts.
+      repeats: timings of which the median is taken; three for 64 prompts.
+      batches: numbers of prompts; the middle one is measured in bfloat16 too.
       config: of the model; OPT-125m's if None.
       length: tokens of a prompt, and new ones.
-      memory: whether peak memory is measured.
+      memory: whether peak memory and the time of a second start are measured.
     """
     _check_peer("beam")
     config = config or Config()
-    params = _random(config)
-    peer = _Peer(config, params)
-    peak = peak_rate()
-    for batch in batches:
-        ours = _search(config, params, batch, length)
-        began = time.perf_counter()
-        ours()
-        first = time.perf_counter() - began
-        count = max(1, repeats // 3) if batch >= 64 else repeats
-        seconds, peer_seconds = interleaved([ours, peer.search(batch, length)], count)
-        tokens = batch * length
-        # Every prompt is read once, but for logits; then every beam reads all new tokens but one.
-        inner = models.multiply_adds(config) - config.vocabulary * config.embedding
-        work = tokens * inner + batch * _BEAMS * (length - 1) * models.multiply_adds(config)
-        floor = tokens * peak / work
-        extra = {
-            "target": _TARGETS.get(batch, ""),
-            "compile_seconds": significant(max(0.0, first - seconds)),
-            "share_of_floor": significant(tokens / seconds / floor),
-            "peak_gigaflops": significant(2 * peak / 1e9),
-            **(_memory("search", batch, length) if memory else {}),
-        }
-        yield Case("beam", f"batch={batch}", tokens / seconds, tokens / peer_seconds, _PEER,
-                   _UNIT, extra)  # fmt: skip
+    middle = batches[len(batches) // 2]
+    cases = [(batch, "float32") for batch in batches] + [(middle, "bfloat16")]
+    # Every prompt is read once, but for logits; then every beam reads all new tokens but one.
+    inner = models.multiply_adds(config) - config.vocabulary * config.embedding
+    of_prompt = length * inner + _BEAMS * (length - 1) * models.multiply_adds(config)
+    with _directory(config) as directory:
+        for batch, dtype in cases:
+            how = _How(directory, "search", batch, length, dtype)
+            count = min(repeats, 3) if batch >= 64 else repeats
+            yield _case("beam", how, count, of_prompt / length, _TARGETS.get(batch, ""), memory)
 
 
 def finetune_cases(
@@ -85,22 +81,52 @@ def finetune_cases(
     """One step of AdamW on `batch` blocks of `length` tokens; arguments as of `beam_cases`."""
     _check_peer("finetune")
     config = config or Config(dropout=0.0)
-    params = _random(config)
-    peak = peak_rate()
-    ours, first = _step(config, params, batch, length)
-    peer = _Peer(config, params).step(batch, length)
-    seconds, peer_seconds = interleaved([ours, peer], repeats)
-    tokens = batch * length
-    floor = peak / (3 * models.multiply_adds(config))
+    with _directory(config) as directory:
+        for dtype in _DTYPES:
+            how = _How(directory, "step", batch, length, dtype)
+            work = 3 * models.multiply_adds(config)  # forward, and twice that backward
+            yield _case("finetune", how, repeats, work, ">= 1.2", memory)
+
+
+class _How(NamedTuple):
+    """One case: what is done, with the model of which directory."""
+
+    directory: str
+    what: str  # "search" or "step"
+    batch: int
+    length: int
+    dtype: str
+
+    def ours(self) -> Callable[[], None]:
+        return (_search if self.what == "search" else _step)(self)
+
+    def peer(self) -> Callable[[], None]:
+        return (_peer_search if self.what == "search" else _peer_step)(self)
+
+    def ids(self, vocabulary: int) -> np.ndarray:
+        shape = self.batch, self.length
+        return np.random.default_rng(0).integers(4, vocabulary, shape).astype(np.int32)
+
+
+def _case(suite: str, how: _How, repeats: int, work: float, target: str, memory: bool) -> Case:
+    """A case of `work` multiply-adds a token."""
+    ours = how.ours()
+    began = time.perf_counter()
+    ours()
+    first = time.perf_counter() - began
+    seconds, peer_seconds = interleaved([ours, how.peer()], repeats)
+    tokens, peak = how.batch * how.length, peak_rate()
     extra = {
-        "target": ">= 1.2",
+        "target": target if how.dtype == "float32" else "",
         "compile_seconds": significant(max(0.0, first - seconds)),
-        "share_of_floor": significant(tokens / seconds / floor),
+        "share_of_floor": significant(tokens / seconds * work / peak),
         "peak_gigaflops": significant(2 * peak / 1e9),
-        **(_memory("step", batch, length) if memory else {}),
     }
-    yield Case("finetune", f"batch={batch}", tokens / seconds, tokens / peer_seconds, _PEER,
-               _UNIT, extra)  # fmt: skip
+    if memory:
+        extra["peak_gigabytes"], extra["cached_compile_seconds"] = _alone(how, "ours")
+        extra["peer_peak_gigabytes"], _ = _alone(how, "peer")
+    name = f"batch={how.batch}" + (", bfloat16" if how.dtype == "bfloat16" else "")
+    return Case(suite, name, tokens / seconds, tokens / peer_seconds, _PEER, _UNIT, extra)
 
 
 def _check_peer(suite: str) -> None:
@@ -111,127 +137,118 @@ def _check_peer(suite: str) -> None:
         )
 
 
-def _random(config: Config) -> Params:
-    return jax.jit(lambda key: models.init(config, key))(jax.random.key(0))
+@contextlib.contextmanager
+def _directory(config: Config) -> Iterator[str]:
+    """A model of random weights, as transformers reads it."""
+    with tempfile.TemporaryDirectory() as directory:
+        params = jax.jit(lambda key: models.init(config, key))(jax.random.key(0))
+        weights.save(directory, config, params)
+        yield directory
 
 
-def _ids(config: Config, batch: int, length: int) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.integers(4, config.vocabulary, (batch, length)).astype(np.int32)
-
-
-def _search(config: Config, params: Params, batch: int, length: int) -> Callable[[], None]:
-    given = prompts(config, _ids(config, batch, length))
+def _search(how: _How) -> Callable[[], None]:
+    config, params = weights.load(how.directory)
+    params = jax.tree.map(jnp.asarray, params)
+    model, given = models.model(config, how.dtype), prompts(config, how.ids(config.vocabulary))
 
     def work() -> None:
-        jax.block_until_ready(
-            beam.search(
-                models.model(config), params, given, beams=_BEAMS, new_tokens=length,
-                min_new_tokens=length,
-            )
-        )  # fmt: skip
+        found = beam.search(
+            model, params, given, beams=_BEAMS, new_tokens=how.length, min_new_tokens=how.length
+        )
+        jax.block_until_ready(found)
 
     return work
 
 
-def _step(
-    config: Config, params: Params, batch: int, length: int
-) -> tuple[Callable[[], None], float]:
-    """A step, and the seconds of the first one."""
+def _step(how: _How) -> Callable[[], None]:
+    config, params = weights.load(how.directory)
+    model, blocks = models.model(config, how.dtype), how.ids(config.vocabulary)
     transformation = finetune.optimizer(_SETTINGS, 1000)
-    blocks = _ids(config, batch, length)
     step = compiled(
         lambda params, moments, blocks: finetune.step(
-            models.model(config), _SETTINGS, transformation, params, moments, blocks, None
+            model, _SETTINGS, transformation, params, moments, blocks, None
         ),
         donate=(0, 1),
     )
-    state = jax.tree.map(jax.numpy.array, params), transformation.init(params)
+    state = jax.tree.map(jnp.array, params), transformation.init(params)
 
     def work() -> None:
         nonlocal state
         *state, _ = jax.block_until_ready(step(*state, blocks))
 
-    began = time.perf_counter()
-    work()
-    return work, time.perf_counter() - began
+    return work
 
 
-class _Peer:
-    """The same model in transformers."""
+def _twin(how: _How) -> tuple[Any, Any]:
+    """The same model in transformers, and its ids."""
+    import torch
+    from transformers import OPTForCausalLM
 
-    def __init__(self, config: Config, params: Params) -> None:
-        from transformers import OPTForCausalLM
-
-        self._config = config
-        with tempfile.TemporaryDirectory() as directory:
-            weights.save(directory, config, params)
-            self._model = OPTForCausalLM.from_pretrained(directory, dtype="float32")
-
-    def search(self, batch: int, length: int) -> Callable[[], None]:
-        """`generate` of random prompts."""
-        import torch
-
-        ids = torch.tensor(_ids(self._config, batch, length).astype(np.int64))
-        self._model.eval()
-
-        def work() -> None:
-            with torch.no_grad():
-                self._model.generate(
-                    ids, attention_mask=torch.ones_like(ids), num_beams=_BEAMS, do_sample=False,
-                    min_new_tokens=length, max_new_tokens=length,
-                )  # fmt: skip
-
-        return work
-
-    def step(self, batch: int, length: int) -> Callable[[], None]:
-        """A step of torch's AdamW."""
-        import torch
-
-        ids = torch.tensor(_ids(self._config, batch, length).astype(np.int64))
-        self._model.train()
-        optimizer = torch.optim.AdamW(
-            self._model.parameters(),
-            lr=_SETTINGS.learning_rate,
-            weight_decay=_SETTINGS.weight_decay,
-        )
-
-        def work() -> None:
-            optimizer.zero_grad()
-            self._model(input_ids=ids, labels=ids).loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), _SETTINGS.clip)
-            optimizer.step()
-
-        return work
+    model = OPTForCausalLM.from_pretrained(how.directory, dtype=how.dtype)
+    return model, torch.tensor(how.ids(model.config.vocab_size).astype(np.int64))
 
 
-def _memory(what: str, batch: int, length: int) -> dict[str, float]:
-    """Peak memory of processes of their own, gigabytes."""
-    found = {}
-    for name, side in (("peak_gigabytes", "ours"), ("peer_peak_gigabytes", "peer")):
-        code = (
-            "from experiments.benchmarks import opt;"
-            f" opt.print_peak({what!r}, {side!r}, {batch}, {length})"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
-        )
-        found[name] = significant(float(done.stdout.splitlines()[-1]))
-    return found
+def _peer_search(how: _How) -> Callable[[], None]:
+    import torch
+
+    model, ids = _twin(how)
+    model.eval()
+
+    def work() -> None:
+        with torch.no_grad():
+            model.generate(
+                ids, attention_mask=torch.ones_like(ids), num_beams=_BEAMS, do_sample=False,
+                min_new_tokens=how.length, max_new_tokens=how.length,
+            )  # fmt: skip
+
+    return work
 
 
-def print_peak(what: str, side: str, batch: int, length: int) -> None:
-    """Does it twice and prints the peak memory of this process, gigabytes."""
-    config = Config(dropout=0.0)
-    params = _random(config)
-    if side == "peer":
-        peer = _Peer(config, params)
-        del params
-        work = getattr(peer, what)(batch, length)
-    elif what == "search":
-        work = _search(config, params, batch, length)
-    else:
-        work, _ = _step(config, params, batch, length)
-    work()
-    work()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+def _peer_step(how: _How) -> Callable[[], None]:
+    import torch
+
+    model, ids = _twin(how)
+    model.train()
+    # As ours: biases and LayerNorm do not decay.
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1],
+         "weight_decay": _SETTINGS.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=_SETTINGS.learning_rate)
+
+    def work() -> None:
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), _SETTINGS.clip)
+        optimizer.step()
+
+    return work
+
+
+def _alone(how: _How, side: str) -> tuple[float, float]:
+    """Peak memory of a process of its own, gigabytes; and how long it compiles with a cache."""
+    code = (
+        "from experiments.benchmarks import opt; opt.print_alone"
+        f"(opt._How(*{json.dumps(list(how))}), {side!r})"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        variables = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
+        for _ in range(1 if side == "peer" else 2):
+            done = subprocess.run(
+                [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True,
+                env=variables,
+            )  # fmt: skip
+    peak, extra = map(float, done.stdout.split()[-2:])
+    return significant(peak), significant(extra)
+
+
+def print_alone(how: _How, side: str) -> None:
+    """Does it twice; prints this process' peak memory and how much longer the first took."""
+    work = getattr(how, side)()
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    print(peak_gigabytes(), max(0.0, seconds[0] - seconds[1]))

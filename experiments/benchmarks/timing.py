@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -70,6 +71,15 @@ def interleaved(
         work()
     rounds = [[seconds(work) for work in works] for _ in range(repeats)]
     return [centre(times) for times in zip(*rounds, strict=True)]
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this program has had.
+
+    Not getrusage's maximum, which a process inherits from the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
 def peak_rate() -> float:
