@@ -42,7 +42,7 @@ class SteppedEngine:
     def __init__(self, family: Family, regime: Regime, recorder: Recorder) -> None:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
-        self._program = functools.cache(self._build)
+        self._program = functools.cache(lambda *which: hoisted(self._piece(*which)))
         self._repeated = functools.cache(self._build_repeated)
 
     def boundary(self, start: int, stop: int) -> int:
@@ -108,7 +108,7 @@ class SteppedEngine:
         shape = segment.shape_of(self._family, self._regime, number)
 
         def follow(index: int, piece: str, *args: Any) -> Any:
-            return jax.eval_shape(self._program(shape, number == 0, index, piece), *place, *args)
+            return jax.eval_shape(self._piece(shape, number == 0, index, piece), *place, *args)
 
         work = _workspace(state)
         for index, listed in enumerate(self._stages(number)[:stage]):
@@ -130,7 +130,9 @@ class SteppedEngine:
         shape = segment.shape_of(self._family, self._regime, number)
         return chain.stages(self._family, self._regime, shape, number == 0)
 
-    def _build(self, shape: Sizes, first: bool, index: int, piece: str) -> Callable[..., Any]:
+    def _piece(self, shape: Sizes, first: bool, index: int, piece: str) -> Callable[..., Any]:
+        """A piece of the stage of this number, as a pure function of a batch."""
+
         def local(root, number, requests, numbers, *args):
             if piece == "conclude":
                 return self._conclude(first, number, numbers, *args)
@@ -145,7 +147,7 @@ class SteppedEngine:
 
         names = [stage.name for stage in chain.stages(self._family, self._regime, shape, first)]
         local.__name__ = "_".join([*names[index : index + 1], piece])  # as profiles show it
-        return hoisted(local)
+        return local
 
     def _build_repeated(self, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Whether any chain goes on, and a piece of a stage: the same in every generation."""

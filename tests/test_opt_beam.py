@@ -70,7 +70,20 @@ SHAPES = [
         ("1.3b", 7, (2, 6), 6),
     ]
 ]  # fmt: skip
-CASES = 22
+CASES = 23  # of nine rows: 207 with scores
+
+
+def score(config, params, prompt, row, new, settings):
+    """Of one text, by its definition."""
+    whole = np.concatenate([prompt, row])
+    room = np.pad(whole, (0, 10 + new - len(whole)))
+    logs = log_shares(config, params, room[None])[0].astype(float)
+    total = 0.0
+    for place in range(len(prompt), len(whole)):
+        step = logs[place - 1]
+        step[np.unique(whole[:place])] *= settings["repetition_penalty"]
+        total += step[whole[place]]
+    return total / len(row) ** settings["length_penalty"]
 
 
 @pytest.mark.slow
@@ -104,12 +117,16 @@ def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_pat
         if scores is None:
             np.testing.assert_array_equal(found.tokens, tokens)
             continue
-        np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=0)
         for i, j in np.argwhere((found.tokens != tokens).any(axis=2)):
-            # Another text with the same score within float error is a tie, and no difference.
-            assert abs(found.scores[i, j] - scores[i, j]) < 1e-5
+            # A tie, and no difference: our text, scored anew, is as good as theirs.
+            row = found.tokens[i, j, : found.lengths[i, j]]
+            again = score(config, params, given.tokens[i][given.mask[i]], row, new, settings)
+            assert abs(again - scores[i, j]) < 1e-5 * max(1, abs(again))
             ties += 1
     assert ended > 5
+    if beams > 1:  # lengths are shapes; penalties, prompts and weights are not
+        assert beam._program(models.model(config), beams, new)._cache_size() == 1
     assert ties <= CASES // 10, f"{ties} ties"
 
 
@@ -179,6 +196,8 @@ def test_top_is_top_k_with_equal_values_in_order():
         ({"min_new_tokens": 9, "new_tokens": 8}, "min_new_tokens: expected at most new_tokens"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: expected above 0, got 0.0"),
         ({"early_stopping": "often"}, "early_stopping: expected True, False or 'never'"),
+        ({"early_stopping": [1]}, "early_stopping: expected True, False or 'never'"),
+        ({"length_penalty": float("nan")}, "length_penalty: expected a finite number, got nan"),
         ({"new_tokens": 40}, "prompts: expected at most 8 tokens.*48 positions.*got 9"),
     ],
 )
@@ -194,8 +213,41 @@ def test_bad_arguments_are_named(settings, message):
         ([[3], []], "none of them empty"),
         ([[3, 53]], "prompts: expected ids below the vocabulary's 53, got 53"),
         ([[-1]], "got -1"),
+        ([[1.7]], "expected ids, integers in one row a prompt, got float64"),
+        ([3, 4], "expected ids, integers in one row a prompt, got int64 of shape"),
+        (["hello"], "expected ids, integers in one row a prompt, got <U5"),
     ],
 )
 def test_bad_prompts_are_named(ids, message):
     with pytest.raises(ValueError, match=message):
         prompts(SMALL, ids)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"tokens": np.full((1, 3), 99)},
+            "prompts: expected ids below the vocabulary's 53, got 99",
+        ),
+        ({"mask": np.array([[True, True, False]])}, "prompts: expected padding on the left"),
+        ({"mask": np.array([[True, False, True]])}, "prompts: expected padding on the left"),
+    ],
+)
+def test_prompts_made_by_hand_are_looked_at(change, message):
+    given = prompts(SMALL, [[3, 4, 5]])._replace(**change)
+    with pytest.raises(ValueError, match=message):
+        beam.search(models.model(SMALL), weights(SMALL), given, new_tokens=3)
+
+
+def test_the_score_of_one_beam_is_the_models_own():
+    config, given = LAYOUTS["125m"], texts(LAYOUTS["125m"])
+    found = ours(
+        config, weights(config), given, {"num_beams": 1, "length_penalty": 2.0}, returned=1
+    )
+    settings = {"repetition_penalty": 1.0, "length_penalty": 2.0}
+    for i in range(3):
+        row = found.tokens[i, 0, : found.lengths[i, 0]]
+        prompt = given.tokens[i][given.mask[i]]
+        expected = score(config, weights(config), prompt, row, NEW, settings)
+        assert abs(found.scores[i, 0] - expected) < 1e-4

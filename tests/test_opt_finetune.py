@@ -70,6 +70,7 @@ def test_steps_are_those_of_torch(name, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_and_chunks_change_nothing():
     config, batches = LAYOUTS["350m"], [blocks(6, seed) for seed in range(2)]
     plain = finetune.Settings(batch=6, learning_rate=1e-2, epsilon=0.1)
@@ -96,7 +97,7 @@ def test_losses_by_their_definition():
 
 
 def fit(settings, given, validation, params, key=None, vmapped=False):
-    steps = finetune.steps(models.model(SMALL), settings, len(given), T, validation)
+    steps = finetune.steps(models.model(SMALL), settings, T, validation)
     run = lambda key, params: run_to_end(  # noqa: E731
         steps, (key, params, Training(pools.Rows(jnp.asarray(given), len(given))))
     )
@@ -105,6 +106,7 @@ def fit(settings, given, validation, params, key=None, vmapped=False):
     return jax.jit(run)(jax.random.key(1) if key is None else key, params)
 
 
+@pytest.mark.slow
 def test_the_epoch_that_is_best_on_real_text_is_kept():
     # Training on other texts makes the model worse on the real ones after some epochs.
     params = weights(SMALL)
@@ -125,6 +127,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
     assert float(epochs[-1][1]["train_loss"]) < float(epochs[0][1]["train_loss"])
 
 
+@pytest.mark.slow
 def test_many_chains_at_once_are_each_as_alone():
     given, validation = blocks(8, 1), blocks(3, 2)
     # Adam divides by the gradient's size: a large epsilon keeps rounding as small as it is.
@@ -173,17 +176,29 @@ def test_schedules():
         ({"accumulate": 3}, "accumulate: expected a divisor of batch = 4, got 3"),
         ({"schedule": "step"}, "schedule: expected one of"),
         ({"learning_rate": 0.0}, "learning_rate: expected above 0"),
-        ({"warmup": 1.0}, "warmup: expected a share below 1"),
+        ({"warmup": 1.0}, "warmup: expected 0 to below 1"),
         ({"clip": -1.0}, "clip: expected at least 0"),
-        ({"batch": 9}, "batch: expected at most the 8 blocks, got 9"),
+        ({"beta_1": 2.0}, "beta_1: expected 0 to below 1, got 2.0"),
+        ({"epsilon": 0.0}, "epsilon: expected above 0, got 0.0"),
+        ({"epochs": 1.5}, "epochs: expected at least 1, got 1.5"),
     ],
 )
 def test_bad_settings_are_named(change, message):
     settings = finetune.Settings(batch=4)._replace(**change)
     with pytest.raises(ValueError, match=message):
-        finetune.steps(models.model(SMALL), settings, 8, T, blocks(2))
+        finetune.steps(models.model(SMALL), settings, T, blocks(2))
+
+
+def test_blocks_that_the_model_cannot_read_are_refused():
+    model, settings = models.model(SMALL), finetune.Settings(batch=4)
+    with pytest.raises(ValueError, match="validation: expected ids below .* 53, got 53"):
+        finetune.steps(model, settings, T, np.full((2, T), 53))
+    with pytest.raises(ValueError, match="validation: expected blocks of 12, got 7"):
+        finetune.steps(model, settings, T, blocks(2)[:, :7])
+    with pytest.raises(ValueError, match="validation: expected blocks of 2 to 49 tokens, got 50"):
+        finetune.steps(model, settings, 50, np.full((2, 50), 5))
 
 
 def test_no_validation_is_refused():
     with pytest.raises(ValueError, match="validation: expected at least one block"):
-        finetune.steps(models.model(SMALL), finetune.Settings(batch=4), 8, T, blocks(0))
+        finetune.steps(models.model(SMALL), finetune.Settings(batch=4), T, blocks(0))

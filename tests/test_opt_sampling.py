@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -113,6 +114,7 @@ def test_scores_and_keys():
     ("settings", "message"),
     [
         ({"temperature": -1.0}, "temperature: expected at least 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature: expected at least 0, got nan"),
         ({"top_k": -1}, "top_k: expected at least 0, got -1"),
         ({"top_p": 0.0}, "top_p: expected above 0 and at most 1, got 0.0"),
         ({"new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens: expected 0 to new_tokens"),
@@ -123,3 +125,18 @@ def test_scores_and_keys():
 def test_bad_arguments_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         sample(SMALL, weights(SMALL), texts(SMALL), **settings)
+
+
+@pytest.mark.slow
+def test_what_is_cut_is_what_transformers_cuts():
+    torch = pytest.importorskip("torch", reason="the extra benchmark is not installed")
+    from transformers.generation import logits_process as theirs
+
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        scores = (3 * rng.standard_normal((5, 60))).astype(np.float32)
+        top_k, top_p = int(rng.integers(1, 61)), float(rng.uniform(0.05, 1.0))
+        expected = theirs.TopKLogitsWarper(top_k)(None, torch.tensor(scores))
+        expected = theirs.TopPLogitsWarper(top_p)(None, expected).numpy()
+        found = sampling._cut(jnp.asarray(scores), jnp.int32(top_k), jnp.float32(top_p))
+        np.testing.assert_array_equal(np.isfinite(found), np.isfinite(expected))

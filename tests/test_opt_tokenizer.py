@@ -1,12 +1,17 @@
 """OPT's tokenizer on known texts, and small ones trained here."""
 
+import dataclasses
 import lzma
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from collapse_jax.opt import tokenizer as tokenizers
+from collapse_jax.opt import weights
+from tests.small_opts import SMALL
+from tests.small_opts import weights as made
 
 DATA = os.environ.get("COLLAPSE_JAX_DATA")
 TEXTS = ["the cat sat on the mat", "a cat and a dog", "the dog sat"] * 20
@@ -37,6 +42,31 @@ def test_published_numbers_of_tokens(split, tokens):
         rows = [line if line.strip() else "" for line in file]
     assert sum(map(len, opt.encode_all(rows))) == tokens
     assert opt.encode_all(rows[:40]) == [opt.encode(row) for row in rows[:40]]
+
+
+ODD = [
+    "", " ", "  two  spaces ", "\n\n", "Hello world", "naïve café — “quoted” … 日本語 🙂",
+    "</s> inside <pad> and <s> and <unk>", "tabs\tand\r\nlines", "1,000.50 @-@ don't WON'T",
+    "\u00a0x",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["published", "trained"])
+def test_encodings_are_those_of_transformers(source, tmp_path):
+    transformers = pytest.importorskip(
+        "transformers", reason="the extra benchmark is not installed"
+    )
+    ours = published() if source == "published" else tokenizers.train(TEXTS, 300)
+    ours.save(tmp_path)
+    theirs = transformers.GPT2Tokenizer.from_pretrained(
+        tmp_path, bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>",
+        add_bos_token=True,
+    )  # fmt: skip
+    for text in ODD:
+        ids = ours.encode(text)
+        assert ids == theirs(text)["input_ids"], text
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True), text
 
 
 def test_trained_on_a_text():
@@ -73,3 +103,15 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(ValueError, match="expected the tokens </s> and <pad>"):
         tokenizers.load(tmp_path)
+
+
+def test_the_guide_works_as_it_stands(tmp_path, capsys):
+    """docs/opt.md, on a small model in the place of the published one."""
+    guide = Path(__file__).parents[1].joinpath("docs", "opt.md").read_text()
+    block = re.search(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)[1]
+    words = tokenizers.train(TEXTS, 300)
+    config = dataclasses.replace(SMALL, vocabulary=words.vocabulary, positions=128)
+    weights.save(tmp_path, config, made(config))
+    words.save(tmp_path)
+    exec(compile(block.replace("facebook/opt-125m", str(tmp_path)), "docs/opt.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) >= 2

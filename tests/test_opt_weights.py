@@ -149,7 +149,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
     ]:
         pickled(path / "pytorch_model.bin", {"weight": Malicious(function, *arguments)})
         # The file does what it says where pickles are trusted, so that the test can fail.
-        with pytest.raises(ValueError, match=r"refused to read .*its pickle names \S+, which no"):
+        with pytest.raises(
+            ValueError, match=r"refused to read .*its pickle names \S+, which tensors"
+        ):
             files.load(path)
         assert not target.exists()
     with zipfile.ZipFile(path / "pytorch_model.bin", "w") as archive:
@@ -165,7 +167,10 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
     storage = np.arange(6, dtype=np.float32)
     np.testing.assert_array_equal(reader._view(storage, 1, (2, 2), (2, 1)), [[1, 2], [3, 4]])
     assert reader._view(storage, 0, (0, 3), (3, 1)).shape == (0, 3)
-    for offset, shape, strides in [(1, (2, 3), (3, 1)), (-1, (2,), (1,)), (3, (3,), (-1,))]:
+    much = (1 << 20, 1 << 20), (0, 0)
+    for offset, shape, strides in [
+        (1, (2, 3), (3, 1)), (-1, (2,), (1,)), (3, (3,), (-1,)), (0, *much)
+    ]:  # fmt: skip
         with pytest.raises(ValueError, match="reaches beyond its storage"):
             reader._view(storage, offset, shape, strides)
 
@@ -185,6 +190,31 @@ def test_all_faults_are_in_one_error(tmp_path):
     assert "model.decoder.layers.7.fc1.bias is not expected" in text
     assert "layers.1.fc2.weight has shape (48, 48), expected (32, 48)" in text
     assert "\n" not in text
+
+
+def test_every_array_is_one_parameter(tmp_path):
+    arrays = flat(SMALL, weights(SMALL))
+    name = "model.decoder.layers.0.fc1.weight"
+    arrays[name.removeprefix("model.")] = arrays[name] + 1
+    arrays["model.decoder.layers.0.self_attn.q_proj.scale"] = arrays[name]
+    bias = "model.decoder.layers.1.fc2.bias"
+    arrays[bias] = arrays[bias].astype(np.int32)
+    path = directory(tmp_path, SMALL)
+    save_file(arrays, path / "model.safetensors")
+    with pytest.raises(ValueError, match="weights do not fit the config") as caught:
+        files.load(path)
+    text = str(caught.value)
+    assert re.search(r"layers.0.fc1.weight and \S*layers.0.fc1.weight are one parameter", text)
+    assert "q_proj.scale is not expected" in text
+    assert f"{bias} is int32, expected floating-point numbers" in text
+
+
+def test_a_pickle_of_other_things_is_named(tmp_path):
+    path = directory(tmp_path, SMALL)
+    for value, part in [([1.0], "got list"), ({"state_dict": {}}, "got dict at 'state_dict'")]:
+        pickled(path / "pytorch_model.bin", value)
+        with pytest.raises(ValueError, match=f"expected tensors by name in .*{part}"):
+            files.load(path)
 
 
 def test_a_head_of_its_own_is_refused(tmp_path):
@@ -231,10 +261,63 @@ def test_an_id_that_is_not_here_while_offline(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="model: expected a directory or a reachable id"):
+    with pytest.raises(
+        FileNotFoundError, match="expected a directory or an id.*not fetched before"
+    ):
         files.load("someone/opt-nowhere")
-    with pytest.raises(FileNotFoundError, match="model: expected a directory or a reachable id"):
+    with pytest.raises(FileNotFoundError, match="model: expected a directory or an id on the hub"):
         files.load("no/such/directory/at/all")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileNotFoundError, match="model: expected a directory .* got a file"):
+        files.load(tmp_path / "file")
+
+
+class OutOfReach(Exception):
+    """As the hub's client raises: no OSError, and of a name that its versions do not share."""
+
+
+@pytest.mark.parametrize("fetched", [False, True])
+def test_a_hub_that_cannot_be_reached(fetched, monkeypatch, tmp_path):
+    import huggingface_hub
+    import huggingface_hub.constants as constants
+
+    def fail(*args, **settings):
+        raise OutOfReach("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
+    if fetched:
+        params = weights(SMALL)
+        hub_layout(tmp_path, params)
+        same(files.load("someone/opt-small")[1], params)
+        return
+    with pytest.raises(FileNotFoundError, match=r"out of reach \(\[Errno -2\] .*known\)") as caught:
+        files.load("someone/opt-small")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_id_that_the_hub_does_not_know(monkeypatch):
+    from unittest.mock import MagicMock
+
+    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def fail(*args, **settings):
+        raise RepositoryNotFoundError("404: there is no such repository", response=MagicMock())
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
+    with pytest.raises(FileNotFoundError, match="got 'someone/opt': 404: there is no such"):
+        files.load("someone/opt")
+
+
+def hub_layout(cache, params):
+    """A repository as the hub's client keeps it; its commit."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = cache / "models--someone--opt-small"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    files.save(repository / "snapshots" / commit, SMALL, params)
+    return commit
 
 
 def test_the_hubs_layout_is_found_while_offline(monkeypatch, tmp_path):
@@ -242,12 +325,8 @@ def test_the_hubs_layout_is_found_while_offline(monkeypatch, tmp_path):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--someone--opt-small"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
     params = weights(SMALL)
-    files.save(repository / "snapshots" / commit, SMALL, params)
+    commit = hub_layout(tmp_path, params)
     config, loaded = files.load("someone/opt-small")
     assert config == SMALL
     same(loaded, params)

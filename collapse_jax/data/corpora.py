@@ -77,7 +77,7 @@ def load_corpus(
     """
     if name == WIKITEXT_2:
         title, raw = "WikiText-2", _wikitext_2_bytes(data_dir)
-        text = _decode(raw, title)
+        text = decode(raw, title)
         tally = Counter(text.split())
         tally["<eos>"] += text.count("\n")
     elif name == PYDOC_TOPICS:
@@ -85,9 +85,9 @@ def load_corpus(
         title = f"Python {platform.python_version()} topics ({files.sha256(raw)[:8]})"
         tally = Counter(_english_words(raw.decode()))
     else:
-        path = _user_path(name)
+        path = user_path(name)
         title, raw = path.name, files.read(path)
-        tally = Counter(_decode(raw, str(path)).split())
+        tally = Counter(decode(raw, str(path)).split())
     if not tally:
         raise ValueError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
@@ -140,6 +140,16 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
 
 
 def _pydoc_topics_bytes() -> bytes:
+    topics = pydoc_topics()
+    return "\n".join(topics[key] for key in sorted(topics)).encode()
+
+
+def pydoc_topics() -> dict[str, str]:
+    """The texts of Python's language reference by topic.
+
+    Raises:
+        ValueError: this Python was installed without them.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -147,7 +157,7 @@ def _pydoc_topics_bytes() -> bytes:
             "expected Python's own pydoc_data.topics, but this Python was installed without it "
             f"({error}); name another corpus, or a text file of your own"
         ) from error
-    return "\n".join(topics[key] for key in sorted(topics)).encode()
+    return dict(topics)
 
 
 def _english_words(text: str) -> list[str]:
@@ -159,7 +169,12 @@ def _english_words(text: str) -> list[str]:
     return re.findall(rf"{letters}(?:'{letters})*", text.lower().replace("\u2019", "'"))
 
 
-def _user_path(name: str) -> Path:
+def user_path(name: str) -> Path:
+    """The file that a user's name for a text means.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise FileNotFoundError(
@@ -169,7 +184,12 @@ def _user_path(name: str) -> Path:
     return path
 
 
-def _decode(raw: bytes, source: str) -> str:
+def decode(raw: bytes, source: str) -> str:
+    """UTF-8 text of a file.
+
+    Raises:
+        ValueError: it is not.
+    """
     nul = raw.find(0)  # English in UTF-16 is valid UTF-8 full of NULs, as many binary files are
     if nul < 0:
         try:

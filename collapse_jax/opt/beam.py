@@ -8,30 +8,31 @@ vocabulary.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from collapse_jax.opt import cache as caches
-from collapse_jax.opt import sampling
+from collapse_jax.opt import decoding, sampling
 from collapse_jax.opt.cache import Cache
 from collapse_jax.opt.model import Model, Params
-from collapse_jax.opt.prompts import Prompts, check_lengths
+from collapse_jax.opt.prompts import Prompts, check
 from collapse_jax.parallel import compiled
 
 _LOST = -1e9  # the score of what is not to be chosen, as transformers has it
-# Steps after which attention's window grows: attending to empty slots costs as much as to others.
-_STAGE = 16
-_EARLY: dict[Any, int] = {False: 0, True: 1, "never": 2}
+# When a search ends, see `search`.
+_WHEN_BEATEN, _WHEN_FULL, _WHEN_HOPELESS = range(3)
+_ENDS: dict[bool | str, int] = {False: _WHEN_BEATEN, True: _WHEN_FULL, "never": _WHEN_HOPELESS}
 
 
 class Hypotheses(NamedTuple):
     """What was found for each prompt, best first."""
 
     tokens: jax.Array  # i32[B, R, S], padded at the end
-    lengths: jax.Array  # i32[B, R], the end-of-sequence token included; 0 if there are fewer
-    scores: jax.Array  # f32[B, R]
+    lengths: jax.Array  # i32[B, R], the end-of-sequence token included
+    scores: jax.Array  # f32[B, R]; about -1e9 for those beyond the texts that there are
 
 
 class Penalties(NamedTuple):
@@ -41,8 +42,7 @@ class Penalties(NamedTuple):
       length: the exponent of the length that a finished hypothesis' score is divided by.
       repetition: every token that occurred has its log-probability multiplied by this (1: not).
       least: new tokens before which no hypothesis may end.
-      early: 0 stops when the best running beam, at its present length, cannot beat the worst
-        finished one; 1 when K are finished; 2 as 0, but at the longest length if that is better.
+      early: when a search ends: _WHEN_BEATEN, _WHEN_FULL or _WHEN_HOPELESS.
     """
 
     length: jax.Array
@@ -86,7 +86,8 @@ def search(
     Args:
       model, params: the network.
       prompts: what is continued.
-      beams: K; 1 is greedy search, see `sampling.sample`.
+      beams: K; 1 is greedy search, as `sampling.sample` makes it: then the repetition penalty acts
+        on logits, scores are the model's own, and early_stopping means nothing.
       new_tokens: S, at most.
       min_new_tokens: no hypothesis ends before it has so many.
       length_penalty: the exponent of the length in scores; above 0 prefers long hypotheses.
@@ -111,11 +112,13 @@ def search(
         raise ValueError(
             f"min_new_tokens: expected at most new_tokens = {new_tokens}, got {min_new_tokens}"
         )
-    if not repetition_penalty > 0:
+    if not 0 < repetition_penalty < math.inf:
         raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
-    if early_stopping not in _EARLY:
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty: expected a finite number, got {length_penalty}")
+    if not isinstance(early_stopping, bool) and early_stopping != "never":
         raise ValueError(f"early_stopping: expected True, False or 'never', got {early_stopping!r}")
-    check_lengths(model.config, prompts, new_tokens)
+    check(model.config, prompts, new_tokens)
     if beams == 1:
         key = jax.random.key(0)  # nothing is drawn
         text = sampling.sample(
@@ -126,32 +129,42 @@ def search(
         return Hypotheses(text.tokens[:, None], text.lengths[:, None], scores[:, None])
     penalties = Penalties(
         jnp.float32(length_penalty), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
-        jnp.int32(_EARLY[early_stopping]),
+        jnp.int32(_ENDS[early_stopping]),
     )  # fmt: skip
-    program = _program(model, beams, new_tokens, repetition_penalty != 1.0)
+    program = _program(model, beams, new_tokens)
     found = program(params, prompts.tokens, prompts.mask, penalties)
     return Hypotheses(*(array[:, :returned] for array in found))
 
 
 @functools.lru_cache(maxsize=16)
-def _program(model: Model, beams: int, new_tokens: int, repetitive: bool) -> Any:
-    return compiled(functools.partial(_search, model, beams, new_tokens, repetitive))
+def _program(model: Model, beams: int, new_tokens: int) -> Any:
+    return compiled(functools.partial(search_purely, model, beams, new_tokens))
 
 
-def _search(
+def search_purely(
     model: Model,
     beams: int,
     new_tokens: int,
-    repetitive: bool,
     params: Params,
     prompts: jax.Array,
     mask: jax.Array,
     penalties: Penalties,
 ) -> Hypotheses:
-    """The search as a pure function; what compiles anew comes first."""
+    """The search as a pure function of what comes after `new_tokens`; unchecked, K at least 2.
+
+    Args:
+      model, beams, new_tokens: what makes another program.
+      params: of the network.
+      prompts: ids i32[B, T], padded on the left.
+      mask: whether a token counts, bool[B, T].
+      penalties: see there.
+
+    Returns:
+      All K hypotheses of each prompt.
+    """
     read = mask.sum(axis=1, dtype=jnp.int32)
     # Padding did not occur: the last token stands for it, which did.
-    occurred = jnp.where(mask, prompts, prompts[:, -1:]) if repetitive else None
+    occurred = jnp.where(mask, prompts, prompts[:, -1:])
     choose = functools.partial(_choose, model, occurred, penalties)
     params = model.in_dtype(params)
     logits, cache = caches.prefill(model, params, prompts, mask)
@@ -173,8 +186,7 @@ def _search(
         logits, cache = caches.step(model, params, state.cache, token, read + fed, slot, seen)
         return choose(logits, state._replace(ancestors=ancestors, cache=cache))
 
-    for stage in range(1, new_tokens, _STAGE):
-        stop = min(stage + _STAGE, new_tokens)
+    for stop in decoding.stages(new_tokens):
         cache = caches.with_room(state.cache, prompts.shape[1] + (stop - 1) * beams)
         state = jax.lax.while_loop(
             functools.partial(_goes_on, penalties, stop), turn, state._replace(cache=cache)
@@ -198,13 +210,13 @@ def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) 
 
 
 def _goes_on(penalties: Penalties, stop: int, state: _State) -> jax.Array:
-    full = jnp.all(state.finished.there) & (penalties.early == 1)
+    full = jnp.all(state.finished.there) & (penalties.early == _WHEN_FULL)
     return (state.chosen < stop) & jnp.any(state.improvable) & ~full
 
 
 def _choose(
     model: Model,
-    prompts: jax.Array | None,
+    prompts: jax.Array,
     penalties: Penalties,
     logits: jax.Array,
     state: _State,
@@ -212,8 +224,12 @@ def _choose(
     """One more token for every running beam, from logits f32[B, K, V]."""
     beams, new_tokens = state.tokens.shape[1:]
     logs = jax.nn.log_softmax(logits)
-    if prompts is not None:
-        logs = _repeated_less(logs, prompts, state, penalties.repetition)
+    logs = jax.lax.cond(
+        penalties.repetition == 1.0,
+        lambda logs: logs,
+        lambda logs: decoding.less_repeated(logs, _occurred(prompts, state), penalties.repetition),
+        logs,
+    )
     ends = jnp.arange(logs.shape[2]) == model.config.end
     logs = jnp.where(ends & (state.chosen < penalties.least), -jnp.inf, logs)
     best, ids = top(logs, min(2 * beams, logs.shape[2]))
@@ -228,7 +244,9 @@ def _choose(
 
     finished = _finish(penalties, state, tokens, scores, ended, length)
     running, order = jax.lax.top_k(jnp.where(ended, scores + _LOST, scores), beams)
-    best_length = jnp.where((penalties.early == 2) & (penalties.length > 0), new_tokens, length)
+    best_length = jnp.where(
+        (penalties.early == _WHEN_HOPELESS) & (penalties.length > 0), new_tokens, length
+    )
     reachable = running[:, :1] / best_length.astype(jnp.float32) ** penalties.length
     worst = jnp.min(finished.scores, axis=1, keepdims=True)
     beaten = jnp.any(reachable > jnp.where(finished.there, worst, _LOST), axis=1)
@@ -253,7 +271,7 @@ def _finish(
     """The K best of finished hypotheses and of candidates that have just ended."""
     old, beams = state.finished, state.scores.shape[1]
     counts = ended & (jnp.arange(2 * beams) < beams)
-    full = jnp.all(old.there, axis=1) & (penalties.early == 1)
+    full = jnp.all(old.there, axis=1) & (penalties.early == _WHEN_FULL)
     counts_for_nothing = (full | ~state.improvable)[:, None]
     new = scores / length.astype(jnp.float32) ** penalties.length
     new = new + _LOST * counts_for_nothing + _LOST * ~counts
@@ -268,18 +286,12 @@ def _finish(
     )
 
 
-def _repeated_less(
-    logs: jax.Array, prompts: jax.Array, state: _State, penalty: jax.Array
-) -> jax.Array:
-    """Log-probabilities f32[B, K, V] with those of tokens that occurred multiplied."""
+def _occurred(prompts: jax.Array, state: _State) -> jax.Array:
+    """Ids of each beam's text so far, i32[B, K, T + S]; some more than once."""
     there = jnp.arange(state.tokens.shape[2]) < state.chosen
     own = jnp.where(there, state.tokens, prompts[:, -1:, None])
     before = jnp.broadcast_to(prompts[:, None], (*own.shape[:2], prompts.shape[1]))
-    occurred = jnp.concatenate([before, own], axis=2)
-    values = jnp.take_along_axis(logs, occurred, axis=2)
-    values = jnp.where(values < 0, values * penalty, values / penalty)
-    rows = jnp.arange(len(logs))[:, None, None], jnp.arange(logs.shape[1])[:, None]
-    return logs.at[*rows, occurred].set(values)
+    return jnp.concatenate([before, own], axis=2)
 
 
 def top(values: jax.Array, count: int, group: int = 32) -> tuple[jax.Array, jax.Array]:

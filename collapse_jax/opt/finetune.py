@@ -1,7 +1,7 @@
 r"""Fine-tuning on blocks of tokens, cut into pieces; the epoch that is best on real text is kept.
 
 The loss is the mean over a block's T - 1 predictions of -ln p(next token). Optimizer and schedule
-are optax's. A piece may be vmapped over chains, or sharded by who calls it.
+are optax's. A piece may be vmapped over chains.
 Axis legend: M blocks of the training set, N of the validation set, B of a minibatch, T tokens, V
 vocabulary.
 """
@@ -19,7 +19,9 @@ import optax
 from collapse_jax import pools
 from collapse_jax.family import Metrics, Steps, Training
 from collapse_jax.opt import model as models
+from collapse_jax.opt.config import Config
 from collapse_jax.opt.model import Model, Params
+from collapse_jax.opt.prompts import check_ids
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
@@ -61,20 +63,23 @@ class Settings(NamedTuple):
     def check(self) -> None:
         """Raises ValueError for a setting outside its range."""
         for name in ("epochs", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         if self.batch % self.accumulate:
             raise ValueError(
                 f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
             )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: expected one of {SCHEDULES}, got {self.schedule!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: expected above 0, got {self.learning_rate}")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: expected a share below 1, got {self.warmup}")
+        for name in ("learning_rate", "epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
+        for name in ("warmup", "beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
         for name in ("weight_decay", "clip", "chunk"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
 
 
@@ -91,6 +96,21 @@ def perplexity(losses: np.ndarray) -> Perplexity:
     return Perplexity(float(np.exp(losses).mean()), float(np.exp(losses.mean())))
 
 
+def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
+    """Raises ValueError, naming what they are, for blocks that a model cannot read.
+
+    Args:
+      name: of the blocks.
+      config: of the model.
+      blocks: ids i32[M, T].
+    """
+    if not 2 <= blocks.shape[1] <= config.positions + 1:  # of the last token no position is read
+        raise ValueError(
+            f"{name}: expected blocks of 2 to {config.positions + 1} tokens, got {blocks.shape[1]}"
+        )
+    check_ids(name, config, blocks)
+
+
 def losses(
     model: Model,
     params: Params,
@@ -99,7 +119,19 @@ def losses(
     chunk: int = 0,
     recompute: bool = False,
 ) -> jax.Array:
-    """Mean loss of each block, nats a prediction.
+    """Mean loss of each block, nats a prediction; as `token_losses`, f32[B]."""
+    return token_losses(model, params, blocks, k_dropout, chunk, recompute).mean(axis=1)
+
+
+def token_losses(
+    model: Model,
+    params: Params,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None = None,
+    chunk: int = 0,
+    recompute: bool = False,
+) -> jax.Array:
+    """-ln p of every token but a block's first, nats.
 
     Args:
       model, params: the network.
@@ -108,7 +140,7 @@ def losses(
       chunk, recompute: see `Settings`.
 
     Returns:
-      f32[B].
+      f32[B, T - 1].
     """
     network = model.bind(params)
     inputs, targets = blocks[:, :-1], blocks[:, 1:]
@@ -121,27 +153,32 @@ def losses(
         return jax.nn.logsumexp(logits, axis=-1) - right
 
     if not chunk:
-        return lost(hidden, targets).mean(axis=1)
+        return lost(hidden, targets)
     rows, ids = hidden.reshape(-1, hidden.shape[2]), targets.reshape(-1)
     room = -len(ids) % chunk
     rows = jnp.pad(rows, ((0, room), (0, 0))).reshape(-1, chunk, rows.shape[1])
     ids = jnp.pad(ids, (0, room)).reshape(-1, chunk)
     every = jax.lax.map(lambda part: jax.checkpoint(lost)(*part), (rows, ids))
-    return every.reshape(-1)[: targets.size].reshape(targets.shape).mean(axis=1)
+    return every.reshape(-1)[: targets.size].reshape(targets.shape)
 
 
-def optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTransformation:
     """AdamW with clipping and a schedule over so many steps."""
-    warm = round(settings.warmup * steps)
-    rest, rate = max(1, steps - warm), settings.learning_rate
-    after = {
-        "constant": lambda: optax.constant_schedule(rate),
-        "linear": lambda: optax.linear_schedule(rate, 0.0, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(rate, rest),
-    }[settings.schedule]()
-    schedule = optax.join_schedules([optax.linear_schedule(0.0, rate, max(1, warm)), after], [warm])
+    warm = jnp.round(settings.warmup * steps)
+    rest = jnp.maximum(1.0, steps - warm)
+
+    def rate(step: jax.Array) -> jax.Array:
+        done = jnp.clip((step - warm) / rest, 0.0, 1.0)
+        falling = {
+            "constant": jnp.ones_like(done),
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + jnp.cos(math.pi * done)),
+        }[settings.schedule]
+        rising = step / jnp.maximum(1.0, warm)
+        return settings.learning_rate * jnp.where(step < warm, rising, falling)
+
     adamw = optax.adamw(
-        schedule, settings.beta_1, settings.beta_2, settings.epsilon,
+        rate, settings.beta_1, settings.beta_2, settings.epsilon,
         weight_decay=settings.weight_decay, mask=_decays,
     )  # fmt: skip
     return optax.chain(optax.clip_by_global_norm(settings.clip), adamw) if settings.clip else adamw
@@ -217,18 +254,18 @@ class Progress(NamedTuple):
 def steps(
     model: Model,
     settings: Settings,
-    blocks: int,
     length: int,
     validation: np.ndarray,
-    start: Callable[[Params], Params] = lambda params: params,
+    start: Callable[[Params], Params] | None = None,
 ) -> Steps:
     """A family's fit: the parameters of the best epoch, and how they came about.
 
     Args:
-      model, settings: what is fine-tuned, and how.
-      blocks, length: M and T.
+      model, settings: what is fine-tuned, and how; of a pool of at least `settings.batch` blocks.
+      length: T.
       validation: real blocks i32[N, T] that epochs are judged on.
-      start: from the parameters of the generation before to those that training starts from.
+      start: from the parameters of the generation before to those that training starts from; None
+        goes on from them.
 
     Returns:
       Steps whose result has the metrics train_loss (of the last epoch, nats a prediction),
@@ -238,12 +275,11 @@ def steps(
       ValueError: for settings outside their range, or without validation blocks.
     """
     settings.check()
-    if settings.batch > blocks:
-        raise ValueError(f"batch: expected at most the {blocks} blocks, got {settings.batch}")
     if not len(validation):
         raise ValueError("validation: expected at least one block")
-    per_epoch = blocks // settings.batch  # a last minibatch that is not full is left out
-    transformation = optimizer(settings, settings.epochs * per_epoch)
+    if validation.shape[1] != length:
+        raise ValueError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
+    check_blocks("validation", model.config, validation)
     work = 6 * models.multiply_adds(model.config) * length
     piece = max(1, round(_PIECE / (work * settings.batch)))
     size = min(settings.batch, len(validation))
@@ -253,16 +289,22 @@ def steps(
 
     def begin(key: jax.Array, params: Params, training: Training) -> Progress:
         k_orders, k_steps = jax.random.split(key)
-        params = start(params)
+        params = start(params) if start else params
         zero = jnp.float32(0.0)
         return Progress(
-            k_orders, k_steps, params, transformation.init(params), jnp.int32(0), zero,
+            k_orders, k_steps, params, optimizer(settings, 1).init(params), jnp.int32(0), zero,
             jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
-            training.pool,
+            training.pool._replace(count=jnp.int32(training.pool.count)),
         )  # fmt: skip
 
+    def steps_of_epoch(carry: Progress) -> jax.Array:
+        # A last minibatch that is not full is left out.
+        return jnp.int32(carry.pool.count) // settings.batch
+
     def train(carry: Progress) -> Progress:
-        order = jax.random.permutation(jax.random.fold_in(carry.k_orders, carry.epoch), blocks)
+        order = _order(jax.random.fold_in(carry.k_orders, carry.epoch), carry.pool)
+        per_epoch = steps_of_epoch(carry)
+        transformation = optimizer(settings, settings.epochs * per_epoch)
 
         def turn(number: jax.Array, changing: Any) -> Any:
             params, moments, lost = changing
@@ -287,7 +329,7 @@ def steps(
             lost = losses(model, carry.params, of(real, slice_size=size), chunk=settings.chunk)
             return total + jnp.sum(jnp.where(of(counts, slice_size=size), lost, 0.0))
 
-        trained = carry.step == (carry.epoch + 1) * per_epoch
+        trained = carry.step == (carry.epoch + 1) * steps_of_epoch(carry)
         stop = jnp.where(trained, jnp.minimum(carry.judged + 3 * piece, parts), carry.judged)
         judgement = jax.lax.fori_loop(carry.judged, stop, turn, carry.judgement)
         loss = judgement / len(validation)
@@ -316,9 +358,18 @@ def steps(
             lambda best, last: jnp.where(never, last, best), carry.best, carry.params
         )
         return params, {
-            "train_loss": carry.lost / per_epoch,
+            "train_loss": carry.lost / steps_of_epoch(carry),
             "validation_loss": jnp.where(never, jnp.nan, carry.best_loss),
             "best_epoch": carry.best_epoch.astype(jnp.float32),
         }
 
     return Steps(begin, lambda carry: judge(train(carry)), done, finish)
+
+
+def _order(key: jax.Array, pool: pools.Rows) -> jax.Array:
+    """The numbers of the pool's blocks in random order, then those of empty room."""
+    places = jnp.arange(len(pool.values))
+    bits = jnp.where(
+        places < pool.count, jax.random.bits(key, places.shape) >> 1, jnp.uint32(1 << 31)
+    )
+    return jax.lax.sort_key_val(bits, places)[1]

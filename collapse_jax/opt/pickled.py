@@ -49,9 +49,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(
             f"expected a complete PyTorch file (zip, since 1.6) at {path}: {error or repr(error)}"
         ) from error
-    named = isinstance(loaded, dict) and all(isinstance(name, str) for name in loaded)
-    if not named or not all(isinstance(array, np.ndarray) for array in loaded.values()):
-        raise ValueError(f"expected tensors by name in {path}")
+    if not isinstance(loaded, dict):
+        raise ValueError(f"expected tensors by name in {path}, got {type(loaded).__name__}")
+    for name, array in loaded.items():
+        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+            raise ValueError(
+                f"expected tensors by name in {path}, got {type(array).__name__} at {name!r}"
+            )
     return dict(loaded)
 
 
@@ -74,7 +78,9 @@ class _Unpickler(pickle.Unpickler):
             return lambda *args: _view(*args)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
-        raise _Refused(f"its pickle names {module}.{name}, which no tensor needs")
+        raise _Refused(
+            f"its pickle names {f'{module}.{name}'!r}, which tensors of floats do not need"
+        )
 
     def persistent_load(self, saved: Any) -> np.ndarray:
         kind, storage, key, _, count = saved
@@ -95,7 +101,9 @@ def _view(
     if not math.prod(shape):
         return np.zeros(shape, storage.dtype)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if min((offset, *shape, *strides)) < 0 or last >= storage.size:
+    inside = min((offset, *shape, *strides)) >= 0 and last < storage.size
+    # A stride of 0 would make much of little: a file of a kilobyte would ask for all memory.
+    if not inside or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
     step = storage.itemsize
     return np.lib.stride_tricks.as_strided(

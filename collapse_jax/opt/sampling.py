@@ -4,18 +4,18 @@ Axis legend: B prompts, S new tokens at most, T tokens of a prompt, V vocabulary
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from collapse_jax.opt import cache as caches
+from collapse_jax.opt import decoding
 from collapse_jax.opt.cache import Cache
 from collapse_jax.opt.model import Model, Params
-from collapse_jax.opt.prompts import Prompts, check_lengths
+from collapse_jax.opt.prompts import Prompts, check
 from collapse_jax.parallel import compiled
-
-_STAGE = 16  # steps after which attention's window grows
 
 
 class Texts(NamedTuple):
@@ -26,7 +26,9 @@ class Texts(NamedTuple):
     scores: jax.Array  # f32[B], sum of log-probabilities under the model itself, nats
 
 
-class _Settings(NamedTuple):
+class Settings(NamedTuple):
+    """What drawn tokens depend on; all of it traced."""
+
     temperature: jax.Array  # 0: greedy
     top_k: jax.Array  # V: all
     top_p: jax.Array  # 1: all
@@ -78,16 +80,16 @@ def sample(
             "min_new_tokens: expected 0 to new_tokens, and those at least 1, got"
             f" {min_new_tokens} and {new_tokens}"
         )
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected at least 0, got {temperature}")
     if top_k < 0:
         raise ValueError(f"top_k: expected at least 0, got {top_k}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected above 0 and at most 1, got {top_p}")
-    if not repetition_penalty > 0:
+    if not 0 < repetition_penalty < math.inf:
         raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
-    check_lengths(model.config, prompts, new_tokens)
-    settings = _Settings(
+    check(model.config, prompts, new_tokens)
+    settings = Settings(
         jnp.float32(temperature), jnp.int32(top_k or model.config.vocabulary),
         jnp.float32(top_p), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
     )  # fmt: skip
@@ -99,10 +101,10 @@ def sample(
 
 @functools.lru_cache(maxsize=16)
 def _program(model: Model, new_tokens: int, random: bool, cut: bool) -> Any:
-    return compiled(functools.partial(_sample, model, new_tokens, random, cut))
+    return compiled(functools.partial(sample_purely, model, new_tokens, random, cut))
 
 
-def _sample(
+def sample_purely(
     model: Model,
     new_tokens: int,
     random: bool,
@@ -111,8 +113,20 @@ def _sample(
     params: Params,
     prompts: jax.Array,
     mask: jax.Array,
-    settings: _Settings,
+    settings: Settings,
 ) -> Texts:
+    """`sample` as a pure function of what comes after `cut`; unchecked.
+
+    Args:
+      model, new_tokens: what makes another program.
+      random: whether tokens are drawn; else the most probable is taken.
+      cut: whether settings leave tokens out.
+      key: of the draws.
+      params: of the network.
+      prompts: ids i32[B, T], padded on the left.
+      mask: whether a token counts, bool[B, T].
+      settings: see there.
+    """
     count, length = prompts.shape
     read = mask.sum(axis=1, dtype=jnp.int32)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
@@ -125,7 +139,7 @@ def _sample(
     def choose(logits: jax.Array, state: _State) -> _State:
         own = jnp.where(places < state.chosen, state.tokens, prompts[:, -1:])
         seen = jnp.concatenate([occurred, own], axis=1)
-        scores = _repeated_less(logits, seen, settings.repetition)
+        scores = decoding.less_repeated(logits, seen, settings.repetition)
         ends = jnp.arange(logits.shape[1]) == model.config.end
         scores = jnp.where(ends & (state.chosen < settings.least), -jnp.inf, scores)
         if random:
@@ -168,8 +182,7 @@ def _sample(
             cache=cache,
         ),
     )
-    for stage in range(1, new_tokens, _STAGE):
-        stop = min(stage + _STAGE, new_tokens)
+    for stop in decoding.stages(new_tokens):
         state = state._replace(cache=caches.with_room(state.cache, length + stop - 1))
         state = jax.lax.while_loop(functools.partial(_goes_on, stop), turn, state)
     return Texts(state.tokens, state.lengths, state.scores)
@@ -177,13 +190,6 @@ def _sample(
 
 def _goes_on(stop: int, state: _State) -> jax.Array:
     return (state.chosen < stop) & ~jnp.all(state.ended)
-
-
-def _repeated_less(logits: jax.Array, occurred: jax.Array, penalty: jax.Array) -> jax.Array:
-    """Logits f32[B, V] with those of ids that occurred, i32[B, N], made smaller."""
-    values = jnp.take_along_axis(logits, occurred, axis=1)
-    values = jnp.where(values < 0, values * penalty, values / penalty)
-    return logits.at[jnp.arange(len(logits))[:, None], occurred].set(values)
 
 
 def _cut(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """OPT's tokenizer: byte-level BPE by the `tokenizers` library; "</s>" precedes every text."""
 
 import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,7 +87,10 @@ def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     library.train_from_iterator(
         texts, vocabulary, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
     )
-    return _tokenizer(library, "the trained tokenizer")
+    # Read anew, as it will be: in training, tokens are special that in OPT's texts are text.
+    with tempfile.TemporaryDirectory() as directory:
+        library.save_model(directory)
+        return load(directory)
 
 
 def _tokenizer(library: Any, source: str) -> Tokenizer:

@@ -4,6 +4,7 @@ Every published format is read into a flat dict of arrays; then names and shapes
 the model at once. PyTorch's files are read in `pickled.py`, which executes nothing.
 """
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.opt import config as configs
@@ -62,22 +64,45 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     local = Path(os.path.expanduser(name))
     if local.is_dir():
         return local
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     text = os.fspath(name)
+    if local.exists():
+        raise FileNotFoundError(
+            f"model: expected a directory or an id on the hub, got a file {text!r}"
+        )
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    fetch = functools.partial(snapshot_download, text, revision=revision)
+    unknown = (
+        errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError,
+    )  # fmt: skip
     try:
         try:
             listed = set(HfApi().list_repo_files(text, revision=revision))
-        except OSError:  # offline: what was fetched before will do
-            return Path(snapshot_download(text, revision=revision, local_files_only=True))
+        except unknown:
+            raise
+        except Exception as error:  # out of reach; the kinds of transport errors vary by version
+            return _fetched_before(fetch, text, error)
         wanted = ["config.json", *TOKENIZER_FILES, *_weight_patterns(listed)]
-        return Path(snapshot_download(text, revision=revision, allow_patterns=wanted))
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return Path(fetch(allow_patterns=wanted))
+    except (OSError, *unknown) as error:
         raise FileNotFoundError(
-            f"model: expected a directory or a reachable id on the hub, got {text!r}: {reason}"
+            f"model: expected a directory or an id on the hub, got {text!r}: {_line(error)}"
         ) from error
+
+
+def _fetched_before(fetch: Callable[..., str], text: str, reason: Exception) -> Path:
+    from huggingface_hub import errors
+
+    try:
+        return Path(fetch(local_files_only=True))
+    except errors.LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"the hub is out of reach ({_line(reason)}), and {text} was not fetched before"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def read(directory: Path) -> Arrays:
@@ -87,16 +112,26 @@ def read(directory: Path) -> Arrays:
       FileNotFoundError: if it has none, or lacks a file that an index lists.
       ValueError: if a file is damaged.
     """
+    kind, paths = _format(directory)
+    arrays: Arrays = {}
+    for path in paths:
+        arrays.update(kind.read(path))
+    return arrays
+
+
+def files(directory: Path) -> list[Path]:
+    """The files that `read` reads; it says what it raises."""
+    return _format(directory)[1]
+
+
+def _format(directory: Path) -> tuple[_Format, list[Path]]:
     for kind in _FORMATS:
-        files = _files(directory, kind)
-        if not files:
-            continue
-        arrays: Arrays = {}
-        for path in files:
+        paths = _files(directory, kind)
+        for path in paths:
             if not path.is_file():
                 raise FileNotFoundError(f"expected weights at {path}, which an index lists")
-            arrays.update(kind.read(path))
-        return arrays
+        if paths:
+            return kind, paths
     known = ", ".join(kind.single for kind in _FORMATS)
     raise FileNotFoundError(f"expected weights in {directory} ({known}), but there are none")
 
@@ -110,33 +145,44 @@ def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> 
       source: what messages call them.
 
     Raises:
-      ValueError: naming every array that is missing, not expected, or of another shape.
+      ValueError: naming every array that is missing, twice there, not expected, of another shape
+        or of no floating-point type.
     """
     leaves, structure = jax.tree.flatten_with_path(models.shapes(config))
-    given = {_plain(name): (name, array) for name, array in arrays.items()}
-    head = given.pop("lm_head", None)
+    given: dict[str, list[str]] = {}
+    for name in arrays:
+        given.setdefault(_without_prefix(name), []).append(name)
+    heads = [name for key in ("lm_head.weight", "lm_head.kernel") for name in given.pop(key, [])]
     faults, made = [], []
     for path, expected in leaves:
-        key, published = _key(path), published_name(path)
-        found = given.pop(_plain(published), None)
-        if found is None:
-            faults.append(f"{published} is missing")
+        published = published_name(path)
+        keys = dict.fromkeys((_without_prefix(published), ".".join(_keys(path))))
+        names = [name for key in keys for name in given.pop(key, [])]
+        if len(names) != 1:
+            faults.append(
+                f"{' and '.join(names)} are one parameter" if names else f"{published} is missing"
+            )
             continue
-        name, array = found
-        if key.endswith("kernel") and name.endswith(".weight"):
-            array = array.T
-        if array.shape != expected.shape:
-            faults.append(f"{name} has shape {found[1].shape}, expected {_stored(path, expected)}")
-        made.append(np.asarray(array, np.float32))
-    faults += [f"{name} is not expected" for name, _ in given.values()]
+        array, shape = arrays[names[0]], expected.shape
+        if path[-1].key == "kernel" and names[0].endswith(".weight"):
+            array, shape = array.T, shape[::-1]
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            faults.append(f"{names[0]} is {array.dtype}, expected floating-point numbers")
+        elif array.shape != expected.shape:
+            faults.append(f"{names[0]} has shape {arrays[names[0]].shape}, expected {shape}")
+        else:
+            made.append(np.asarray(array, np.float32))
+    faults += [f"{name} is not expected" for names in given.values() for name in names]
     if faults:
         raise ValueError(f"{source}: weights do not fit the config: {'; '.join(faults)}")
     params: Params = jax.tree.unflatten(structure, made)
     words = params["embed_tokens"]["embedding"]
-    if head is not None and not _same(head, words):
-        raise ValueError(
-            f"{source}: {head[0]} differs from the word embedding; OPT's are the same (tied)"
-        )
+    for name in heads:
+        head = arrays[name].T if name.endswith("kernel") else arrays[name]
+        if head.shape != words.shape or not np.all(np.asarray(head, np.float32) == words):
+            raise ValueError(
+                f"{source}: {name} differs from the word embedding; OPT's are the same (tied)"
+            )
     return params
 
 
@@ -167,30 +213,17 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
 
 def published_name(path: Any) -> str:
     """The name of a parameter in PyTorch's checkpoints of OPT."""
-    *above, last = (str(entry.key) for entry in path)
+    *above, last = _keys(path)
     return ".".join(["model", "decoder", *above, "bias" if last == "bias" else "weight"])
 
 
-def _plain(name: str) -> str:
-    """A published name without what differs between formats and ages."""
-    parts = [part for part in name.split(".") if part not in ("model", "decoder")]
-    if parts[-1] in ("weight", "kernel", "embedding", "scale"):
-        parts.pop()
-    return ".".join(parts)
+def _keys(path: Any) -> list[str]:
+    return [str(entry.key) for entry in path]
 
 
-def _key(path: Any) -> str:
-    return ".".join(str(entry.key) for entry in path)
-
-
-def _stored(path: Any, expected: Any) -> tuple[int, ...]:
-    return expected.shape[::-1] if path[-1].key == "kernel" else expected.shape
-
-
-def _same(head: tuple[str, np.ndarray], words: np.ndarray) -> bool:
-    name, array = head
-    array = array.T if name.endswith("kernel") else array
-    return array.shape == words.shape and bool(np.all(np.asarray(array, np.float32) == words))
+def _without_prefix(name: str) -> str:
+    """A published name without "model.decoder." or what older files have of it."""
+    return name.removeprefix("model.").removeprefix("decoder.")
 
 
 def _files(directory: Path, kind: _Format) -> list[Path]:
