@@ -202,6 +202,13 @@ def counts() -> Pools:
     )
 
 
+def random_order(key: jax.Array, room: int, count: Count) -> jax.Array:
+    """The numbers below `count` in random order, then those of empty room: i32[room]."""
+    numbers = jnp.arange(room, dtype=jnp.int32)
+    bits = jnp.where(numbers < count, jax.random.bits(key, (room,)) >> 1, jnp.uint32(1 << 31))
+    return jax.lax.sort_key_val(bits, numbers)[1]
+
+
 def _resize(values: jax.Array, capacity: int) -> jax.Array:
     missing = capacity - values.shape[0]
     if missing <= 0:

@@ -77,7 +77,7 @@ def load_corpus(
     """
     if name == WIKITEXT_2:
         title, raw = "WikiText-2", _wikitext_2_bytes(data_dir)
-        text = decode(raw, title)
+        text = _decode(raw, title)
         tally = Counter(text.split())
         tally["<eos>"] += text.count("\n")
     elif name == PYDOC_TOPICS:
@@ -85,9 +85,9 @@ def load_corpus(
         title = f"Python {platform.python_version()} topics ({files.sha256(raw)[:8]})"
         tally = Counter(_english_words(raw.decode()))
     else:
-        path = user_path(name)
+        path = _user_path(name)
         title, raw = path.name, files.read(path)
-        tally = Counter(decode(raw, str(path)).split())
+        tally = Counter(_decode(raw, str(path)).split())
     if not tally:
         raise ValueError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
@@ -140,16 +140,6 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
 
 
 def _pydoc_topics_bytes() -> bytes:
-    topics = pydoc_topics()
-    return "\n".join(topics[key] for key in sorted(topics)).encode()
-
-
-def pydoc_topics() -> dict[str, str]:
-    """The texts of Python's language reference by topic.
-
-    Raises:
-        ValueError: this Python was installed without them.
-    """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -157,7 +147,7 @@ def pydoc_topics() -> dict[str, str]:
             "expected Python's own pydoc_data.topics, but this Python was installed without it "
             f"({error}); name another corpus, or a text file of your own"
         ) from error
-    return dict(topics)
+    return "\n".join(topics[key] for key in sorted(topics)).encode()
 
 
 def _english_words(text: str) -> list[str]:
@@ -169,12 +159,7 @@ def _english_words(text: str) -> list[str]:
     return re.findall(rf"{letters}(?:'{letters})*", text.lower().replace("\u2019", "'"))
 
 
-def user_path(name: str) -> Path:
-    """The file that a user's name for a text means.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+def _user_path(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise FileNotFoundError(
@@ -184,12 +169,7 @@ def user_path(name: str) -> Path:
     return path
 
 
-def decode(raw: bytes, source: str) -> str:
-    """UTF-8 text of a file.
-
-    Raises:
-        ValueError: it is not.
-    """
+def _decode(raw: bytes, source: str) -> str:
     nul = raw.find(0)  # English in UTF-16 is valid UTF-8 full of NULs, as many binary files are
     if nul < 0:
         try:

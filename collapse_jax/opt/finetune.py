@@ -119,18 +119,6 @@ def losses(
     chunk: int = 0,
     recompute: bool = False,
 ) -> jax.Array:
-    """Mean loss of each block, nats a prediction; as `token_losses`, f32[B]."""
-    return token_losses(model, params, blocks, k_dropout, chunk, recompute).mean(axis=1)
-
-
-def token_losses(
-    model: Model,
-    params: Params,
-    blocks: jax.Array,
-    k_dropout: jax.Array | None = None,
-    chunk: int = 0,
-    recompute: bool = False,
-) -> jax.Array:
     """-ln p of every token but a block's first, nats.
 
     Args:
@@ -292,6 +280,7 @@ def steps(
         params = start(params) if start else params
         zero = jnp.float32(0.0)
         return Progress(
+            # The optimizer's state does not depend on how many steps there will be.
             k_orders, k_steps, params, optimizer(settings, 1).init(params), jnp.int32(0), zero,
             jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
             training.pool._replace(count=jnp.int32(training.pool.count)),
@@ -302,7 +291,8 @@ def steps(
         return jnp.int32(carry.pool.count) // settings.batch
 
     def train(carry: Progress) -> Progress:
-        order = _order(jax.random.fold_in(carry.k_orders, carry.epoch), carry.pool)
+        k_order = jax.random.fold_in(carry.k_orders, carry.epoch)
+        order = pools.random_order(k_order, len(carry.pool.values), carry.pool.count)
         per_epoch = steps_of_epoch(carry)
         transformation = optimizer(settings, settings.epochs * per_epoch)
 
@@ -327,7 +317,7 @@ def steps(
         def turn(number: jax.Array, total: jax.Array) -> jax.Array:
             of = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=number * size)
             lost = losses(model, carry.params, of(real, slice_size=size), chunk=settings.chunk)
-            return total + jnp.sum(jnp.where(of(counts, slice_size=size), lost, 0.0))
+            return total + jnp.sum(jnp.where(of(counts, slice_size=size), lost.mean(axis=1), 0.0))
 
         trained = carry.step == (carry.epoch + 1) * steps_of_epoch(carry)
         stop = jnp.where(trained, jnp.minimum(carry.judged + 3 * piece, parts), carry.judged)
@@ -364,12 +354,3 @@ def steps(
         }
 
     return Steps(begin, lambda carry: judge(train(carry)), done, finish)
-
-
-def _order(key: jax.Array, pool: pools.Rows) -> jax.Array:
-    """The numbers of the pool's blocks in random order, then those of empty room."""
-    places = jnp.arange(len(pool.values))
-    bits = jnp.where(
-        places < pool.count, jax.random.bits(key, places.shape) >> 1, jnp.uint32(1 << 31)
-    )
-    return jax.lax.sort_key_val(bits, places)[1]

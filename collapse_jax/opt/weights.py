@@ -75,30 +75,21 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     unknown = (
         errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError,
     )  # fmt: skip
+    expected = f"model: expected a directory or an id on the hub, got {text!r}"
     try:
-        try:
-            listed = set(HfApi().list_repo_files(text, revision=revision))
-        except unknown:
-            raise
-        except Exception as error:  # out of reach; the kinds of transport errors vary by version
-            return _fetched_before(fetch, text, error)
+        listed = set(HfApi().list_repo_files(text, revision=revision))
         wanted = ["config.json", *TOKENIZER_FILES, *_weight_patterns(listed)]
         return Path(fetch(allow_patterns=wanted))
-    except (OSError, *unknown) as error:
-        raise FileNotFoundError(
-            f"model: expected a directory or an id on the hub, got {text!r}: {_line(error)}"
-        ) from error
-
-
-def _fetched_before(fetch: Callable[..., str], text: str, reason: Exception) -> Path:
-    from huggingface_hub import errors
-
-    try:
-        return Path(fetch(local_files_only=True))
-    except errors.LocalEntryNotFoundError as error:
-        raise FileNotFoundError(
-            f"the hub is out of reach ({_line(reason)}), and {text} was not fetched before"
-        ) from error
+    except unknown as error:
+        raise FileNotFoundError(f"{expected}: {_line(error)}") from error
+    except Exception as reason:  # out of reach; the kinds of transport errors vary by version
+        try:
+            return Path(fetch(local_files_only=True))
+        except errors.LocalEntryNotFoundError as error:
+            raise FileNotFoundError(
+                f"{expected}: the hub is out of reach ({_line(reason)}), and it was not fetched"
+                " before"
+            ) from error
 
 
 def _line(error: Exception) -> str:
@@ -112,26 +103,16 @@ def read(directory: Path) -> Arrays:
       FileNotFoundError: if it has none, or lacks a file that an index lists.
       ValueError: if a file is damaged.
     """
-    kind, paths = _format(directory)
-    arrays: Arrays = {}
-    for path in paths:
-        arrays.update(kind.read(path))
-    return arrays
-
-
-def files(directory: Path) -> list[Path]:
-    """The files that `read` reads; it says what it raises."""
-    return _format(directory)[1]
-
-
-def _format(directory: Path) -> tuple[_Format, list[Path]]:
     for kind in _FORMATS:
-        paths = _files(directory, kind)
-        for path in paths:
+        files = _files(directory, kind)
+        if not files:
+            continue
+        arrays: Arrays = {}
+        for path in files:
             if not path.is_file():
                 raise FileNotFoundError(f"expected weights at {path}, which an index lists")
-        if paths:
-            return kind, paths
+            arrays.update(kind.read(path))
+        return arrays
     known = ", ".join(kind.single for kind in _FORMATS)
     raise FileNotFoundError(f"expected weights in {directory} ({known}), but there are none")
 

@@ -154,10 +154,7 @@ def _epoch(pool: pools.LiveRows, batch: int) -> tuple[jax.Array, jax.Array]:
 def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) -> jax.Array:
     """The numbers below M in random order, then others: i32[room rounded up to minibatches]."""
     room = pool.fixed.values.shape[0] + pool.live.shape[0]
-    numbers = jnp.arange(room, dtype=jnp.int32)
-    bits = jnp.where(numbers < size, jax.random.bits(key, (room,)) >> 1, jnp.uint32(1 << 31))
-    _, order = jax.lax.sort_key_val(bits, numbers)
-    return jnp.pad(order, (0, -room % batch))
+    return jnp.pad(pools.random_order(key, room, size), (0, -room % batch))
 
 
 def _images(
