@@ -62,11 +62,13 @@ class Cohort:
         self._saved = time.monotonic()
         self._pace = 1.0  # generations that fit into the time of a segment
 
-    def advance(self, stop: StopSignal, bar: Progress) -> dict[str, np.ndarray]:
+    def advance(
+        self, stop: StopSignal, bar: Progress
+    ) -> tuple[list[ChainState | None], dict[str, np.ndarray]]:
         """Runs all generations that are missing.
 
         Returns:
-          First passages, {name: i32[chain]}.
+          The batches' last states, and first passages, {name: i32[chain]}.
 
         Raises:
           Stopped: when `stop` is requested, after saving.
@@ -88,7 +90,7 @@ class Cohort:
                 self._commit(done, states)
             if stop.requested is not None and done < total:
                 raise Stopped(stop.requested, done - 1)
-        return self._passages(states)
+        return states, self._passages(states)
 
     def _next_checkpoint(self, done: int) -> int:
         every = self._config.checkpoint_every

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -192,10 +193,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def define_flags(config: type) -> None:
-    """Defines one absl flag for each field of a config dataclass."""
+def define_flags(config: type, flag_values: Any = None) -> None:
+    """Defines one absl flag for each field of a config dataclass; global ones if not said where."""
     from absl import flags
 
+    place = {} if flag_values is None else {"flag_values": flag_values}
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind, text = _plain(hints[field.name]), field.metadata["help"]
@@ -209,15 +211,26 @@ def define_flags(config: type) -> None:
             float: flags.DEFINE_float,
             str: flags.DEFINE_string,
         }[kind]
-        define(field.name, field.default, text)
+        define(field.name, field.default, text, **place)
 
 
-def from_flags(config: type) -> Any:
+def from_flags(config: type, flag_values: Any = None) -> Any:
     """A config from the values of the flags that `define_flags` made."""
     from absl import flags
 
-    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(config)}
-    return config(**values)
+    chosen = flags.FLAGS if flag_values is None else flag_values
+    return config(**{field.name: chosen[field.name].value for field in dataclasses.fields(config)})
+
+
+def from_flagfile(path: str | os.PathLike[str], *configs: type) -> list[Any]:
+    """Configs as a flagfile sets them, which has no flags but theirs."""
+    from absl import flags
+
+    values = flags.FlagValues()
+    for config in configs:
+        define_flags(config, values)
+    values([str(path), f"--flagfile={os.fspath(path)}"])
+    return [from_flags(config, values) for config in configs]
 
 
 def _plain(hint: Any) -> type:

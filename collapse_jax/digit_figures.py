@@ -71,7 +71,7 @@ def latent_density(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
         "Density of generation 0's encoder mean on generated images", describe(summary)
     )
     x = summary["latent"].values
-    for generation, colour in zip(shown, _shades(len(shown)), strict=True):
+    for generation, colour in zip(shown, drawing.shades(len(shown)), strict=True):
         at = summary.isel(generation=generation)
         quantile = {
             level: at["latent_density_quantile"].sel(quantile=level).values
@@ -84,11 +84,6 @@ def latent_density(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
     ax.set_xlim(-3, 3)
     ax.set_ylim(bottom=0)
     return drawing.legend(figure)
-
-
-def _shades(count: int) -> np.ndarray:
-    """From light to dark, in the order of generations."""
-    return matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, count))
 
 
 @matplotlib.rc_context(STYLE)

@@ -270,6 +270,11 @@ def legend(made: Figure, columns: int = 0, title: str = "") -> Figure:
     return made
 
 
+def shades(count: int) -> np.ndarray:
+    """Colours from light to dark, in the order of generations: f64[count, 4]."""
+    return matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, count))
+
+
 def palette(count: int) -> Sequence[str]:
     """Distinct colours for runs; more than six repeat."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]

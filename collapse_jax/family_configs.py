@@ -161,3 +161,94 @@ class VaeConfig:
     data_dir: str | None = setting(
         None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """The language models; see `collapse_jax.families.language`."""
+
+    base: str | None = setting(
+        None,
+        "The pretrained model: a directory, or an id on the hub such as facebook/opt-125m; none: a"
+        " small one is trained first.",
+    )
+    revision: str | None = setting(None, "Of the model on the hub.")
+    dataset: str = setting(
+        "pydoc-topics",
+        "Text: pydoc-topics (offline), wikitext-2, wikitext-2-raw, a directory or a text file.",
+    )
+    data_dir: str | None = setting(
+        None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
+    )
+    data_revision: str | None = setting(None, "Of the data set on the hub.")
+    arms: str = setting(
+        "replace:5,preserve:5",
+        "What is compared: regime:epochs, comma-separated; replace, preserve, accumulate or"
+        " subsample.",
+    )
+    real_fraction: float = setting(0.1, "preserve: share of original blocks.")
+    length: int = setting(64, "Tokens of a block.")
+    blocks: int | None = setting(None, "Blocks of the training text; none: all.")
+    batch: int = setting(128, "Blocks of a training step.")
+    accumulate: int = setting(1, "Parts of a training step, of which one is in memory.")
+    learning_rate: float = setting(2e-5, "AdamW's learning rate, at its largest.")
+    schedule: str = setting("constant", "Of the learning rate.", ("constant", "linear", "cosine"))
+    warmup: float = setting(0.0, "Share of all steps in which the rate rises from 0.")
+    weight_decay: float = setting(0.01, "AdamW's weight decay.")
+    clip: float = setting(1.0, "Largest global norm of a gradient; 0: any.")
+    chunk: int = setting(0, "Predictions whose logits are in memory at a time; 0: all of a part's.")
+    start: str = setting(
+        "fresh", "Each generation from the pretrained model, or the one before.", ("fresh", "warm")
+    )
+    decoder: str = setting("beam", "How text is written.", ("beam", "sample"))
+    beams: int = setting(5, "Of beam search.")
+    temperature: float = setting(1.0, "Of sampling.")
+    top_k: int = setting(0, "Of sampling: so many tokens are drawn from; 0: all.")
+    top_p: float = setting(1.0, "Of sampling: tokens of this probability are drawn from.")
+    repetition_penalty: float = setting(
+        1.0, "Of both decoders; the paper tries 2.0, its archived code 3.0; 1: none."
+    )
+    decode_batch: int = setting(16, "Blocks that are continued at a time.")
+    test_blocks: int | None = setting(None, "Blocks of the test text; none: all.")
+    prompt: str | None = setting(
+        None, "Text that each generation continues; none: the first block of the training text."
+    )
+    kept_blocks: int = setting(1000, "Training blocks of each generation kept in the history.")
+    tail: float = setting(0.1, "Share of the first text's tokens that its rarest types make up.")
+    dtype: str = setting("float32", "What the network computes in.", ("float32", "bfloat16"))
+
+    @property
+    def listed(self) -> list[tuple[str, int]]:
+        """Regimes and epochs of the arms."""
+        found = []
+        for arm in self.arms.split(","):
+            regime, _, epochs = arm.partition(":")
+            if regime not in ARMS or not epochs.isdecimal():
+                raise ValueError(
+                    f"arms: expected regime:epochs with a regime of {', '.join(ARMS)}, got {arm!r}"
+                )
+            found.append((regime, int(epochs)))
+        if len(set(found)) < len(found):
+            raise ValueError(f"arms: expected each once, got {self.arms!r}")
+        return found
+
+
+ARMS = ("replace", "preserve", "accumulate", "subsample")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallModelConfig:
+    """The small model that is trained where there is no --base; see `language.pretraining`."""
+
+    vocabulary: int = setting(1024, "Without --base: ids of its byte-level BPE at most.")
+    hidden: int = setting(96, "Without --base: width.")
+    layers: int = setting(2, "Without --base: layers.")
+    heads: int = setting(4, "Without --base: attention heads.")
+    dropout: float = setting(0.0, "Without --base: dropout, in pretraining and fine-tuning.")
+    pretraining_share: float = setting(
+        0.5,
+        "Without --base: share of the training text that it is trained on; chains see the rest.",
+    )
+    pretraining_epochs: int = setting(10, "Without --base: passes over its part of the text.")
+    pretraining_batch: int = setting(32, "Without --base: blocks of a step.")
+    pretraining_rate: float = setting(2e-3, "Without --base: largest learning rate.")

@@ -35,12 +35,15 @@ class Result(NamedTuple):
       history: every chain's values with dims (chain, generation, ...), or, with keep="summary",
         the summary; always with early_collapse, late_collapse and nonfinite by chain.
       summary: count, mean, sd and quantiles of each metric over chains, by generation.
+      params: of the last generation's models, a pytree a batch of chains, leaves [chain, ...]; the
+        last batch may be filled up with chains beyond the run's.
       family, regime, config: what was run.
       seconds: wall-clock of this call.
     """
 
     history: xr.Dataset
     summary: xr.Dataset
+    params: list[Any]
     family: Family
     regime: Regime
     config: RunConfig
@@ -102,7 +105,7 @@ def _run(
             workdir.write_text("flags.txt", flagfile)
     devices = devices or jax.local_devices()
     engine = _engine(family, regime, identity["keep"], root)
-    parts, passages = [], []
+    parts, passages, params = [], [], []
     with (
         StopSignal(active=workdir is not None) as stop,
         Progress(
@@ -115,7 +118,9 @@ def _run(
                 cohort = Cohort(
                     engine, root, store, config, identity["chains_per_batch"], devices, first, count
                 )
-                passages.append(cohort.advance(stop, bar))
+                states, passed = cohort.advance(stop, bar)
+                passages.append(passed)
+                params += [state.params for state in states if state is not None]
                 store.close()
             except BaseException:
                 store.abandon()
@@ -132,7 +137,7 @@ def _run(
     }
     whole.attrs |= attributes
     short.attrs |= attributes
-    return Result(whole, short, family, regime, config, time.perf_counter() - began)
+    return Result(whole, short, params, family, regime, config, time.perf_counter() - began)
 
 
 def _store(workdir: Workdir | None, index: int, config: RunConfig) -> MemoryStore | DiskStore:

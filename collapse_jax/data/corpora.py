@@ -77,17 +77,17 @@ def load_corpus(
     """
     if name == WIKITEXT_2:
         title, raw = "WikiText-2", _wikitext_2_bytes(data_dir)
-        text = _decode(raw, title)
+        text = decode(raw, title)
         tally = Counter(text.split())
         tally["<eos>"] += text.count("\n")
     elif name == PYDOC_TOPICS:
-        raw = _pydoc_topics_bytes()
+        raw = "\n".join(pydoc_topics().values()).encode()
         title = f"Python {platform.python_version()} topics ({files.sha256(raw)[:8]})"
         tally = Counter(_english_words(raw.decode()))
     else:
-        path = _user_path(name)
+        path = user_path(name)
         title, raw = path.name, files.read(path)
-        tally = Counter(_decode(raw, str(path)).split())
+        tally = Counter(decode(raw, str(path)).split())
     if not tally:
         raise ValueError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
@@ -139,7 +139,12 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
     return raw
 
 
-def _pydoc_topics_bytes() -> bytes:
+def pydoc_topics() -> dict[str, str]:
+    """Texts of the language reference that ships inside Python, by topic.
+
+    Raises:
+        ValueError: this Python was installed without it.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -147,7 +152,7 @@ def _pydoc_topics_bytes() -> bytes:
             "expected Python's own pydoc_data.topics, but this Python was installed without it "
             f"({error}); name another corpus, or a text file of your own"
         ) from error
-    return "\n".join(topics[key] for key in sorted(topics)).encode()
+    return {key: topics[key] for key in sorted(topics)}
 
 
 def _english_words(text: str) -> list[str]:
@@ -159,7 +164,12 @@ def _english_words(text: str) -> list[str]:
     return re.findall(rf"{letters}(?:'{letters})*", text.lower().replace("\u2019", "'"))
 
 
-def _user_path(name: str) -> Path:
+def user_path(name: str) -> Path:
+    """The text file that a corpus' name is the path of.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise FileNotFoundError(
@@ -169,7 +179,12 @@ def _user_path(name: str) -> Path:
     return path
 
 
-def _decode(raw: bytes, source: str) -> str:
+def decode(raw: bytes, source: str) -> str:
+    """The text of UTF-8 bytes.
+
+    Raises:
+        ValueError: they are something else; `source` says what is named then.
+    """
     nul = raw.find(0)  # English in UTF-16 is valid UTF-8 full of NULs, as many binary files are
     if nul < 0:
         try:

@@ -23,8 +23,8 @@ from collapse_jax.parallel import compiled
 
 _LOST = -1e9  # the score of what is not to be chosen, as transformers has it
 # When a search ends, see `search`.
-_WHEN_BEATEN, _WHEN_FULL, _WHEN_HOPELESS = range(3)
-_ENDS: dict[bool | str, int] = {False: _WHEN_BEATEN, True: _WHEN_FULL, "never": _WHEN_HOPELESS}
+WHEN_BEATEN, WHEN_FULL, WHEN_HOPELESS = range(3)
+_ENDS: dict[bool | str, int] = {False: WHEN_BEATEN, True: WHEN_FULL, "never": WHEN_HOPELESS}
 
 
 class Hypotheses(NamedTuple):
@@ -42,7 +42,7 @@ class Penalties(NamedTuple):
       length: the exponent of the length that a finished hypothesis' score is divided by.
       repetition: every token that occurred has its log-probability multiplied by this (1: not).
       least: new tokens before which no hypothesis may end.
-      early: when a search ends: _WHEN_BEATEN, _WHEN_FULL or _WHEN_HOPELESS.
+      early: when a search ends: WHEN_BEATEN, WHEN_FULL or WHEN_HOPELESS.
     """
 
     length: jax.Array
@@ -210,7 +210,7 @@ def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) 
 
 
 def _goes_on(penalties: Penalties, stop: int, state: _State) -> jax.Array:
-    full = jnp.all(state.finished.there) & (penalties.early == _WHEN_FULL)
+    full = jnp.all(state.finished.there) & (penalties.early == WHEN_FULL)
     return (state.chosen < stop) & jnp.any(state.improvable) & ~full
 
 
@@ -245,7 +245,7 @@ def _choose(
     finished = _finish(penalties, state, tokens, scores, ended, length)
     running, order = jax.lax.top_k(jnp.where(ended, scores + _LOST, scores), beams)
     best_length = jnp.where(
-        (penalties.early == _WHEN_HOPELESS) & (penalties.length > 0), new_tokens, length
+        (penalties.early == WHEN_HOPELESS) & (penalties.length > 0), new_tokens, length
     )
     reachable = running[:, :1] / best_length.astype(jnp.float32) ** penalties.length
     worst = jnp.min(finished.scores, axis=1, keepdims=True)
@@ -271,7 +271,7 @@ def _finish(
     """The K best of finished hypotheses and of candidates that have just ended."""
     old, beams = state.finished, state.scores.shape[1]
     counts = ended & (jnp.arange(2 * beams) < beams)
-    full = jnp.all(old.there, axis=1) & (penalties.early == _WHEN_FULL)
+    full = jnp.all(old.there, axis=1) & (penalties.early == WHEN_FULL)
     counts_for_nothing = (full | ~state.improvable)[:, None]
     new = scores / length.astype(jnp.float32) ** penalties.length
     new = new + _LOST * counts_for_nothing + _LOST * ~counts

@@ -22,6 +22,7 @@ from collapse_jax.opt import model as models
 from collapse_jax.opt.config import Config
 from collapse_jax.opt.model import Model, Params
 from collapse_jax.opt.prompts import check_ids
+from collapse_jax.parallel import compiled
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
@@ -148,6 +149,24 @@ def losses(
     ids = jnp.pad(ids, (0, room)).reshape(-1, chunk)
     every = jax.lax.map(lambda part: jax.checkpoint(lost)(*part), (rows, ids))
     return every.reshape(-1)[: targets.size].reshape(targets.shape)
+
+
+def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) -> Perplexity:
+    """A model's perplexities on blocks of text.
+
+    Args:
+      model, params: the network.
+      blocks: ids i32[N, T].
+      batch: blocks that are read at a time.
+    """
+    check_blocks("blocks", model.config, blocks)
+    mean_loss = compiled(lambda params, part: losses(model, params, part).mean(axis=1))
+    batch = min(batch, len(blocks))
+    found = []
+    for start in range(0, len(blocks), batch):
+        places = np.minimum(np.arange(start, start + batch), len(blocks) - 1)
+        found.append(np.asarray(mean_loss(params, blocks[places])))
+    return perplexity(np.concatenate(found)[: len(blocks)])
 
 
 def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTransformation:

@@ -1,0 +1,55 @@
+"""The pretrained model that every generation starts from, with its tokenizer."""
+
+import functools
+import hashlib
+import json
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from collapse_jax.opt import tokenizer, weights
+from collapse_jax.opt.config import Config
+from collapse_jax.opt.model import Params
+from collapse_jax.opt.tokenizer import Tokenizer
+
+
+class Base(NamedTuple):
+    """A model, its tokenizer, and what tells them from others."""
+
+    config: Config
+    params: Params  # f32, on the host
+    words: Tokenizer
+    sha256: str  # of the shape, all weights and the vocabulary
+
+
+@functools.lru_cache(maxsize=2)
+def load(name: str, revision: str | None = None) -> Base:
+    """A pretrained model.
+
+    Args:
+      name: a directory in Hugging Face's layout, or an id on the hub such as "facebook/opt-125m".
+      revision: of the hub's repository.
+
+    Raises:
+      FileNotFoundError: if there is no such model, or it lacks a file.
+      ValueError: for files that are damaged, or a tokenizer that does not fit the model.
+    """
+    directory = weights.resolve(name, revision)
+    config, params = weights.load(directory)
+    words = tokenizer.load(directory)
+    if words.vocabulary > config.vocabulary:
+        raise ValueError(
+            f"{directory}: expected a tokenizer of at most the model's {config.vocabulary:,} ids,"
+            f" got {words.vocabulary:,}"
+        )
+    return Base(config, params, words, _checksum(config, params, words))
+
+
+def _checksum(config: Config, params: Params, words: Tokenizer) -> str:
+    digest = hashlib.sha256(repr(config).encode())
+    digest.update(json.dumps(sorted(words.library.get_vocab().items())).encode())
+    for path, leaf in jax.tree.leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()

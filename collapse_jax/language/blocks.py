@@ -1,0 +1,59 @@
+"""A text as blocks of tokens, all of one length, as models are trained on them.
+
+Rows are tokenised one by one ("</s>" in front of each), put in a row, and cut; the remainder is
+dropped, as in Shumailov et al. 2024.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from collapse_jax.data.texts import Text
+from collapse_jax.opt.tokenizer import Tokenizer
+
+
+class Blocks(NamedTuple):
+    """A text cut into blocks of T tokens."""
+
+    train: np.ndarray  # i32[block, token]
+    validation: np.ndarray  # i32[block, token]
+    test: np.ndarray  # i32[block, token]
+
+
+def cut(words: Tokenizer, text: Text, length: int, start: float, stop: float) -> Blocks:
+    """The blocks of a text.
+
+    Args:
+      words: the tokenizer.
+      text: what is cut.
+      length: T.
+      start, stop: the part of the training rows that is taken, as shares.
+
+    Raises:
+      ValueError: for a split, or a part of one, that is shorter than a block.
+    """
+    rows = part(text.train, start, stop)
+    splits = {"train": rows, "validation": text.validation, "test": text.test}
+    return Blocks(*(of_rows(words, each, length, name) for name, each in splits.items()))
+
+
+def part(rows: Sequence[str], start: float, stop: float) -> Sequence[str]:
+    """Rows between two shares of all of them."""
+    return rows[round(start * len(rows)) : round(stop * len(rows))]
+
+
+def of_rows(words: Tokenizer, rows: Sequence[str], length: int, name: str) -> np.ndarray:
+    """Blocks i32[block, token] of rows.
+
+    Raises:
+      ValueError: naming the split, where there are too few tokens for one block.
+    """
+    ids = np.concatenate([np.zeros(0, np.int32), *map(np.array, words.encode_all(rows))])
+    count = len(ids) // length
+    if not count:
+        raise ValueError(
+            f"dataset: expected at least one block of {length} tokens in the {name} split, got"
+            f" {len(ids)} tokens"
+        )
+    return ids[: count * length].reshape(count, length).astype(np.int32)

@@ -1,0 +1,63 @@
+"""Figures of language models: what generation 0's model makes of later texts, and what dies out."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from collapse_jax import drawing
+from collapse_jax.drawing import STYLE
+from collapse_jax.summary_table import describe
+
+
+@matplotlib.rc_context(STYLE)
+def histograms(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
+    """The paper's figure: perplexities of training blocks under generation 0's model.
+
+    Means over chains of each chain's density, on a log axis; the ends hold what is beyond them.
+
+    Args:
+      summary: of a run.
+      generations: to be shown; those beyond the run are left out, its last is always there.
+    """
+    last = summary.sizes["generation"] - 1
+    shown = sorted({g for g in generations if g <= last} | {last})
+    figure, (ax,) = drawing.figure(
+        "Perplexity of training blocks under generation 0's model", describe(summary)
+    )
+    middle = summary["log10_perplexity"].values
+    half = (middle[1] - middle[0]) / 2
+    edges = 10.0 ** np.append(middle - half, middle[-1] + half)
+    density = summary["perplexity_density_mean"].values
+    for generation, colour in zip(shown, drawing.shades(len(shown)), strict=True):
+        source = "real text" if generation == 0 else f"text of generation {generation - 1}"
+        ax.stairs(
+            density[generation], edges, color=colour, linewidth=1.4,
+            label=f"generation {generation} ({source})",
+        )  # fmt: skip
+    ax.set_xscale("log")
+    seen = np.flatnonzero(density[shown].max(axis=0) > 0)
+    ax.set_xlim(edges[seen[0]], edges[seen[-1] + 1])
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("perplexity of a block")
+    ax.set_ylabel("share of blocks per decade")
+    return drawing.legend(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def survival(summary: xr.Dataset) -> Figure:
+    """Share of the first text's types that still occur, by decile of their frequency."""
+    figure, (ax,) = drawing.figure(
+        "Types of the first training text that still occur", describe(summary)
+    )
+    x = drawing.generations(ax, summary)
+    shares = summary["survival_mean"].values
+    last = shares.shape[1] - 1
+    names = {0: "most frequent tenth", last: "rarest tenth"}
+    lines = {names.get(i, f"tenth {i + 1}"): shares[:, i] for i in range(shares.shape[1])}
+    drawing.entries(ax, x, lines)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_ylabel("share of types left, mean over chains")
+    return drawing.legend(figure, title="by frequency in the first text")
