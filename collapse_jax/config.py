@@ -222,13 +222,15 @@ def from_flags(config: type, flag_values: Any = None) -> Any:
     return config(**{field.name: chosen[field.name].value for field in dataclasses.fields(config)})
 
 
-def from_flagfile(path: str | os.PathLike[str], *configs: type) -> list[Any]:
-    """Configs as a flagfile sets them, which has no flags but theirs."""
+def from_flagfile(path: str | os.PathLike[str], *configs: type, **defaults: Any) -> list[Any]:
+    """Configs as a flagfile sets them, which has no flags but theirs; others have `defaults`."""
     from absl import flags
 
     values = flags.FlagValues()
     for config in configs:
         define_flags(config, values)
+    for name, value in defaults.items():
+        values.set_default(name, value)
     values([str(path), f"--flagfile={os.fspath(path)}"])
     return [from_flags(config, values) for config in configs]
 

@@ -12,10 +12,10 @@ slower than NumPy's rows at M = 1000 (the grid costs the same for every M) and f
 100,000; autoencoders trained 1.6 times (one hidden layer) and as fast (convolutional) as in
 PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8 times the time of one; beam
 search and fine-tuning of OPT-125m against transformers (aim: 2 times at 16 prompts, 1.2 times; see
-BUILD_NOTES.md for what is reached); a checkpoint every 50 generations costs less than 5 % (missed:
-see BUILD_NOTES.md). Both sides run in turn in one process; medians; what is timed on our side
-includes the default metrics and fetching the record. About half an hour on two quiet cores, half of
-it OPT:
+BUILD_NOTES.md for what is reached), and a whole generation of both; a checkpoint every 50
+generations costs less than 5 % (missed: see BUILD_NOTES.md). Both sides run in turn in one process;
+medians; what is timed on our side includes the default metrics and fetching the record. About half
+an hour on two quiet cores, more than half of it OPT:
 
   python -m experiments.benchmark --suite=all --data_dir=...
 """
@@ -36,9 +36,14 @@ if TYPE_CHECKING:
 
 SUITES = (
     "gaussian", "discrete", "gmm", "kde", "regression", "error_sources", "vae", "beam", "finetune",
-    "checkpoint", "all",
+    "language", "checkpoint", "all",
 )  # fmt: skip
-WITH_PEERS = ("vae", "beam", "finetune")  # what these compare with is the extra `benchmark`
+WITH_PEERS = (
+    "vae",
+    "beam",
+    "finetune",
+    "language",
+)  # what these compare with is the extra `benchmark`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,7 @@ def measure(config: BenchmarkConfig) -> "Iterator[Case]":
         gaussian,
         gmm,
         kde,
+        language,
         opt,
         regression,
         vae,
@@ -94,6 +100,8 @@ def measure(config: BenchmarkConfig) -> "Iterator[Case]":
         yield from opt.beam_cases(repeats=config.repeats)
     elif config.suite == "finetune":
         yield from opt.finetune_cases(repeats=config.repeats)
+    elif config.suite == "language":
+        yield from language.cases(repeats=config.repeats)
     else:
         yield from checkpoint.cases(config.chains)
 

@@ -1,23 +1,24 @@
 """All experiments in miniature, or at the papers' settings: figures and one report.html.
 
 Claim: from one command, offline, the whole picture of model collapse for every family that is here.
-`--preset=quick` takes about three minutes on 2 cores; `--preset=paper` runs the papers' sizes,
+`--preset=quick` takes about four minutes on 2 cores; `--preset=paper` runs the papers' sizes,
 WikiText-2 and MNIST included if they are found (--data_dir). Its mixtures alone need hours: a few
 generations, timed beside other work and extrapolated to 2050, give 3 minutes for N = 10,000, half
-an hour for 50,000 and two hours for 200,000; MNIST's autoencoders want an accelerator. Each run has
-a workdir of its own under --workdir, so the same command resumes what was interrupted.
+an hour for 50,000 and two hours for 200,000; MNIST's autoencoders and OPT want an accelerator. Each
+run has a workdir of its own under --workdir, so the same command resumes what was interrupted.
 
   python -m experiments.reproduce --preset=quick
 """
 
 import dataclasses
 import functools
+import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_jax.config import check_choice, from_flags, setting
+from collapse_jax.config import check_choice, from_flagfile, from_flags, setting
 from collapse_jax.family_configs import DiscreteConfig
 from experiments import launch
 
@@ -208,6 +209,29 @@ def _autoencoders(
     )
 
 
+def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
+    """A small model trained on its own text; at the paper's settings OPT-125m, (b) and (c)."""
+    from collapse_jax import report
+    from experiments import language
+
+    if not importlib.util.find_spec("tokenizers"):
+        print("skipped: language models, which need the extra lm")
+        yield report.Section("Language models", "Did not run: they need the extra lm.")
+        return
+    for name in ("quick",) if quick else ("paper_b", "paper_c"):
+        path = Path(language.__file__).parent / "presets" / f"language_{name}.flags"
+        config, small, snapshots, how = from_flagfile(
+            path, *language.CONFIGS, workdir=str(workdir / f"language_{name}"),
+            chains_per_batch=1, checkpoint_every=1, keep="chains",
+        )  # fmt: skip
+        config = dataclasses.replace(config, data_dir=data_dir)
+        try:
+            yield language.run(config, small, snapshots, how)
+        except FileNotFoundError as missing:
+            print(f"skipped: {missing}")
+            yield report.Section(f"Language models, {name}", f"Did not run: {missing}")
+
+
 def kde_section(scale: _Scale, workdir: Path) -> "Section":
     """Kernel densities: the variance by bandwidth."""
     from collapse_jax import expected, plots, regimes, report
@@ -318,6 +342,9 @@ def main() -> None:
         "regression": lambda: [regression_section(scale, workdir)],
         "error sources": lambda: [error_sources_section(config.preset == "quick", workdir)],
         "autoencoders": lambda: list(vae_sections(scale, workdir, config.data_dir)),
+        "language models": lambda: list(
+            language_sections(config.preset == "quick", workdir, config.data_dir)
+        ),
         "closed forms": lambda: [checks_section(scale, config.preset == "quick")],
     }
     for name, part in parts.items():

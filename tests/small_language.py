@@ -20,19 +20,19 @@ def rows(count, seed=0):
     return [" ".join(row) + " .\n" for row in chosen]
 
 
-def make(directory):
+def make(directory, seed=0):
     """Writes base/ (random weights) and text/ (three splits); gives back their paths."""
     base, text = directory / "base", directory / "text"
     text.mkdir(parents=True)
-    for seed, (split, count) in enumerate({"train": 40, "validation": 8, "test": 12}.items()):
-        (text / f"{split}.txt").write_text("".join(rows(count, seed)))
+    for number, (split, count) in enumerate({"train": 40, "validation": 8, "test": 12}.items()):
+        (text / f"{split}.txt").write_text("".join(rows(count, number)))
     words = tokenizer.train(rows(60, 9), 280)
     words.save(base)
     config = Config(
         vocabulary=words.vocabulary + 2, hidden=16, layers=1, heads=2, inner=24, positions=40,
         embedding=16, dropout=0.0, init_std=0.1,
     )  # fmt: skip
-    weights.save(base, config, models.init(config, jax.random.key(0)))
+    weights.save(base, config, models.init(config, jax.random.key(seed)))
     return str(base), str(text)
 
 

@@ -1,5 +1,6 @@
 """Every suite of the benchmark runs, in miniature, and prints what it promises."""
 
+import dataclasses
 import json
 import math
 
@@ -20,6 +21,7 @@ from experiments.benchmarks import (
     gaussian,
     gmm,
     kde,
+    language,
     opt,
     regression,
     vae,
@@ -243,3 +245,11 @@ def test_vae_without_pytorch_says_what_to_install(monkeypatch):
     monkeypatch.setattr(vae.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="^suite: vae compares with PyTorch.* extra benchmark$"):
         next(vae.cases())
+
+
+def test_language():
+    pytest.importorskip("transformers")
+    config = dataclasses.replace(SMALL, vocabulary=300)
+    cases = language.cases(repeats=1, config=config, blocks=4, length=8)
+    names = [f"{name}, 4 blocks" for name in ("decode", "fit", "measure", "generation")]
+    assert_printable(cases, names)

@@ -18,7 +18,9 @@ from collapse_jax.family_configs import (
     GaussianConfig,
     GmmConfig,
     KdeConfig,
+    LanguageConfig,
     RegressionConfig,
+    SmallModelConfig,
     VaeConfig,
 )
 from experiments.error_sources import ErrorSourcesConfig
@@ -31,6 +33,7 @@ FLAGS = {
     "kde": (KdeConfig, RegimeConfig, RunConfig),
     "regression": (RegressionConfig, RegimeConfig, RunConfig),
     "vae": (VaeConfig, RegimeConfig, RunConfig),
+    "language": (LanguageConfig, SmallModelConfig, RunConfig),
     "error_sources": (ErrorSourcesConfig,),
 }
 
@@ -133,6 +136,10 @@ COMMON = {
         (["--samples=100"], ["batch: expected at most samples = 100, got 256"]),
         (["--regime=accumulate"], ["regime: accumulate", "use synthetic=fixed"]),
     ],
+    "language": [
+        (["--arms=replcae:5"], ["arms: expected regime:epochs", "replace,", "got 'replcae:5'"]),
+        (["--dataset={empty}"], ["{empty}", "expected words in the train split"]),
+    ],
 }
 OTHER = {
     "gaussian": [
@@ -222,6 +229,17 @@ OTHER = {
         (["--pictures=9999"], ["pictures: expected 0 to test_images", "got 9999"]),
         (["--tail=1"], ["tail: expected a probability in (0, 1), got 1"]),
         (["--snapshots=x"], ["snapshots: expected comma-separated integers, got 'x'"]),
+    ],
+    "language": [
+        (["--arms=replace"], ["arms: expected regime:epochs", "got 'replace'"]),
+        (["--arms=replace:5,replace:5"], ["arms: expected each once"]),
+        (["--dataset={missing}"], ["dataset: expected wikitext-2-raw", "{missing}"]),
+        (["--dataset={directory}"], ["dataset: expected the train split at {directory}"]),
+        (["--base={missing}"], ["model: expected a directory or an id on the hub", "{missing}"]),
+        (["--base={directory}"], ["{directory}", "config.json"]),
+        (["--hidden=7"], ["heads: expected a divisor of hidden = 7, got 4"]),
+        (["--pretraining_share=0"], ["pretraining_share: expected a share in (0, 1), got 0"]),
+        (["--workdir="], ["workdir: expected a path"]),
     ],
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.checkpoint import CheckpointError, DiskStore
 from collapse_jax.stopping import Stopped
-from tests.runs import assert_same_arrays, assert_same_bits, committed, states
+from tests.runs import Nursery, assert_same_arrays, assert_same_bits, committed, states
 from tests.test_damage import run
 from tests.toys import walker
 
@@ -77,9 +77,10 @@ def wait_for(condition, process):
 
 @pytest.mark.slow
 def test_killed_at_20_random_moments(tmp_path, capsys):
-    assert finish(["-c", SCRIPT, tmp_path / "whole", tmp_path / "whole.npz"])[0] == 0
+    nursery = Nursery(SCRIPT)
+    nursery.finish(tmp_path / "whole", tmp_path / "whole.npz")
     began = time.monotonic()  # with all programs in the cache, as those that are killed
-    assert finish(["-c", SCRIPT, tmp_path / "again", tmp_path / "again.npz"])[0] == 0
+    nursery.finish(tmp_path / "again", tmp_path / "again.npz")
     duration = time.monotonic() - began
     expected = dict(np.load(tmp_path / "whole.npz"))
     generator = random.Random(20)
@@ -88,30 +89,26 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
     landed = {"before": 0, "between": 0, "during a save": 0, "after": 0}
     for trial, (kind, when) in enumerate(moments):
         workdir, output = tmp_path / f"run-{trial}", tmp_path / f"{trial}.npz"
-        process = start(["-c", SCRIPT, workdir, output])
+        nursery.start(workdir, output)
         if kind == "time":
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=when)
+            nursery.running(when)
         else:  # as soon as anything of this checkpoint, also its temporary directory, is there
             names = (str(when), f"{when}.")
-            wait_for(
-                lambda names=names, w=workdir: any(
-                    n == names[0] or n.startswith(names[1]) for n in states(w)
-                ),
-                process,
-            )
-        process.kill()
-        process.communicate()
+            while nursery.running(0.002) and not any(
+                n == names[0] or n.startswith(names[1]) for n in states(workdir)
+            ):
+                pass
+        code = nursery.kill()
         unfinished = any(not name.isdigit() for name in states(workdir))
-        if process.returncode == 0:
+        if code == 0:
             landed["after"] += 1
         elif unfinished:
             landed["during a save"] += 1
         else:
             landed["between" if committed(workdir) else "before"] += 1
-        code, errors = finish(["-c", SCRIPT, workdir, output])
-        assert code == 0, errors
+        nursery.finish(workdir, output)
         assert_same_arrays(dict(np.load(output)), expected)
+    nursery.close()
     with capsys.disabled():
         print(f"\n{len(moments)} kills, all resumed to the same bits; they landed {landed}")
     assert landed["before"]

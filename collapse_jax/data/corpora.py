@@ -85,7 +85,7 @@ def load_corpus(
         title = f"Python {platform.python_version()} topics ({files.sha256(raw)[:8]})"
         tally = Counter(_english_words(raw.decode()))
     else:
-        path = user_path(name)
+        path = _user_path(name)
         title, raw = path.name, files.read(path)
         tally = Counter(decode(raw, str(path)).split())
     if not tally:
@@ -164,12 +164,7 @@ def _english_words(text: str) -> list[str]:
     return re.findall(rf"{letters}(?:'{letters})*", text.lower().replace("\u2019", "'"))
 
 
-def user_path(name: str) -> Path:
-    """The text file that a corpus' name is the path of.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+def _user_path(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if not path.is_file():
         raise FileNotFoundError(

@@ -13,6 +13,7 @@ r"""Texts as rows, split into training, validation and test: for language models
 """
 
 import functools
+import io
 import os
 import platform
 from collections.abc import Sequence
@@ -81,7 +82,12 @@ def load_text(
         paths = [_split_file(directory, split) for split in SPLITS]
         rows, sources = [_file_rows(path) for path in paths], [path.name for path in paths]
     else:
-        path = corpora.user_path(name)
+        path = Path(os.path.expanduser(name))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"dataset: expected {WIKITEXT_2_RAW}, {WIKITEXT_2}, {PYDOC_TOPICS}, or the path of"
+                f" a directory or a text file, got {name!r}, and there is no such file"
+            )
         title = path.name
         rows, sources = _cut(_file_rows(path)), [path.name] * 3
     for split, of_split in zip(SPLITS, rows, strict=True):
@@ -114,19 +120,22 @@ def _wikitext(
 
 
 def _fetched(name: str, split: str, expected: Path, revision: str | None) -> Path:
-    from huggingface_hub import hf_hub_download
-
     file = f"{_CONFIGURATIONS[name]}/{split}-00000-of-00001.parquet"
     try:
+        from huggingface_hub import hf_hub_download
+
         return Path(hf_hub_download(_HUB, file, repo_type="dataset", revision=revision))
     except Exception as error:  # out of reach or not there; kinds of errors vary by version
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise FileNotFoundError(
             f"expected the {split} split of {name} at {expected} (or .gz, .xz) or in the hub's"
-            f" {_HUB} as {file}, which could not be fetched ({reason}); set --data_dir or"
+            f" {_HUB} as {file}, which could not be fetched ({_line(error)}); set --data_dir or"
             f" {files.ENVIRONMENT_VARIABLE} to the directory that holds it, or use"
             f" --dataset={PYDOC_TOPICS}, which needs no file"
         ) from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _verify(plain: str, raw: bytes, source: str) -> None:
@@ -141,7 +150,8 @@ def _verify(plain: str, raw: bytes, source: str) -> None:
 
 def _lines(text: str) -> list[str]:
     """Rows with their line ends; those without words are empty, as in the hub's tables."""
-    return [row if row.strip() else "" for row in text.splitlines(keepends=True)]
+    # Not `splitlines`, which also cuts at separators that may stand inside a row.
+    return [row if row.strip() else "" for row in io.StringIO(text)]
 
 
 def _parquet(path: Path) -> list[str]:
@@ -153,10 +163,13 @@ def _parquet(path: Path) -> list[str]:
         ) from error
     try:
         table: Any = parquet.read_table(path, columns=["text"])
-        return [row or "" for row in table.column("text").to_pylist()]
+        rows = [row or "" for row in table.column("text").to_pylist()]
+        if not all(isinstance(row, str) for row in rows):
+            raise ValueError("the column has other things than strings")
+        return rows
     except Exception as error:  # pyarrow's kinds of errors are many
         raise ValueError(
-            f"expected a complete parquet file with a column text at {path}: {error}"
+            f"expected a complete parquet file with a column text at {path}: {_line(error)}"
         ) from error
 
 
@@ -164,7 +177,8 @@ def _topics() -> list[list[str]]:
     rows: list[list[str]] = [[], [], []]
     for number, topic in enumerate(corpora.pydoc_topics().values()):
         which = {8: 1, 9: 2}.get(number % 10, 0)
-        rows[which] += [f"{part}\n" for part in topic.split("\n\n") if part.strip()]
+        parts = (part.strip("\n") for part in topic.split("\n\n"))
+        rows[which] += [f"{part}\n" for part in parts if part.strip()]
     return rows
 
 

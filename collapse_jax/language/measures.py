@@ -45,8 +45,8 @@ class Reading(NamedTuple):
     pool: pools.Rows
     losses: jax.Array  # f32[test's batches + training text's, B, T - 1]
     batches: jax.Array  # i32[], read so far
-    continuation: jax.Array  # i32[T], of the prompt
-    continued: jax.Array  # bool[]
+    found: Metrics  # zeros until all has been read
+    complete: jax.Array  # bool[]
 
 
 class Measures(NamedTuple):
@@ -81,8 +81,10 @@ class Measures(NamedTuple):
         return Anchor(params, texts.counts(*_tokens(training.pool), self.vocabulary))
 
     def steps(self) -> Steps:
-        """A family's measure, in pieces: test blocks, training text, continuation."""
-        return Steps(self._begin, self._advance, self._done, self._finish)
+        """A family's measure, in pieces: test blocks, training text, and what follows from them."""
+        return Steps(
+            self._begin, self._advance, lambda carry: carry.complete, lambda carry: carry.found
+        )
 
     @property
     def _of_test(self) -> int:
@@ -90,13 +92,15 @@ class Measures(NamedTuple):
         return math.ceil(len(self.test) / self.batch)
 
     def _begin(self, key: jax.Array, params: Params, training: Training, origin: Origin) -> Reading:
-        pool, length = training.pool, self.test.shape[1]
+        pool = training.pool
         batches = self._of_test + math.ceil(pool.values.shape[0] / self.batch)
-        return Reading(
-            key, params, origin.anchor, pool._replace(count=jnp.int32(pool.count)),
-            jnp.zeros((batches, self.batch, length - 1)), jnp.int32(0),
-            jnp.zeros(length, jnp.int32), jnp.bool_(False),
-        )  # fmt: skip
+        losses = jnp.zeros((batches, self.batch, self.test.shape[1] - 1))
+        pool = pool._replace(count=jnp.int32(pool.count))
+        carry = Reading(
+            key, params, origin.anchor, pool, losses, jnp.int32(0), {}, jnp.bool_(False)
+        )
+        shapes = jax.eval_shape(self._conclude, carry)
+        return carry._replace(found=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
     def _advance(self, carry: Reading) -> Reading:
         work = 2 * models.multiply_adds(self.model.config) * self.batch * self.test.shape[1]
@@ -116,24 +120,16 @@ class Measures(NamedTuple):
             return losses.at[number].set(finetune.losses(self.model, params, blocks))
 
         losses = jax.lax.fori_loop(carry.batches, stop, read, carry.losses)
-        carry = carry._replace(losses=losses, batches=stop)
-        if self.prompt is None:
-            return carry._replace(continued=stop == last)
-        prompts = jnp.asarray(self.prompt)[None]
-
-        def go_on(carry: Reading) -> Reading:
-            written = self.write(carry.key, carry.params, prompts)[0]
-            return carry._replace(continuation=written, continued=jnp.bool_(True))
-
         # A loop of at most one turn: under vmap, `cond` would do both of its branches each time.
         return jax.lax.while_loop(
-            lambda carry: (carry.batches == last) & ~carry.continued, go_on, carry
+            lambda carry: (carry.batches == last) & ~carry.complete,
+            lambda carry: carry._replace(found=self._conclude(carry), complete=jnp.bool_(True)),
+            carry._replace(losses=losses, batches=stop),
         )
 
-    def _done(self, carry: Reading) -> jax.Array:
-        return carry.continued
-
-    def _finish(self, carry: Reading) -> Metrics:
+    def _conclude(self, carry: Reading) -> Metrics:
+        """All metrics, once everything has been read."""
+        k_write, k_sample = jax.random.split(carry.key)
         of_test, of_text = jnp.split(carry.losses, [self._of_test])
         test = _rows(of_test, len(self.test)).mean(axis=1)
         tokens, live = _tokens(carry.pool)
@@ -141,23 +137,24 @@ class Measures(NamedTuple):
             "test_perplexity": jnp.mean(jnp.exp(test)),
             "test_perplexity_of_corpus": jnp.exp(jnp.mean(test)),
             **_seen_by_first(_rows(of_text, len(tokens)), live),
-            **self._as_text(tokens, live, carry.anchor.counts, carry.key),
+            **self._as_text(k_sample, tokens, live, carry.anchor.counts),
         }
         if self.prompt is not None:
-            found["continuation"] = carry.continuation.astype(jnp.float32)
+            written = self.write(k_write, carry.params, jnp.asarray(self.prompt)[None])
+            found["continuation"] = written[0].astype(jnp.float32)
         if self.kept:
             found["text"] = tokens[: self.kept].astype(jnp.float32)
         return found
 
     def _as_text(
-        self, tokens: jax.Array, live: jax.Array, first: jax.Array, key: jax.Array
+        self, key: jax.Array, tokens: jax.Array, live: jax.Array, first: jax.Array
     ) -> Metrics:
-        """Statistics of the training text, beside those of the first."""
+        """Statistics of the training text, beside the first one's counts."""
         now = texts.counts(tokens, live, self.vocabulary)
         pairs, triples = (texts.ngram_counts(tokens, live, self.vocabulary, n) for n in (2, 3))
         count = jnp.sum(live, dtype=jnp.int32)
         size = min(_SAMPLE, tokens.shape[0])
-        sample = tokens[pools.random_order(key, tokens.shape[0], count)[:size]]
+        sample = pools.random_order(key, tokens.shape[0], count)[:size]
         rare = texts.tail(first, self.tail)
         return {
             "types": jnp.sum(now > 0).astype(jnp.float32),
@@ -169,7 +166,7 @@ class Measures(NamedTuple):
             "heterozygosity": texts.heterozygosity(now),
             "zipf_slope": texts.zipf_slope(now),
             "repetition": texts.repetition(tokens, live),
-            "self_bleu": texts.self_bleu(sample),
+            "self_bleu": texts.self_bleu(tokens[sample], live[sample]),
             "tail_mass": jnp.sum(jnp.where(rare, now, 0)) / jnp.maximum(jnp.sum(now), 1),
             "survival": texts.survival(first, now),
         }

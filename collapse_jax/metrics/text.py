@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 DECILES = 10
-LARGEST_VOCABULARY = 1 << 16  # so that a pair of ids is a word of 32 bits
-_NONE = np.uint32(0xFFFFFFFF)  # sorts last; no pair of ids, whose largest is V^2 - 1
+LARGEST_VOCABULARY = (1 << 16) - 1  # so that a pair of ids is a word of 32 bits, and not `_NONE`
+_NONE = np.uint32(0xFFFFFFFF)  # sorts last; the largest pair of ids is V^2 - 1
 
 
 def counts(tokens: jax.Array, live: jax.Array, vocabulary: int) -> jax.Array:
@@ -97,14 +97,15 @@ def repetition(tokens: jax.Array, live: jax.Array, n: int = 4, together: int = 6
     return jnp.sum(jnp.where(live, shares, 0)) / jnp.maximum(jnp.sum(live), 1)
 
 
-def self_bleu(tokens: jax.Array, n: int = 4) -> jax.Array:
+def self_bleu(tokens: jax.Array, live: jax.Array, n: int = 4) -> jax.Array:
     """Mean BLEU-n of each block against all others (Zhu et al. 2018, arXiv 1802.01886), f32[].
 
     Geometric mean of clipped precisions of 1- to n-grams, without smoothing; blocks are of one
     length, so that there is no brevity penalty.
 
     Args:
-      tokens: i32[S, T], a sample of blocks, at least 2.
+      tokens: i32[S, T], a sample of blocks.
+      live: bool[S], at least 2 of them.
       n: longest n-grams.
     """
     size = tokens.shape[0]
@@ -119,13 +120,15 @@ def self_bleu(tokens: jax.Array, n: int = 4) -> jax.Array:
                 same &= equal[:, i : i + length, i : i + length]
             found = jnp.sum(same, axis=2)  # [S, length]: how often each n-gram is in each block
             own = found[number]
-            others = jnp.max(jnp.where((jnp.arange(size) == number)[:, None], 0, found), axis=0)
+            other = live & (jnp.arange(size) != number)
+            others = jnp.max(jnp.where(other[:, None], found, 0), axis=0)
             # Each of an n-gram's `own` occurrences is right with the share that is not clipped.
             precision = jnp.mean(jnp.minimum(own, others) / own)
             logs.append(jnp.log(precision))
         return jnp.exp(sum(logs, jnp.float32(0)) / n)
 
-    return jnp.mean(jax.lax.map(of_block, jnp.arange(size)))
+    scores = jax.lax.map(of_block, jnp.arange(size))
+    return jnp.sum(jnp.where(live, scores, 0)) / jnp.maximum(jnp.sum(live), 1)
 
 
 def survival(first: jax.Array, now: jax.Array) -> jax.Array:
@@ -136,7 +139,8 @@ def survival(first: jax.Array, now: jax.Array) -> jax.Array:
       now: counts in the present one, i32[V].
 
     Returns:
-      f32[DECILES], from the most to the least frequent; equal counts in the order of their ids.
+      f32[DECILES], from the most to the least frequent; equal counts in the order of their ids. 1
+      for a decile without types.
     """
     order = jnp.argsort(first, descending=True)
     types = jnp.sum(first > 0)
@@ -145,7 +149,7 @@ def survival(first: jax.Array, now: jax.Array) -> jax.Array:
     alive = (now[order] > 0).astype(jnp.float32)
     sums = jax.ops.segment_sum(alive, decile, DECILES + 1)[:DECILES]
     sizes = jax.ops.segment_sum(jnp.ones_like(alive), decile, DECILES + 1)[:DECILES]
-    return sums / jnp.maximum(sizes, 1)
+    return jnp.where(sizes > 0, sums / jnp.maximum(sizes, 1), 1.0)
 
 
 def tail(first: jax.Array, share: float) -> jax.Array:
@@ -157,5 +161,6 @@ def tail(first: jax.Array, share: float) -> jax.Array:
     """
     order = jnp.argsort(first)
     mass = jnp.cumsum(first[order])
-    rare = (mass <= share * jnp.sum(first)) & (first[order] > 0)
+    # A share that is met exactly is not to be lost to rounding.
+    rare = (mass <= share * jnp.sum(first) * (1 + 1e-6)) & (first[order] > 0)
     return jnp.zeros(first.shape, bool).at[order].set(rare)

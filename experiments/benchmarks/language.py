@@ -1,0 +1,179 @@
+"""One whole generation of a language model, stage by stage, beside transformers with PyTorch.
+
+Fit, decode and measure are those of the family, as the engine drives them; the other side does the
+same work by the means that its users have. Weights are random and the same on both sides.
+"""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import chain, regimes
+from collapse_jax.families import language
+from collapse_jax.family import Family
+from collapse_jax.language import base as bases
+from collapse_jax.opt import model as models
+from collapse_jax.opt import tokenizer, weights
+from collapse_jax.opt.config import Config
+from collapse_jax.recording import every_chain
+from collapse_jax.regimes import Regime
+from collapse_jax.segment import abstract_chain
+from collapse_jax.stepped import Flight, SteppedEngine
+from experiments.benchmarks.timing import Case, significant
+
+_STAGES = {"decode": ("sample",), "fit": ("assemble", "fit"), "measure": ("measure",)}
+_BEAMS = 5
+
+
+def cases(
+    repeats: int = 5, config: Config | None = None, blocks: int = 16, length: int = 64
+) -> Iterator[Case]:
+    """Tokens a second of a training set's blocks, by stage and of all of a generation.
+
+    Args:
+      repeats: timings of which the median is taken.
+      config: of the model; OPT-125m's if None.
+      blocks: of the training set, one step of the optimizer; as many are validation and test.
+      length: tokens of a block.
+    """
+    config = config or Config(dropout=0.0)
+    with _places(config, blocks, length) as (base, text):
+        settings: dict[str, Any] = {
+            "length": length, "blocks": blocks, "epochs": 1, "batch": blocks, "beams": _BEAMS,
+            "decode_batch": blocks, "test_blocks": blocks, "kept_blocks": 0, "prompt": "",
+        }  # fmt: skip
+        family, regime = language(base, text, **settings), regimes.replace(blocks)
+        ours, peers = _Generation(family, regime), _peer(family, base, text, settings)
+        times: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
+        ours()
+        peers()
+        for _ in range(repeats):
+            times.append((ours(), peers()))
+    tokens = blocks * length
+    for name in (*_STAGES, "generation"):
+        seconds, peer_seconds = (
+            float(np.median([_total(side[i], name) for side in times])) for i in range(2)
+        )
+        extra = {"seconds": significant(seconds), "peer_seconds": significant(peer_seconds)}
+        yield Case(
+            "language", f"{name}, {blocks} blocks", tokens / seconds, tokens / peer_seconds,
+            "transformers", "tokens/s", extra,
+        )  # fmt: skip
+
+
+def _total(seconds: Mapping[str, float], name: str) -> float:
+    return sum(seconds.values()) if name == "generation" else seconds[name]
+
+
+@contextlib.contextmanager
+def _places(config: Config, blocks: int, length: int) -> Iterator[tuple[str, str]]:
+    """A model of random weights with a tokenizer, and a text of which there is enough."""
+    from collapse_jax.data.texts import load_text
+
+    rows = load_text("pydoc-topics").train
+    with tempfile.TemporaryDirectory() as directory:
+        base, text = Path(directory, "base"), Path(directory, "text")
+        text.mkdir()
+        tokenizer.train(rows, min(4096, config.vocabulary)).save(base)
+        weights.save(base, config, models.init(config, jax.random.key(0)))
+        part = "".join(rows)[: 8 * blocks * length]  # a token has a few letters
+        for split in ("train", "validation", "test"):
+            (text / f"{split}.txt").write_text(part)
+        yield str(base), str(text)
+
+
+class _Generation:
+    """Generation 1 of one chain, from the same state each time: seconds by stage."""
+
+    def __init__(self, family: Family, regime: Regime) -> None:
+        self._names = [
+            stage.name for stage in chain.stages(family, regime, regime.sizes(1), first=False)
+        ]
+        self._root = jax.random.key(0, impl="philox4x32")
+        _, shapes = abstract_chain(family, regime, 0, self._root)
+        self._engine = SteppedEngine(family, regime, every_chain(shapes))
+        self._place = jnp.arange(1, dtype=jnp.int32), jnp.ones(1, bool)
+        self._state, _ = self._engine.advance(self._root, 0, 1, *self._place, None)
+
+    def __call__(self) -> dict[str, float]:
+        seconds = dict.fromkeys(self._names, 0.0)
+        last = [time.perf_counter(), 0]
+
+        def pause(flight: Flight) -> None:
+            jax.block_until_ready((flight.work, flight.carry))
+            now = time.perf_counter()
+            # Time up to a piece's end is that of the stage it is in; up to a stage's end, too.
+            seconds[self._names[int(last[1])]] += now - last[0]
+            last[:] = [now, flight.stage]
+
+        result = self._engine.advance(self._root, 1, 2, *self._place, self._state, None, pause)
+        jax.block_until_ready(result)
+        seconds[self._names[-1]] += time.perf_counter() - last[0]
+        return {name: sum(seconds[stage] for stage in stages) for name, stages in _STAGES.items()}
+
+
+def _peer(
+    family: Family, base: str, text: str, settings: Mapping[str, Any]
+) -> Callable[[], dict[str, float]]:
+    """The same stages in transformers: seconds by stage."""
+    import torch
+    from transformers import OPTForCausalLM
+
+    from collapse_jax.data.texts import load_text
+    from collapse_jax.language.blocks import cut
+
+    length, count = settings["length"], settings["blocks"]
+    found = cut(bases.load(base).words, load_text(text), length, 0.0, 1.0)
+    train, validation, test = (
+        torch.tensor(part.astype(np.int64)) for part in (
+            found.train[:count], found.validation, found.test[:count]
+        )
+    )  # fmt: skip
+    started = OPTForCausalLM.from_pretrained(base, dtype="float32").state_dict()
+    model = OPTForCausalLM.from_pretrained(base, dtype="float32")
+    training = family.config["training"]
+
+    def decode() -> Any:
+        model.eval()
+        with torch.no_grad():
+            return model.generate(
+                train, attention_mask=torch.ones_like(train), num_beams=_BEAMS, do_sample=False,
+                min_new_tokens=length, max_new_tokens=length,
+            )[:, length:]  # fmt: skip
+
+    def read(blocks: Any) -> None:
+        model.eval()
+        with torch.no_grad():
+            for part in blocks.split(count):
+                logits = model(input_ids=part[:, :-1]).logits
+                torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten())
+
+    def fit(blocks: Any) -> None:
+        model.load_state_dict(started)
+        model.train()
+        rate, decay = training["learning_rate"], training["weight_decay"]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+        model(input_ids=blocks, labels=blocks).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training["clip"])
+        optimizer.step()
+        read(validation)
+
+    def generation() -> dict[str, float]:
+        marks = [time.perf_counter()]
+        written = decode()
+        marks.append(time.perf_counter())
+        fit(written)
+        marks.append(time.perf_counter())
+        read(test)
+        read(written)
+        marks.append(time.perf_counter())
+        return dict(zip(_STAGES, np.diff(marks).tolist(), strict=True))
+
+    return generation
