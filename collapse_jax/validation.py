@@ -255,7 +255,7 @@ def studies(chains: int, quick: bool = False) -> list[Study]:
     """All studies, or with `quick` one of each family that compiles little.
 
     Args:
-      chains: per study; the two that need hundreds of generations of rows take a fifth.
+      chains: per study; those that take long have a fifth.
       quick: leave out all but the most telling.
     """
     few = max(chains // 5, 2)
@@ -286,6 +286,6 @@ def studies(chains: int, quick: bool = False) -> list[Study]:
         lambda: discrete_absorption(chains, 4),
         lambda: discrete_absorption(few, 20),
         lambda: discrete_fresh(chains, independent=False),
-        lambda: discrete_fresh(chains, independent=True),
+        lambda: discrete_fresh(few, independent=True),
     ]
     return chosen + kde_and_regression_studies.studies(chains)
