@@ -8,18 +8,22 @@ import jax
 import jax.numpy as jnp
 
 
-def in_turn(function: Callable[..., Any], together: int = 1) -> Callable[..., Any]:
+def in_turn(
+    function: Callable[..., Any], together: int = 1, always: bool = False
+) -> Callable[..., Any]:
     """The function, which under `jax.vmap` on a CPU runs for one chain after the other.
 
     For functions with a loop whose length depends on the data: under a plain `vmap` all chains turn
     until the last is done, and their data leave the cache between turns. On GPU and TPU nothing
-    changes.
+    changes, if not asked for.
 
     Args:
       function: of arrays or pytrees of arrays; closes over no traced value.
       together: chains that run at a time, under a plain `vmap`.
+      always: whether also on GPU and TPU: for a chain that fills a device, and a loop that updates
+        large arrays in place, which a batched condition would make it copy.
     """
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" and not always:
         return function
     batched = jax.custom_batching.custom_vmap(function)
 

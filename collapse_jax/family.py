@@ -59,7 +59,8 @@ class Metric(NamedTuple):
 
     `scale`, `limit` and `centre` only place the fixed histogram edges of summaries: near-linear
     within centre +- scale, geometric out to centre +- limit (from 0 where `nonnegative`). A vector
-    metric may have a centre for each entry of its last dim.
+    metric may have a centre for each entry of its last dim. Values whose units are "id" are numbers
+    of things (tokens): kept where every chain is, but not summarised.
     """
 
     long_name: str
@@ -70,6 +71,11 @@ class Metric(NamedTuple):
     nonnegative: bool = False
     centre: float | tuple[float, ...] = 0.0
     original: float | None = None  # its value at the original itself, for figures to show
+
+    @property
+    def summarised(self) -> bool:
+        """Whether means and quantiles over chains mean anything."""
+        return self.units != "id"
 
 
 class Threshold(NamedTuple):

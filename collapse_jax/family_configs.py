@@ -196,6 +196,9 @@ class LanguageConfig:
     warmup: float = setting(0.0, "Share of all steps in which the rate rises from 0.")
     weight_decay: float = setting(0.01, "AdamW's weight decay.")
     clip: float = setting(1.0, "Largest global norm of a gradient; 0: any.")
+    recompute: bool = setting(
+        False, "Compute layers anew for the gradient rather than keep what they computed."
+    )
     chunk: int = setting(0, "Predictions whose logits are in memory at a time; 0: all of a part's.")
     start: str = setting(
         "fresh", "Each generation from the pretrained model, or the one before.", ("fresh", "warm")
@@ -213,9 +216,17 @@ class LanguageConfig:
     prompt: str | None = setting(
         None, "Text that each generation continues; none: the first block of the training text."
     )
-    kept_blocks: int = setting(1000, "Training blocks of each generation kept in the history.")
+    kept_blocks: int | None = setting(
+        None, "Of the blocks new in each generation, how many the history keeps; none: all."
+    )
     tail: float = setting(0.1, "Share of the first text's tokens that its rarest types make up.")
     dtype: str = setting("float32", "What the network computes in.", ("float32", "bfloat16"))
+
+    def __post_init__(self) -> None:
+        """Refuses arms that are none, and a share that is none."""
+        if not 0 <= self.real_fraction <= 1:
+            raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.real_fraction}")
+        assert self.listed
 
     @property
     def listed(self) -> list[tuple[str, int]]:
@@ -223,9 +234,10 @@ class LanguageConfig:
         found = []
         for arm in self.arms.split(","):
             regime, _, epochs = arm.partition(":")
-            if regime not in ARMS or not epochs.isdecimal():
+            if regime not in ARMS or not epochs.isdecimal() or int(epochs) < 1:
                 raise ValueError(
-                    f"arms: expected regime:epochs with a regime of {', '.join(ARMS)}, got {arm!r}"
+                    f"arms: expected regime:epochs with a regime of {', '.join(ARMS)} and at least"
+                    f" one epoch, got {arm!r}"
                 )
             found.append((regime, int(epochs)))
         if len(set(found)) < len(found):

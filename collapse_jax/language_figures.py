@@ -32,14 +32,12 @@ def histograms(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
     edges = 10.0 ** np.append(middle - half, middle[-1] + half)
     density = summary["perplexity_density_mean"].values
     for generation, colour in zip(shown, drawing.shades(len(shown)), strict=True):
-        source = "real text" if generation == 0 else f"text of generation {generation - 1}"
-        ax.stairs(
-            density[generation], edges, color=colour, linewidth=1.4,
-            label=f"generation {generation} ({source})",
-        )  # fmt: skip
+        label = f"generation {generation}" + (" (real text)" if generation == 0 else "")
+        ax.stairs(density[generation], edges, color=colour, linewidth=1.4, label=label)
     ax.set_xscale("log")
-    seen = np.flatnonzero(density[shown].max(axis=0) > 0)
-    ax.set_xlim(edges[seen[0]], edges[seen[-1] + 1])
+    seen = np.flatnonzero(np.nan_to_num(density[shown]).max(axis=0) > 0)
+    if len(seen):  # else every chain has diverged
+        ax.set_xlim(edges[seen[0]], edges[seen[-1] + 1])
     ax.set_ylim(bottom=0)
     ax.set_xlabel("perplexity of a block")
     ax.set_ylabel("share of blocks per decade")

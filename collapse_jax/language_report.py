@@ -1,8 +1,8 @@
 """What runs of the language family found beside each other: tables, words, a CSV file."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -93,13 +93,21 @@ def continuations(
 
 
 def in_words(arms: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping[str, str]) -> str:
-    """Where texts are from, what the models start from, and how far the arms come apart."""
+    """Where texts are from, what the models start from, and how far the arms come apart.
+
+    Args:
+      arms: the runs.
+      zero_shot: of the pretrained model.
+      sources: {split: what it was read from}.
+    """
     read = "; ".join(f"{split}: {source}" for split, source in sources.items())
     first = next(iter(arms.values()))
     chains, generations = first.config.chains, first.config.generations
     text = (
         f"Text: {read}. {chains} chain{'s' if chains > 1 else ''}, {generations} generations,"
-        f" seed {first.config.seed}.\n\nPerplexity on real test text before any fine-tuning:"
+        f" seed {first.config.seed}. Words are tokens of the model's vocabulary. What is said of a"
+        " generation's training text is what the model before wrote, with the original blocks that"
+        " the regime keeps.\n\nPerplexity on real test text before any fine-tuning:"
         f" {zero_shot.mean_of_blocks:.4g} (mean of blocks), {zero_shot.of_corpus:.4g} (exp of the"
         " mean loss)."
     )
@@ -114,20 +122,21 @@ def in_words(arms: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping
     return text
 
 
-def write_csv(path: Path, arms: Mapping[str, Result]) -> None:
+def as_csv(arms: Mapping[str, Result]) -> str:
     """Both perplexities of every arm, generation and chain, or their means where none is kept."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("arm", "generation", "chain", PERPLEXITY, OF_CORPUS))
-        for label, result in arms.items():
-            history = result.history
-            for generation in range(result.summary.sizes["generation"]):
-                if PERPLEXITY not in history:
-                    at = result.summary.isel(generation=generation)
-                    values = [float(at[f"{name}_mean"]) for name in (PERPLEXITY, OF_CORPUS)]
-                    writer.writerow((label, generation, "mean", *values))
-                    continue
-                at = history.isel(generation=generation)
-                for chain in range(history.sizes["chain"]):
-                    values = [float(at[name][chain]) for name in (PERPLEXITY, OF_CORPUS)]
-                    writer.writerow((label, generation, chain, *values))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("arm", "generation", "chain", PERPLEXITY, OF_CORPUS))
+    for label, result in arms.items():
+        history = result.history
+        for generation in range(result.summary.sizes["generation"]):
+            if PERPLEXITY not in history:
+                at = result.summary.isel(generation=generation)
+                values = [float(at[f"{name}_mean"]) for name in (PERPLEXITY, OF_CORPUS)]
+                writer.writerow((label, generation, "mean", *values))
+                continue
+            at = history.isel(generation=generation)
+            for chain in range(history.sizes["chain"]):
+                values = [float(at[name][chain]) for name in (PERPLEXITY, OF_CORPUS)]
+                writer.writerow((label, generation, chain, *values))
+    return text.getvalue()

@@ -59,6 +59,7 @@ def summaries(
     metrics: Mapping[str, Metric], shapes: Mapping[str, jax.ShapeDtypeStruct]
 ) -> Recorder:
     """Keeps {metric: Totals}: memory and traffic independent of the number of chains."""
+    shapes = {name: spec for name, spec in shapes.items() if metrics[name].summarised}
 
     def empty(length: int, chains: int) -> Record:
         del chains
@@ -76,9 +77,9 @@ def summaries(
             name: jax.tree.map(
                 lambda store, new: store.at[i].set(new),
                 record[name],
-                _totals(metrics[name], value.astype(jnp.float32), used),
+                _totals(metrics[name], values[name].astype(jnp.float32), used),
             )
-            for name, value in values.items()
+            for name in record
         }
 
     return Recorder(empty, write)

@@ -43,6 +43,8 @@ def from_totals(
     """A summary dataset from merged totals; quantiles are linear within a histogram bin."""
     data: dict[str, Any] = {}
     for name, metric in metrics.items():
+        if not metric.summarised:
+            continue
         total = totals[name]
         count = total.count
         mean = np.where(count > 0, total.mean, np.nan)
@@ -64,6 +66,8 @@ def from_chains(
     finite = history["finite"].values  # bool[chain, generation]
     data: dict[str, Any] = {}
     for name, metric in metrics.items():
+        if not metric.summarised:
+            continue
         values = history[name].values.astype(np.float64)  # [chain, generation, ...]
         mask = finite.reshape(finite.shape + (1,) * (values.ndim - 2))
         count = np.broadcast_to(mask, values.shape).sum(axis=0).astype(np.float64)

@@ -53,9 +53,8 @@ class Measured(NamedTuple):
 
 
 def metric_names(summary: xr.Dataset) -> list[str]:
-    """The metrics that a summary holds, in its order; not ids of things, which have no mean."""
-    names = [str(v).removesuffix("_count") for v in summary.data_vars if str(v).endswith("_count")]
-    return [name for name in names if summary[f"{name}_mean"].attrs.get("units") != "id"]
+    """The metrics that a summary holds, in its order."""
+    return [str(v).removesuffix("_count") for v in summary.data_vars if str(v).endswith("_count")]
 
 
 def long_name(summary: xr.Dataset, name: str) -> str:

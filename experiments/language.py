@@ -27,12 +27,19 @@ from experiments import launch
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
+    from collapse_jax.language.pretraining import Small
     from collapse_jax.opt.finetune import Perplexity
     from collapse_jax.regimes import Regime
     from collapse_jax.report import Section
     from collapse_jax.runner import Result
 
 CONFIGS = (LanguageConfig, SmallModelConfig, SnapshotConfig, RunConfig)
+# Where a flagfile or a command line says nothing.
+DEFAULTS: dict[str, Any] = {
+    "workdir": "runs/language", "chains": 3, "generations": 10, "checkpoint_every": 1,
+    "checkpoint_seconds": 180.0, "chains_per_batch": 1, "snapshots": "0,1,2,3,5,9",
+    "keep": "chains",
+}  # fmt: skip
 # Of the experiment's settings, those that are not the family's.
 _OF_ARMS = ("base", "arms", "real_fraction")
 
@@ -51,11 +58,8 @@ def run(
     from collapse_jax import limits
     from collapse_jax.workdir import Workdir
 
-    if not importlib.util.find_spec("tokenizers"):
-        raise ValueError("language models need the extra lm: pip install 'collapse_jax[lm]'")
-    if how.workdir is None:
-        raise ValueError("workdir: expected a path; the arms and the small model are kept there")
-    arms, directory = config.listed, Workdir(how.workdir).path
+    _check(config, small, how)
+    arms, directory = config.listed, Workdir(str(how.workdir)).path
     base, skip = config.base, 0.0
     if base is None:
         base, skip = str(directory / "base"), small.pretraining_share
@@ -67,13 +71,46 @@ def run(
         regime = _regime(name, family.config["blocks"], config.real_fraction)
         limits.check_pair(family, regime, how.generations)
         pairs[f"{name}, {epochs} epochs"] = family, regime, directory / f"{name}_{epochs}"
-    zero_shot = _zero_shot(config, base, skip, family_of(arms[0][1]), Path(directory))
+    zero_shot = _zero_shot(config, base, skip, family_of(arms[0][1]), directory)
     results = {}
     for label, (family, regime, place) in pairs.items():
         settings = dataclasses.replace(how, workdir=str(place))
         figures = functools.partial(_figures, generations=snapshots.generations)
         results[label] = launch.run(family, regime, settings, figures)
-    return _write(config, base, snapshots.generations, zero_shot, results, Path(directory))
+    return _write(config, base, snapshots.generations, zero_shot, results, directory)
+
+
+def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> None:
+    """Refuses what can be known to be wrong before anything is read or trained."""
+    from collapse_jax.language import pretraining, writing
+    from collapse_jax.opt import finetune
+
+    if not importlib.util.find_spec("tokenizers"):
+        raise ValueError("language models need the extra lm: pip install 'collapse_jax[lm]'")
+    if how.workdir is None:
+        raise ValueError("workdir: expected a path; the arms and the small model are kept there")
+    if config.base is None:
+        if "://" in how.workdir:
+            raise ValueError(
+                f"workdir: expected a local path, where the small model is trained, got"
+                f" {how.workdir}; or a --base"
+            )
+        pretraining.check(_small(small))
+    given = dataclasses.asdict(config)
+    names = set(finetune.Settings._fields) & set(given)
+    finetune.Settings(**{name: given[name] for name in names}).check()
+    names = set(writing.Decoder._fields) & set(given) - {"batch"}
+    decoder = writing.Decoder(config.decoder, batch=config.decode_batch)
+    decoder._replace(**{name: given[name] for name in names}).check()
+
+
+def _small(config: SmallModelConfig) -> "Small":
+    from collapse_jax.language.pretraining import Small
+
+    values = dataclasses.asdict(config)
+    for name in ("share", "epochs", "batch"):
+        values[name] = values.pop(f"pretraining_{name}")
+    return Small(learning_rate=values.pop("pretraining_rate"), **values)
 
 
 def _pretrain(config: LanguageConfig, small: SmallModelConfig, directory: Path, seed: int) -> None:
@@ -81,11 +118,7 @@ def _pretrain(config: LanguageConfig, small: SmallModelConfig, directory: Path, 
     from collapse_jax.language import pretraining
 
     text = load_text(config.dataset, config.data_dir, config.data_revision)
-    values = dataclasses.asdict(small)
-    for name in ("share", "epochs", "batch"):
-        values[name] = values.pop(f"pretraining_{name}")
-    values["learning_rate"] = values.pop("pretraining_rate")
-    pretraining.pretrain(directory, text, pretraining.Small(**values), config.length, seed)
+    pretraining.pretrain(directory, text, _small(small), config.length, seed)
 
 
 def _family(config: LanguageConfig, base: str, skip: float, epochs: int) -> "Family":
@@ -109,7 +142,7 @@ def _regime(name: str, blocks: int, fraction: float) -> "Regime":
 
 
 def _zero_shot(
-    config: LanguageConfig, base: str, skip: float, family: "Family", directory: Path
+    config: LanguageConfig, base: str, skip: float, family: "Family", directory: Any
 ) -> "Perplexity":
     """The pretrained model's perplexities on the test, which are kept beside the arms."""
     from collapse_jax.data.texts import load_text
@@ -128,7 +161,9 @@ def _zero_shot(
     text = load_text(config.dataset, config.data_dir, config.data_revision)
     test = blocks.cut(pretrained.words, text, config.length, skip, 1.0).test[: config.test_blocks]
     found = finetune.evaluate(model.model(pretrained.config, config.dtype), pretrained.params, test)
-    path.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
+    part = directory / "zero_shot.json.part"
+    part.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
+    part.replace(path)
     return found
 
 
@@ -147,47 +182,50 @@ def _write(
     generations: list[int],
     zero_shot: "Perplexity",
     arms: "dict[str, Result]",
-    directory: Path,
+    directory: Any,
 ) -> "Section":
-    from collapse_jax import language_figures, language_report, plots, report
+    """The report of all arms, beside those of each."""
+    from collapse_jax import language_report, plots, report
+    from collapse_jax.data.texts import load_text
     from collapse_jax.language import base as bases
 
     words = bases.load(base, config.revision).words
     family = next(iter(arms.values())).family.config
-    prompt = words.decode(family["prompt_ids"])
-    summaries = {label: result.summary for label, result in arms.items()}
-    figures = {
-        name: plots.overlay(summaries, name, {})
-        for name in ("test_perplexity", "tail_mass", "distinct_3", "text_log_perplexity")
-    }
-    captions = {name: name.replace("_", " ") for name in figures}
-    for label, summary in summaries.items():
-        for what in ("histograms", "survival"):
-            key = f"{what}_{label.replace(', ', '_').replace(' ', '_')}"
-            captions[key] = f"{what}: {label}"
-            figures[key] = (
-                language_figures.histograms(summary, generations)
-                if what == "histograms"
-                else language_figures.survival(summary)
-            )
+    text = load_text(config.dataset, config.data_dir, config.data_revision)
+    figures = _compared(arms, generations)
     paths = plots.save(figures, directory / "plots")
     tables = [
         language_report.perplexities(arms),
         language_report.perplexities(arms, language_report.OF_CORPUS),
     ]
+    prompt = words.decode(family["prompt_ids"])
     if (table := language_report.continuations(arms, words, generations, prompt)) is not None:
         tables.append(table)
-    sources = {k: v for k, v in family["dataset"].items() if k not in ("name", "sha256")}
-    text = language_report.in_words(arms, zero_shot, sources)
     section = report.Section(
-        f"Language models on {family['title']}",
-        text,
-        {captions[name]: path for name, path in paths.items()},
+        f"Language models on {text.title}",
+        language_report.in_words(arms, zero_shot, text.sources),
+        {name.replace("_", " "): path for name, path in paths.items()},
         tables,
     )
-    language_report.write_csv(directory / "perplexity.csv", arms)
+    (directory / "perplexity.csv").write_text(language_report.as_csv(arms))
     report.write(directory / "report.html", section.heading, [section])
     return section
+
+
+def _compared(arms: "dict[str, Result]", generations: list[int]) -> "dict[str, Any]":
+    """Arms in one figure, and what each has of its own: {name of the file: figure}."""
+    from collapse_jax import plots
+
+    summaries = {label: result.summary for label, result in arms.items()}
+    figures = {
+        name: plots.overlay(summaries, name, {})
+        for name in ("test_perplexity", "tail_mass", "distinct_3", "text_log_perplexity")
+    }
+    for label, result in arms.items():
+        own = label.replace(", ", "_").replace(" ", "_")
+        drawn = _figures(result, generations)
+        figures |= {f"{name}_{own}": figure for name, figure in drawn.items()}
+    return figures
 
 
 def main() -> None:
@@ -199,8 +237,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(
-        *CONFIGS, workdir="runs/language", chains=3, generations=10, checkpoint_every=1,
-        chains_per_batch=1, snapshots="0,1,2,3,5,9", keep="chains",
-    )  # fmt: skip
+    launch.define(*CONFIGS, **DEFAULTS)
     launch.start(main)

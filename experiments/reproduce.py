@@ -221,8 +221,8 @@ def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iter
     for name in ("quick",) if quick else ("paper_b", "paper_c"):
         path = Path(language.__file__).parent / "presets" / f"language_{name}.flags"
         config, small, snapshots, how = from_flagfile(
-            path, *language.CONFIGS, workdir=str(workdir / f"language_{name}"),
-            chains_per_batch=1, checkpoint_every=1, keep="chains",
+            path, *language.CONFIGS,
+            **{**language.DEFAULTS, "workdir": str(workdir / f"language_{name}")},
         )  # fmt: skip
         config = dataclasses.replace(config, data_dir=data_dir)
         try:

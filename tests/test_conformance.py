@@ -32,7 +32,7 @@ FAMILIES = {
     "regression, same design": families.regression(4, design="same"),
     "vae": families.vae(synthetic="fixed", **SMALL_VAE),
     "vae, live images": families.vae(**SMALL_VAE),
-    "language": small_language.family(Path(MODELS.name), blocks=40, prompt="", kept_blocks=0),
+    "language": small_language.family(Path(MODELS.name), blocks=40, prompt="", kept_blocks=20),
     "walker": walker(cut=False),
     "walker in steps": walker(cut=True),
 }

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import collapse_jax
-from collapse_jax import families, limits, regimes
+from collapse_jax import chain, families, limits, pools, regimes
 from collapse_jax.data.texts import load_text
+from collapse_jax.family import Training
 from collapse_jax.language import base as bases
 from collapse_jax.language import blocks, measures, pretraining
 from collapse_jax.metrics import text as statistics
@@ -52,8 +53,8 @@ def shared(places):
     return run(family, regime), run(family, regime, generations=1)
 
 
-def of_chain(params, chain):
-    return jax.tree.map(lambda leaf: np.asarray(leaf[chain]), params[0])
+def of_chain(params, number):
+    return jax.tree.map(lambda leaf: np.asarray(leaf[number]), params[0])
 
 
 def losses(config, params, tokens):
@@ -66,12 +67,12 @@ def test_a_generation_trains_on_what_the_one_before_wrote(shared, places, origin
     np.testing.assert_array_equal(whole.history["text"][0, 0], original.train)
     pretrained = bases.load(places[0])
     network = model.model(pretrained.config)
-    for chain in range(2):
+    for number in range(2):
         found = beam.search(
-            network, of_chain(first.params, chain), prompts(pretrained.config, original.train),
+            network, of_chain(first.params, number), prompts(pretrained.config, original.train),
             beams=2, new_tokens=LENGTH, min_new_tokens=LENGTH,
         )  # fmt: skip
-        np.testing.assert_array_equal(whole.history["text"][chain, 1], found.tokens[:, 0])
+        np.testing.assert_array_equal(whole.history["text"][number, 1], found.tokens[:, 0])
     going_on = whole.history["continuation"][:, 0]
     np.testing.assert_array_equal(going_on, whole.history["text"][:, 1, 0])
 
@@ -79,9 +80,9 @@ def test_a_generation_trains_on_what_the_one_before_wrote(shared, places, origin
 def test_perplexities_are_those_of_the_network(shared, places, original):
     whole, first = shared
     config = bases.load(places[0]).config
-    for chain in range(2):
-        last, judge = of_chain(whole.params, chain), of_chain(first.params, chain)
-        at = whole.history.isel(chain=chain, generation=-1)
+    for number in range(2):
+        last, judge = of_chain(whole.params, number), of_chain(first.params, number)
+        at = whole.history.isel(chain=number, generation=-1)
         of_test = losses(config, last, original.test).mean(axis=1)
         np.testing.assert_allclose(at["test_perplexity"], np.exp(of_test).mean(), rtol=1e-4)
         np.testing.assert_allclose(
@@ -104,6 +105,7 @@ def test_statistics_are_those_of_the_training_text(shared, places):
     whole, _ = shared
     history, vocabulary = whole.history, bases.load(places[0]).config.vocabulary
     first = np.bincount(history["text"][0, 0].values.astype(int).ravel(), minlength=vocabulary)
+    first[bases.load(places[0]).config.begin] = 0  # begins rows of real text, and is never written
     for generation in range(3):
         at = history.isel(chain=0, generation=generation)
         tokens = at["text"].values.astype(int)
@@ -155,11 +157,35 @@ def test_where_a_generation_starts(places, start, original):
     assert (train_loss[2] < 0.8 * train_loss[1]) == (start == "warm")
 
 
+def test_a_model_that_diverged_does_not_start_anew(places, original):
+    family = language(places)
+    base = bases.load(places[0]).params
+    lost = {**base, "embed_tokens": {"embedding": base["embed_tokens"]["embedding"] * np.nan}}
+    training = Training(pools.Rows(jnp.asarray(original.train), M))
+    key = jax.random.key(0)
+    for params, alive in ((base, True), (lost, False)):
+        started = jax.jit(family.fit.begin)(key, params, training).params
+        assert bool(chain.all_finite(started)) == alive
+        finite = [bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(started)]
+        assert all(finite) if alive else not any(finite)
+
+
 @pytest.mark.slow
-def test_a_model_that_diverges_stays_flagged(places):
+def test_a_model_that_diverges_is_flagged(places):
     result = run(language(places, learning_rate=1e30, clip=0.0))
     assert not bool(result.history["finite"].any())
     assert result.history["nonfinite"].values.tolist() == [0, 0]
+    assert not any(np.isfinite(leaf).any() for leaf in jax.tree.leaves(result.params[0]))
+
+
+@pytest.mark.slow
+def test_what_is_new_is_kept_of_a_text_that_grows(places, original):
+    """Of three generations of 12 blocks the last 12; and no shape changes on the way."""
+    history = run(language(places), regimes.accumulate(M)).history
+    np.testing.assert_array_equal(history["text"][0, 0], original.train)
+    replaced = run(language(places)).history
+    np.testing.assert_array_equal(history["text"][0, 1], replaced["text"][0, 1])
+    assert not np.array_equal(history["text"][0, 2], history["text"][0, 1])
 
 
 @pytest.mark.slow
@@ -186,7 +212,7 @@ REFUSED = [
     ({"start": "hot"}, "start: expected one of fresh, warm"),
     ({"decoder": "greedy"}, "decoder: expected one of beam, sample"),
     ({"beams": 1}, "beams: expected at least 2"),
-    ({"decode_batch": 0}, "batch: expected at least 1"),
+    ({"decode_batch": 0}, "decode_batch: expected at least 1"),
     ({"temperature": 0.0}, "temperature: expected above 0"),
     ({"top_p": 1.5}, "top_p: expected above 0 and at most 1"),
     ({"repetition_penalty": 0.0}, "repetition_penalty: expected above 0"),
@@ -271,6 +297,8 @@ def test_pretraining_learns_and_is_done_once(places, tmp_path):
     ("changed", "message"),
     [
         ({"share": 1.0}, r"pretraining_share: expected a share in \(0, 1\)"),
+        ({"epochs": 0}, "pretraining_epochs: expected at least 1"),
+        ({"learning_rate": 0.0}, "pretraining_rate: expected above 0"),
         ({"batch": 999}, "pretraining_batch: expected at most"),
         ({"vocabulary": 100}, "vocabulary: expected at least 260"),
         ({"heads": 3}, "heads: expected a divisor of hidden"),

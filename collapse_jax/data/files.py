@@ -66,6 +66,11 @@ def read(path: Path) -> bytes:
         ) from error
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def sha256(raw: bytes) -> str:
     """The checksum, in hexadecimal digits."""
     return hashlib.sha256(raw).hexdigest()

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from collapse_jax.data import corpora, files
-from collapse_jax.data.corpora import PYDOC_TOPICS
+from collapse_jax.data.corpora import PYDOC_TOPICS, WIKITEXT_2
 
-WIKITEXT_2, WIKITEXT_2_RAW = "wikitext-2", "wikitext-2-raw"
+WIKITEXT_2_RAW = "wikitext-2-raw"
 SPLITS = ("train", "validation", "test")
 _HUB = "Salesforce/wikitext"
 _CONFIGURATIONS = {WIKITEXT_2: "wikitext-2-v1", WIKITEXT_2_RAW: "wikitext-2-raw-v1"}
 _SUFFIXES = {WIKITEXT_2: "tokens", WIKITEXT_2_RAW: "raw"}
 _FILES = {"train": "train", "validation": "valid", "test": "test"}
 SHA256 = {  # of the published files, decompressed; that of wiki.train.raw is not known here
-    "wiki.train.tokens": "9e9fa1ad55b1c2c95b08e37dd8e653f638fac2c6de904b79e813611eefbc985f",
+    "wiki.train.tokens": corpora.SHA256[corpora.WIKITEXT_2],
     "wiki.valid.tokens": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
     "wiki.test.tokens": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
     "wiki.valid.raw": "4cd0f6876d07a413aa911261ff6d363c72d757d47f0fdd6015702014c89cb9c7",
@@ -126,16 +126,13 @@ def _fetched(name: str, split: str, expected: Path, revision: str | None) -> Pat
 
         return Path(hf_hub_download(_HUB, file, repo_type="dataset", revision=revision))
     except Exception as error:  # out of reach or not there; kinds of errors vary by version
+        reason = files.first_line(error)
         raise FileNotFoundError(
             f"expected the {split} split of {name} at {expected} (or .gz, .xz) or in the hub's"
-            f" {_HUB} as {file}, which could not be fetched ({_line(error)}); set --data_dir or"
+            f" {_HUB} as {file}, which could not be fetched ({reason}); set --data_dir or"
             f" {files.ENVIRONMENT_VARIABLE} to the directory that holds it, or use"
             f" --dataset={PYDOC_TOPICS}, which needs no file"
         ) from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _verify(plain: str, raw: bytes, source: str) -> None:
@@ -168,8 +165,9 @@ def _parquet(path: Path) -> list[str]:
             raise ValueError("the column has other things than strings")
         return rows
     except Exception as error:  # pyarrow's kinds of errors are many
+        reason = files.first_line(error)
         raise ValueError(
-            f"expected a complete parquet file with a column text at {path}: {_line(error)}"
+            f"expected a complete parquet file with a column text at {path}: {reason}"
         ) from error
 
 

@@ -44,6 +44,7 @@ def language(
     weight_decay: float = 0.01,
     clip: float = 1.0,
     chunk: int = 0,
+    recompute: bool = False,
     start: str = "fresh",
     decoder: str = "beam",
     beams: int = 5,
@@ -54,7 +55,7 @@ def language(
     decode_batch: int = 16,
     test_blocks: int | None = None,
     prompt: str | None = None,
-    kept_blocks: int = 1000,
+    kept_blocks: int | None = None,
     tail: float = 0.1,
     dtype: str = "float32",
     revision: str | None = None,
@@ -74,8 +75,8 @@ def language(
       length: tokens of a block, T.
       blocks: of the training text, from its start; None for all.
       skip: share of the training text, at its start, that is left out (what `base` was trained on).
-      epochs, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip, chunk: see
-        `collapse_jax.opt.finetune.Settings`.
+      epochs, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip, chunk,
+        recompute: see `collapse_jax.opt.finetune.Settings`.
       start: every generation from the pretrained model ("fresh"), or from the one before ("warm").
       decoder, beams, temperature, top_k, top_p, repetition_penalty: see
         `collapse_jax.language.writing.Decoder`.
@@ -83,7 +84,8 @@ def language(
       test_blocks: blocks of the test text, from its start; None for all.
       prompt: text that every generation's model continues; None for the first training block, ""
         for nothing.
-      kept_blocks: training blocks of each generation that are kept in the history.
+      kept_blocks: of the text that each generation adds to its training, how many are kept in the
+        history; None for all.
       tail: share of the first training text's tokens that its rarest types make up.
       dtype: what the network computes in.
       revision, data_revision: of a model and of a data set on the hub.
@@ -102,7 +104,7 @@ def language(
     check_choice("dtype", dtype, DTYPES)
     settings = finetune.Settings(
         epochs, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip=clip,
-        chunk=chunk,
+        chunk=chunk, recompute=recompute,
     )  # fmt: skip
     settings.check()
     chosen = writing.Decoder(
@@ -120,9 +122,9 @@ def language(
     )
     network = models.model(config, jnp.dtype(dtype))
     given = _prompt(prompt, pretrained, cut, length)
-    kept = min(kept_blocks, len(cut.train))
+    kept = len(cut.train) if kept_blocks is None else min(kept_blocks, len(cut.train))
     measured = measures.Measures(
-        network, cut.test, min(batch, len(cut.test)), tail, kept, given,
+        network, cut.test, min(batch, len(cut.test)), tail, kept, len(cut.train), given,
         writing.continuation(network, chosen, length),
     )  # fmt: skip
     restart = _restart(pretrained.params) if start == "fresh" else None
@@ -132,7 +134,7 @@ def language(
         name="language",
         config={
             "base": {"sha256": pretrained.sha256},
-            "dataset": {"name": text.name, "sha256": text.sha256, **text.sources},
+            "dataset": {"sha256": text.sha256},
             "title": text.title,
             "length": length,
             "blocks": len(cut.train),
@@ -150,7 +152,7 @@ def language(
         metrics=measures.metrics(kept, given is not None, config.vocabulary),
         thresholds={
             "early": Threshold(
-                "tail_mass", 0.5 * tail, "share of tokens that were rare below half of what it was"
+                "tail_mass", 0.5 * tail, "share of rare training tokens below half of what it was"
             ),
             "late": Threshold(
                 "heterozygosity", 0.01 * evenness,
@@ -169,8 +171,8 @@ def language(
 
 
 def _one_by_one(steps: Steps) -> Steps:
-    """On CPU one chain after the other: each has matrices of its own, enough for all cores."""
-    return steps._replace(advance=in_turn(steps.advance))
+    """One chain after the other: each has matrices of its own, enough to fill a device."""
+    return steps._replace(advance=in_turn(steps.advance, always=True))
 
 
 def _restart(base: Params) -> Callable[[Params], Params]:
@@ -243,12 +245,12 @@ def _prompt(
     return ids
 
 
-def _check_shares(skip: float, tail: float, kept_blocks: int) -> None:
+def _check_shares(skip: float, tail: float, kept_blocks: int | None) -> None:
     if not 0 <= skip < 1:
         raise ValueError(f"skip: expected a share below 1, got {skip}")
     if not 0 < tail < 1:
         raise ValueError(f"tail: expected a share in (0, 1), got {tail}")
-    if kept_blocks < 0:
+    if kept_blocks is not None and kept_blocks < 0:
         raise ValueError(f"kept_blocks: expected 0 or more, got {kept_blocks}")
 
 

@@ -40,8 +40,8 @@ def load(name: str, revision: str | None = None) -> Base:
     words = tokenizer.load(directory)
     if words.vocabulary > config.vocabulary:
         raise ValueError(
-            f"{directory}: expected a tokenizer of at most the model's {config.vocabulary:,} ids,"
-            f" got {words.vocabulary:,}"
+            f"base: {directory}: expected a tokenizer of at most the model's"
+            f" {config.vocabulary:,} ids, got {words.vocabulary:,}"
         )
     return Base(config, params, words, _checksum(config, params, words))
 

@@ -25,7 +25,6 @@ from collapse_jax.opt.model import Model, Params
 # Of log10 of a block's perplexity: from 1 to a million, ten bins a decade.
 BIN_EDGES = np.linspace(0.0, 6.0, 61)
 LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
-_PIECE = 1e12  # operations of a piece, about: some ten seconds of two cores
 _SAMPLE = 64  # blocks that self-BLEU compares with each other
 
 
@@ -57,7 +56,8 @@ class Measures(NamedTuple):
       test: real blocks i32[N, T].
       batch: blocks that are read at a time, B.
       tail: share of the first text's tokens that its rarest types make up, whose share is followed.
-      kept: blocks of the training text that are kept in the history.
+      kept: blocks of the newest training text that are kept in the history.
+      newest: blocks that a generation adds to its training text, if it keeps what was before.
       prompt: what every generation continues, i32[prompt]; None for nothing.
       write: (key, params, prompts i32[1, prompt]) -> continuation i32[1, T]; see `writing`.
     """
@@ -67,6 +67,7 @@ class Measures(NamedTuple):
     batch: int
     tail: float
     kept: int
+    newest: int
     prompt: np.ndarray | None
     write: Callable[[jax.Array, Params, jax.Array], jax.Array]
 
@@ -76,9 +77,13 @@ class Measures(NamedTuple):
         return self.model.config.vocabulary
 
     def anchor(self, key: jax.Array, params: Params, training: Training) -> Anchor:
-        """Of generation 0's parameters and training text."""
+        """Of generation 0's parameters and training text.
+
+        The token that begins a row of real text is never written: its loss tells nothing.
+        """
         del key
-        return Anchor(params, texts.counts(*_tokens(training.pool), self.vocabulary))
+        counts = texts.counts(*_tokens(training.pool), self.vocabulary)
+        return Anchor(params, counts.at[self.model.config.begin].set(0))
 
     def steps(self) -> Steps:
         """A family's measure, in pieces: test blocks, training text, and what follows from them."""
@@ -104,7 +109,7 @@ class Measures(NamedTuple):
 
     def _advance(self, carry: Reading) -> Reading:
         work = 2 * models.multiply_adds(self.model.config) * self.batch * self.test.shape[1]
-        piece = max(1, round(_PIECE / work))
+        piece = max(1, round(finetune.PIECE / work))
         last = carry.losses.shape[0]
         testing = carry.batches < self._of_test
         stop = jnp.minimum(carry.batches + piece, jnp.where(testing, self._of_test, last))
@@ -143,7 +148,10 @@ class Measures(NamedTuple):
             written = self.write(k_write, carry.params, jnp.asarray(self.prompt)[None])
             found["continuation"] = written[0].astype(jnp.float32)
         if self.kept:
-            found["text"] = tokens[: self.kept].astype(jnp.float32)
+            # Regimes that accumulate put what is new last.
+            start = jnp.maximum(jnp.sum(live) - self.newest, 0)
+            room = jnp.pad(tokens, ((0, self.kept), (0, 0)))
+            found["text"] = jax.lax.dynamic_slice_in_dim(room, start, self.kept).astype(jnp.float32)
         return found
 
     def _as_text(
@@ -261,7 +269,7 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
         "zipf_slope": Metric("slope of ln count against ln rank of tokens", "1", (), 0.1, 10.0),
         "repetition": share("share of a block's 4-grams that it had before"),
         "self_bleu": share("BLEU-4 of training blocks against each other"),
-        "tail_mass": share("share of tokens that were rare in the first training text"),
+        "tail_mass": share("share of training tokens that were rare in the first training text"),
         "survival": share(
             "share of the first training text's types that still occur", ("decile",)
         ),
@@ -273,7 +281,12 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
         )  # fmt: skip
     if kept:
         found["text"] = Metric(
-            "tokens of training blocks", "id", ("block", "token"), 1.0, 1e5, nonnegative=True
+            "tokens of the blocks that were new in training",
+            "id",
+            ("block", "token"),
+            1.0,
+            1e5,
+            nonnegative=True,
         )
     return found
 

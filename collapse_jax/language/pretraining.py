@@ -4,6 +4,8 @@ The training is a run of a family of its own, with one generation, so that it is
 as any other.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,8 +46,19 @@ class Small(NamedTuple):
     learning_rate: float = 2e-3
 
 
-def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) -> finetune.Settings:
-    """Trains a model into `workdir`/base, or finishes what was begun there; gives back how.
+def check(small: Small) -> None:
+    """Raises ValueError for a setting outside its range, by the name it has on the command line."""
+    for name, value in (("epochs", small.epochs), ("batch", small.batch)):
+        if value < 1:
+            raise ValueError(f"pretraining_{name}: expected at least 1, got {value}")
+    if not 0 < small.learning_rate < math.inf:
+        raise ValueError(f"pretraining_rate: expected above 0, got {small.learning_rate}")
+    if not 0 < small.share < 1:
+        raise ValueError(f"pretraining_share: expected a share in (0, 1), got {small.share}")
+
+
+def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) -> None:
+    """Trains a model into `workdir`/base, or finishes what was begun there.
 
     Args:
       workdir: also holds the checkpoints, in pretraining/.
@@ -55,20 +68,13 @@ def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) ->
       seed: of weights and the order of blocks.
 
     Raises:
-      ValueError: for settings outside their range, or a directory that holds another model.
+      ValueError: for settings outside their range, a directory that holds another model, or a
+        training that diverged.
       Stopped: after SIGTERM or Ctrl-C; the same call goes on.
     """
-    settings = finetune.Settings(
-        small.epochs, small.batch, 1, small.learning_rate, "cosine", 0.1, clip=1.0
-    )
-    settings.check()
-    if not 0 < small.share < 1:
-        raise ValueError(f"pretraining_share: expected a share in (0, 1), got {small.share}")
-    base = workdir / "base"
+    check(small)
     rows = texts.part(text.train, 0.0, small.share)
-    if not (base / tokenizer.MERGES).is_file():
-        tokenizer.train(rows, small.vocabulary).save(base)
-    words = tokenizer.load(base)
+    words = _tokenizer(workdir, rows, small.vocabulary)
     config = Config(
         vocabulary=words.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
         inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
@@ -81,14 +87,39 @@ def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) ->
             f"pretraining_batch: expected at most the {len(train)} blocks of the text's part, got"
             f" {small.batch}"
         )
+    settings = finetune.Settings(
+        small.epochs, small.batch, 1, small.learning_rate, "cosine", 0.1, clip=1.0
+    )
     family = _family(small, config, settings, words, text, train, validation)
     result = runner.run(
         family, regimes.replace(len(train)), chains=1, generations=1, seed=seed, keep="chains",
         workdir=str(workdir / "pretraining"), checkpoint_seconds=120.0, progress=True,
     )  # fmt: skip
+    if not bool(result.history["finite"].all()):
+        raise ValueError(
+            f"pretraining_rate: the training diverged at {small.learning_rate:g}; use a smaller one"
+            " and another workdir"
+        )
+    losses = {name: float(result.history[name]) for name in family.metrics}
+    print(
+        f"pretrained: {models.parameters(config):,} parameters, {len(train):,} blocks of {length},"
+        f" {small.epochs} epochs in {result.seconds:.0f} s (this call); best after epoch"
+        f" {losses['best_epoch']:.0f}, validation loss {losses['validation_loss']:.4g} nats/token"
+    )
+    base = workdir / "base"
     if not (base / "config.json").is_file():
+        words.save(base)
         weights.save(base, config, jax.tree.map(lambda leaf: leaf[0], result.params[0]))
-    return settings
+
+
+def _tokenizer(workdir: Path, rows: Sequence[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE of the text, or that of the training that is there already."""
+    place = workdir / "tokenizer"
+    if (workdir / "pretraining" / "config.json").is_file():
+        return tokenizer.load(place)
+    words = tokenizer.train(rows, vocabulary)
+    words.save(place)
+    return words
 
 
 def _family(
@@ -110,7 +141,7 @@ def _family(
     return Family(
         name="pretraining",
         config={
-            "dataset": {"name": text.name, "sha256": text.sha256, **text.sources},
+            "dataset": {"sha256": text.sha256},
             "title": text.title,
             "vocabulary_sha256": files.sha256(repr(vocabulary).encode()),
             "positions": config.positions,

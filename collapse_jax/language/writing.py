@@ -39,9 +39,11 @@ class Decoder(NamedTuple):
     def check(self) -> None:
         """Raises ValueError for a setting outside its range."""
         check_choice("decoder", self.kind, DECODERS)
-        for name, least in (("beams", 2), ("top_k", 0), ("batch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name, value, least in (
+            ("beams", self.beams, 2), ("top_k", self.top_k, 0), ("decode_batch", self.batch, 1)
+        ):  # fmt: skip
+            if value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
         for name in ("temperature", "repetition_penalty"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
@@ -109,8 +111,10 @@ def steps(model: Model, decoder: Decoder, prompts: np.ndarray) -> Steps:
     def begin(key: jax.Array, params: Params, request: Request) -> Writing:
         k_order, k_write = jax.random.split(key)
         chosen = jnp.arange(total, dtype=jnp.int32)
-        if request.capacity < total:
-            chosen = pools.random_order(k_order, total, total)[: request.capacity]
+        if not (isinstance(request.count, int) and request.count == total):
+            chosen = pools.random_order(k_order, total, total)
+            places = jnp.arange(request.capacity) % total  # a schedule's room may be for more
+            chosen = chosen[places]
         written = jnp.zeros((request.capacity, length), jnp.int32)
         known = isinstance(request.count, int) and request.count == request.capacity
         asked = None if known else jnp.int32(request.count)

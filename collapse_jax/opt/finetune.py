@@ -26,7 +26,7 @@ from collapse_jax.parallel import compiled
 
 SCHEDULES = ("constant", "linear", "cosine")
 # Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
-_PIECE = 1e12
+PIECE = 1e12
 
 
 class Settings(NamedTuple):
@@ -288,7 +288,7 @@ def steps(
         raise ValueError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
     check_blocks("validation", model.config, validation)
     work = 6 * models.multiply_adds(model.config) * length
-    piece = max(1, round(_PIECE / (work * settings.batch)))
+    piece = max(1, round(PIECE / (work * settings.batch)))
     size = min(settings.batch, len(validation))
     parts = math.ceil(len(validation) / size)
     real = jnp.asarray(np.resize(validation, (parts * size, validation.shape[1])))
@@ -361,14 +361,12 @@ def steps(
         return carry.epoch >= settings.epochs
 
     def finish(carry: Progress) -> tuple[Params, Metrics]:
-        # Where no epoch was better than nothing, its losses were not finite: seen from the last.
-        never = carry.best_epoch < 0
-        params = jax.tree.map(
-            lambda best, last: jnp.where(never, last, best), carry.best, carry.params
-        )
+        # A training that diverged is seen from its parameters, also where an epoch before was good.
+        good = (carry.best_epoch >= 0) & jnp.isfinite(carry.lost)
+        params = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), carry.best)
         return params, {
             "train_loss": carry.lost / steps_of_epoch(carry),
-            "validation_loss": jnp.where(never, jnp.nan, carry.best_loss),
+            "validation_loss": jnp.where(good, carry.best_loss, jnp.nan),
             "best_epoch": carry.best_epoch.astype(jnp.float32),
         }
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.data import files
 from collapse_jax.opt import config as configs
 from collapse_jax.opt import model as models
 from collapse_jax.opt import pickled
@@ -81,19 +82,15 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
         wanted = ["config.json", *TOKENIZER_FILES, *_weight_patterns(listed)]
         return Path(fetch(allow_patterns=wanted))
     except unknown as error:
-        raise FileNotFoundError(f"{expected}: {_line(error)}") from error
+        raise FileNotFoundError(f"{expected}: {files.first_line(error)}") from error
     except Exception as reason:  # out of reach; the kinds of transport errors vary by version
         try:
             return Path(fetch(local_files_only=True))
         except errors.LocalEntryNotFoundError as error:
+            why = files.first_line(reason)
             raise FileNotFoundError(
-                f"{expected}: the hub is out of reach ({_line(reason)}), and it was not fetched"
-                " before"
+                f"{expected}: the hub is out of reach ({why}), and it was not fetched before"
             ) from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def read(directory: Path) -> Arrays:
@@ -104,11 +101,11 @@ def read(directory: Path) -> Arrays:
       ValueError: if a file is damaged.
     """
     for kind in _FORMATS:
-        files = _files(directory, kind)
-        if not files:
+        paths = _files(directory, kind)
+        if not paths:
             continue
         arrays: Arrays = {}
-        for path in files:
+        for path in paths:
             if not path.is_file():
                 raise FileNotFoundError(f"expected weights at {path}, which an index lists")
             arrays.update(kind.read(path))
@@ -189,7 +186,9 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
     save_file(arrays, part, metadata={"format": "pt"})
     part.replace(target / "model.safetensors")
     text = json.dumps({**configs.to_json(config), "dtype": "float32"}, indent=2)
-    (target / "config.json").write_text(text + "\n", encoding="utf-8")
+    part = target / "config.json.part"
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(target / "config.json")
 
 
 def published_name(path: Any) -> str:
