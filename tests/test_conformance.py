@@ -90,6 +90,7 @@ MATRIX = [
                  marks=[] if (family, regime) in QUICK else [pytest.mark.slow])
     for family in FAMILIES
     for regime in (FEW if family in UNDER_FEW else REGIMES)
+    if (family, regime) != ("language", "accumulate")  # test_language.py has it
 ]  # fmt: skip
 
 # One of each kind of pool by default: compiling dominates.
@@ -159,7 +160,9 @@ def prepared(family, regime, number=1):
 
 
 @pytest.mark.parametrize(
-    "family_name", [param for param in OFTEN if "steps" not in param.values[0]]
+    "family_name",
+    # Those in steps have theirs: see test_language.py.
+    [param for param in OFTEN if "steps" not in param.values[0] and param.values[0] != "language"],
 )
 def test_a_spoilt_chain_leaves_the_others_alone(family_name):
     family, regime = FAMILIES[family_name], REGIMES["replace"]

@@ -100,7 +100,7 @@ def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) ->
             f"pretraining_rate: the training diverged at {small.learning_rate:g}; use a smaller one"
             " and another workdir"
         )
-    losses = {name: float(result.history[name]) for name in family.metrics}
+    losses = {name: result.history[name].item() for name in family.metrics}
     print(
         f"pretrained: {models.parameters(config):,} parameters, {len(train):,} blocks of {length},"
         f" {small.epochs} epochs in {result.seconds:.0f} s (this call); best after epoch"
