@@ -39,6 +39,12 @@ def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
     return jax.jit(precise, donate_argnums=donate)
 
 
+def _strong(x: Any) -> Any:
+    """With a type that the next piece has been compiled for: a weak one would be another kind."""
+    weak = getattr(jax.typeof(x), "weak_type", False)
+    return jax.lax.convert_element_type(x, x.dtype) if weak else x
+
+
 def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `compiled`, but arrays that the function closes over are handed to the program.
 
@@ -55,7 +61,7 @@ def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
                 traced, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
 
             def run(constants: Sequence[Any], *leaves: Any) -> Any:
-                return jax.core.eval_jaxpr(traced.jaxpr, constants, *leaves)
+                return [_strong(x) for x in jax.core.eval_jaxpr(traced.jaxpr, constants, *leaves)]
 
             run.__name__ = function.__name__  # as profiles show it
             programs[kind] = compiled(run), traced.consts, jax.tree.structure(shapes)

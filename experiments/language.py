@@ -42,6 +42,9 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 # Of the experiment's settings, those that are not the family's.
 _OF_ARMS = ("base", "arms", "real_fraction")
+# Metrics that arms are compared by, and figures that each arm has of its own.
+_COMPARED = ("test_perplexity", "tail_mass", "distinct_3", "text_log_perplexity")
+_OWN = ("perplexity_density", "survival")
 
 
 def run(
@@ -77,7 +80,8 @@ def run(
         settings = dataclasses.replace(how, workdir=str(place))
         figures = functools.partial(_figures, generations=snapshots.generations)
         results[label] = launch.run(family, regime, settings, figures)
-    return _write(config, base, snapshots.generations, zero_shot, results, directory)
+    places = {label: place / "plots" for label, (_, _, place) in pairs.items()}
+    return _write(config, base, snapshots.generations, zero_shot, results, directory, places)
 
 
 def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> None:
@@ -170,10 +174,11 @@ def _zero_shot(
 def _figures(result: "Result", generations: list[int]) -> "dict[str, Any]":
     from collapse_jax import language_figures
 
-    return {
-        "perplexity_density": language_figures.histograms(result.summary, generations),
-        "survival": language_figures.survival(result.summary),
-    }
+    drawn = (
+        language_figures.histograms(result.summary, generations),
+        language_figures.survival(result.summary),
+    )
+    return dict(zip(_OWN, drawn, strict=True))
 
 
 def _write(
@@ -183,8 +188,9 @@ def _write(
     zero_shot: "Perplexity",
     arms: "dict[str, Result]",
     directory: Any,
+    places: "dict[str, Any]",
 ) -> "Section":
-    """The report of all arms, beside those of each."""
+    """The report of all arms, with the figures that each has drawn into its place."""
     from collapse_jax import language_report, plots, report
     from collapse_jax.data.texts import load_text
     from collapse_jax.language import base as bases
@@ -192,8 +198,15 @@ def _write(
     words = bases.load(base, config.revision).words
     family = next(iter(arms.values())).family.config
     text = load_text(config.dataset, config.data_dir, config.data_revision)
-    figures = _compared(arms, generations)
-    paths = plots.save(figures, directory / "plots")
+    summaries = {label: result.summary for label, result in arms.items()}
+    compared = {name: plots.overlay(summaries, name, {}) for name in _COMPARED}
+    figures = {
+        name.replace("_", " "): path
+        for name, path in plots.save(compared, directory / "plots").items()
+    }
+    for label, place in places.items():
+        for name in _OWN:
+            figures[f"{name.replace('_', ' ')}: {label}"] = place / f"{name}.png"
     tables = [
         language_report.perplexities(arms),
         language_report.perplexities(arms, language_report.OF_CORPUS),
@@ -204,28 +217,12 @@ def _write(
     section = report.Section(
         f"Language models on {text.title}",
         language_report.in_words(arms, zero_shot, text.sources),
-        {name.replace("_", " "): path for name, path in paths.items()},
+        figures,
         tables,
     )
     (directory / "perplexity.csv").write_text(language_report.as_csv(arms))
     report.write(directory / "report.html", section.heading, [section])
     return section
-
-
-def _compared(arms: "dict[str, Result]", generations: list[int]) -> "dict[str, Any]":
-    """Arms in one figure, and what each has of its own: {name of the file: figure}."""
-    from collapse_jax import plots
-
-    summaries = {label: result.summary for label, result in arms.items()}
-    figures = {
-        name: plots.overlay(summaries, name, {})
-        for name in ("test_perplexity", "tail_mass", "distinct_3", "text_log_perplexity")
-    }
-    for label, result in arms.items():
-        own = label.replace(", ", "_").replace(" ", "_")
-        drawn = _figures(result, generations)
-        figures |= {f"{name}_{own}": figure for name, figure in drawn.items()}
-    return figures
 
 
 def main() -> None:

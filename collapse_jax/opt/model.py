@@ -75,7 +75,7 @@ def init(config: Config, key: jax.Array) -> Params:
             made.append(numbers[start : start + size].reshape(leaf.shape))
             start += size
         else:
-            made.append(jnp.full(leaf.shape, 1.0 if path[-1].key == "scale" else 0.0))
+            made.append(jnp.full(leaf.shape, float(path[-1].key == "scale"), jnp.float32))
     params = jax.tree.unflatten(structure, made)
     words = params["embed_tokens"]["embedding"]
     params["embed_tokens"]["embedding"] = words.at[config.pad].set(0.0)
