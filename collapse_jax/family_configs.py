@@ -212,6 +212,9 @@ class LanguageConfig:
         1.0, "Of both decoders; the paper tries 2.0, its archived code 3.0; 1: none."
     )
     decode_batch: int = setting(16, "Blocks that are continued at a time.")
+    validation_blocks: int | None = setting(
+        None, "Blocks of the validation text that every epoch is judged on; none: all."
+    )
     test_blocks: int | None = setting(None, "Blocks of the test text; none: all.")
     prompt: str | None = setting(
         None, "Text that each generation continues; none: the first block of the training text."

@@ -11,6 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from collapse_jax.parallel import MATMUL_PRECISION
+
 SETTINGS = {
     "jax_compilation_cache_dir": str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"),
     "jax_compilation_cache_max_size": 1 << 30,  # bytes; a limit also makes writes exclusive
@@ -20,6 +22,8 @@ for name, value in SETTINGS.items():
     os.environ.setdefault(name.upper(), str(value))  # for processes that tests start
     jax.config.update(name, value)
 jax.config.update("jax_num_cpu_devices", 4)
+# As runs have it: what tests compute beside them is as exact, on a GPU too.
+jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
 
 
 @pytest.fixture

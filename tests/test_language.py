@@ -127,8 +127,9 @@ def test_chains_differ_by_their_order_and_are_paired_by_seed(shared, places):
     whole, _ = shared
     kept = run(language(places), regimes.preserve(M, 0.25))
     first = whole.history["test_perplexity"][:, 0]
-    assert first[0] != first[1]
-    np.testing.assert_array_equal(kept.history["test_perplexity"][:, 0], first)
+    assert abs(first[0] / first[1] - 1) > 1e-3
+    # Equal but for how another program adds up.
+    np.testing.assert_allclose(kept.history["test_perplexity"][:, 0], first, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -203,6 +204,7 @@ REFUSED = [
     ({"blocks": 9999}, "blocks: expected 1 to the .* there are, got 9,999"),
     ({"blocks": 0}, "blocks: expected 1 to"),
     ({"test_blocks": 0}, "test_blocks: expected 1 to"),
+    ({"validation_blocks": 0}, "validation_blocks: expected 1 to"),
     ({"length": 2}, "length: expected at least 4 tokens"),
     ({"length": 30}, "length: expected at most 20 tokens a block, as the model has 40 positions"),
     ({"prompt": "the tower " * 30}, "prompt: expected at most 32 tokens, got"),

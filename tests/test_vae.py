@@ -223,7 +223,8 @@ def test_variance_is_of_what_a_decoder_knows_not_of_its_draws(measured):
     drawn = how._replace(draws=True)
     means, images = jax.jit(lambda key: drawn._generate(key, params, 360))(jax.random.key(0))
     assert set(np.unique(images)) == {0.0, 1.0}
-    np.testing.assert_array_equal(means, how.generate(jax.random.key(0), params, 360))
+    alone = how.generate(jax.random.key(0), params, 360)  # by another program
+    np.testing.assert_allclose(means, alone, rtol=0, atol=1e-6)
 
 
 def test_originals_are_distinct_training_images():

@@ -53,6 +53,7 @@ def language(
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     decode_batch: int = 16,
+    validation_blocks: int | None = None,
     test_blocks: int | None = None,
     prompt: str | None = None,
     kept_blocks: int | None = None,
@@ -81,6 +82,8 @@ def language(
       decoder, beams, temperature, top_k, top_p, repetition_penalty: see
         `collapse_jax.language.writing.Decoder`.
       decode_batch: prompts that are continued at a time.
+      validation_blocks: blocks of the validation text, from its start, that every epoch is judged
+        on; None for all.
       test_blocks: blocks of the test text, from its start; None for all.
       prompt: text that every generation's model continues; None for the first training block, ""
         for nothing.
@@ -118,7 +121,9 @@ def language(
     text = load_text(dataset, data_dir, data_revision)
     cut = texts.cut(pretrained.words, text, length, skip, 1.0)
     cut = cut._replace(
-        train=_first("blocks", cut.train, blocks), test=_first("test_blocks", cut.test, test_blocks)
+        train=_first("blocks", cut.train, blocks),
+        validation=_first("validation_blocks", cut.validation, validation_blocks),
+        test=_first("test_blocks", cut.test, test_blocks),
     )
     network = models.model(config, jnp.dtype(dtype))
     given = _prompt(prompt, pretrained, cut, length)
@@ -142,6 +147,7 @@ def language(
             "training": settings._asdict(),
             "start": start,
             "decoder": chosen._asdict(),
+            "validation_blocks": len(cut.validation),
             "test_blocks": len(cut.test),
             "prompt_ids": [] if given is None else given.tolist(),
             "kept_blocks": kept,

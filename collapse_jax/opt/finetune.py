@@ -18,6 +18,7 @@ import optax
 
 from collapse_jax import pools
 from collapse_jax.family import Metrics, Steps, Training
+from collapse_jax.opt import cross_entropy
 from collapse_jax.opt import model as models
 from collapse_jax.opt.config import Config
 from collapse_jax.opt.model import Model, Params
@@ -42,8 +43,7 @@ class Settings(NamedTuple):
       weight_decay: of matrices and embeddings; none of biases and LayerNorm.
       beta_1, beta_2, epsilon: AdamW's.
       clip: the largest global norm of a gradient; 0 for any.
-      chunk: predictions whose logits are in memory at a time, and computed anew for the gradient;
-        0 for all of a part's.
+      chunk: predictions whose logits are in memory at a time; 0 for all of a part's.
       recompute: whether the gradient computes layers anew rather than keep what they computed.
     """
 
@@ -112,7 +112,21 @@ def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
     check_ids(name, config, blocks)
 
 
-def losses(
+def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> jax.Array:
+    """-ln p of every token but a block's first, nats.
+
+    Args:
+      model, params: the network.
+      blocks: ids i32[B, T], all of which count.
+      chunk: see `Settings`.
+
+    Returns:
+      f32[B, T - 1].
+    """
+    return cross_entropy.losses(*_read(model, params, blocks), chunk).reshape(len(blocks), -1)
+
+
+def mean_loss(
     model: Model,
     params: Params,
     blocks: jax.Array,
@@ -120,35 +134,35 @@ def losses(
     chunk: int = 0,
     recompute: bool = False,
 ) -> jax.Array:
-    """-ln p of every token but a block's first, nats.
+    """The mean of `losses`, to be differentiated.
 
     Args:
-      model, params: the network.
-      blocks: ids i32[B, T], all of which count.
-      k_dropout: of dropout, in training.
+      model, params, blocks: as there.
+      k_dropout: of dropout, in training; None for none.
       chunk, recompute: see `Settings`.
 
     Returns:
-      f32[B, T - 1].
+      f32[].
     """
+    read = _read(model, params, blocks, k_dropout, recompute)
+    lost: jax.Array = cross_entropy.mean_loss(*read, chunk)
+    return lost
+
+
+def _read(
+    model: Model,
+    params: Params,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None = None,
+    recompute: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What logits are made from, [N, E], the embedding, [V, E], and the tokens to come, i32[N]."""
     network = model.bind(params)
     inputs, targets = blocks[:, :-1], blocks[:, 1:]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
     hidden = network.hidden(inputs, places, lambda layer: models.causal(None), k_dropout, recompute)
-
-    def lost(hidden: jax.Array, targets: jax.Array) -> jax.Array:
-        logits = network.logits(hidden)
-        right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - right
-
-    if not chunk:
-        return lost(hidden, targets)
-    rows, ids = hidden.reshape(-1, hidden.shape[2]), targets.reshape(-1)
-    room = -len(ids) % chunk
-    rows = jnp.pad(rows, ((0, room), (0, 0))).reshape(-1, chunk, rows.shape[1])
-    ids = jnp.pad(ids, (0, room)).reshape(-1, chunk)
-    every = jax.lax.map(lambda part: jax.checkpoint(lost)(*part), (rows, ids))
-    return every.reshape(-1)[: targets.size].reshape(targets.shape)
+    words = network.embed_tokens.embedding[...]
+    return hidden.reshape(-1, hidden.shape[2]), words, targets.reshape(-1)
 
 
 def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) -> Perplexity:
@@ -188,7 +202,19 @@ def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTrans
         rate, settings.beta_1, settings.beta_2, settings.epsilon,
         weight_decay=settings.weight_decay, mask=_decays,
     )  # fmt: skip
-    return optax.chain(optax.clip_by_global_norm(settings.clip), adamw) if settings.clip else adamw
+    return optax.chain(_clipped(settings.clip), adamw) if settings.clip else adamw
+
+
+def _clipped(largest: float) -> optax.GradientTransformation:
+    """As `optax.clip_by_global_norm`, whose quotients XLA keeps: a second copy of all gradients."""
+
+    def clip(gradients: Params, params: Params) -> Params:
+        del params
+        scale = jnp.minimum(1.0, largest / optax.tree.norm(gradients))
+        clipped: Params = jax.tree.map(lambda gradient: gradient * scale, gradients)
+        return clipped
+
+    return optax.stateless(clip)
 
 
 def _decays(params: Params) -> Params:
@@ -222,8 +248,8 @@ def step(
 
     def objective(params: Params, number: jax.Array, part: jax.Array) -> jax.Array:
         key = None if k_dropout is None else jax.random.fold_in(k_dropout, number)
-        lost = losses(model, params, part, key, settings.chunk, settings.recompute)
-        return lost.mean() / settings.accumulate
+        lost = mean_loss(model, params, part, key, settings.chunk, settings.recompute)
+        return lost / settings.accumulate
 
     of_part = functools.partial(jax.value_and_grad(objective), params)
     if settings.accumulate == 1:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.opt import layers
 from collapse_jax.opt.config import Config
 
 Params = dict[str, Any]
@@ -22,7 +23,6 @@ Params = dict[str, Any]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 OFFSET = 2  # rows of the position embedding before that of position 0
-_EPSILON = 1e-5  # of LayerNorm
 _MASKED = -1e9  # a score that softmax takes to zero, and sums of which stay finite
 
 
@@ -134,7 +134,7 @@ def causal(mask: jax.Array | None) -> Attend:
 
 def softmax(scores: jax.Array, seen: jax.Array) -> jax.Array:
     """Shares along the last axis, f32, zero where not seen; even where nothing is seen."""
-    return jax.nn.softmax(jnp.where(seen, scores.astype(jnp.float32), _MASKED), axis=-1)
+    return layers.softmax(jnp.where(seen, scores.astype(jnp.float32), _MASKED))
 
 
 class Opt(nnx.Module):
@@ -150,7 +150,7 @@ class Opt(nnx.Module):
             self.project_out = linear(config.hidden, config.embedding)
         self.layers = nnx.List([Layer(config, rngs) for _ in range(config.layers)])
         if config.final_norm:
-            self.final_layer_norm = _norm(config, rngs)
+            self.final_layer_norm = layers.LayerNorm(config.hidden)
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         """What the first layer sees, [B, T, H], of ids and positions i32[B, T]."""
@@ -207,10 +207,10 @@ class Layer(nnx.Module):
         self.norm_before = config.norm_before
         self.dropout = config.dropout
         self.self_attn = Attention(config, rngs)
-        self.self_attn_layer_norm = _norm(config, rngs)
+        self.self_attn_layer_norm = layers.LayerNorm(config.hidden)
         self.fc1 = nnx.Linear(config.hidden, config.inner, rngs=rngs)
         self.fc2 = nnx.Linear(config.inner, config.hidden, rngs=rngs)
-        self.final_layer_norm = _norm(config, rngs)
+        self.final_layer_norm = layers.LayerNorm(config.hidden)
 
     def __call__(
         self, stream: jax.Array, *, attend: Attend, k_dropout: jax.Array | None
@@ -226,7 +226,7 @@ class Layer(nnx.Module):
     def _add(
         self,
         part: Callable[[jax.Array], jax.Array],
-        norm: nnx.LayerNorm,
+        norm: layers.LayerNorm,
         stream: jax.Array,
         k_dropout: jax.Array | None,
     ) -> jax.Array:
@@ -234,7 +234,7 @@ class Layer(nnx.Module):
         return stream + added if self.norm_before else norm(stream + added)
 
     def _feed_forward(self, stream: jax.Array) -> jax.Array:
-        return self.fc2(jax.nn.relu(self.fc1(stream)))
+        return self.fc2(layers.relu(self.fc1(stream)))
 
 
 class Attention(nnx.Module):
@@ -251,10 +251,6 @@ class Attention(nnx.Module):
         queries = (self.q_proj(stream) * self.head_size**-0.5).reshape(shape)
         keys, values = (proj(stream).reshape(shape) for proj in (self.k_proj, self.v_proj))
         return self.out_proj(attend(queries, keys, values).reshape(stream.shape))
-
-
-def _norm(config: Config, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(config.hidden, epsilon=_EPSILON, rngs=rngs)
 
 
 def _drop(values: jax.Array, share: float, key: jax.Array | None) -> jax.Array:

@@ -26,9 +26,11 @@ from collapse_jax.opt.prompts import prompts
 from collapse_jax.parallel import compiled
 from experiments.benchmarks.timing import (
     Case,
+    finish_peer,
     interleaved,
     peak_gigabytes,
     peak_rate,
+    peer_device,
     significant,
 )  # fmt: skip
 
@@ -37,7 +39,7 @@ _PEER = "transformers"
 _BEAMS = 5
 _TARGETS = {4: ">= 1.5", 16: ">= 2.0, aim 2.5", 64: ">= 4"}
 # A step from random weights with these settings, dropout off on both sides.
-_SETTINGS = finetune.Settings(learning_rate=2e-5, clip=1.0)
+_SETTINGS = finetune.Settings(learning_rate=2e-5, clip=1.0, chunk=256)
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -184,8 +186,10 @@ def _twin(how: _How) -> tuple[Any, Any]:
     import torch
     from transformers import OPTForCausalLM
 
-    model = OPTForCausalLM.from_pretrained(how.directory, dtype=how.dtype)
-    return model, torch.tensor(how.ids(model.config.vocab_size).astype(np.int64))
+    model: Any = OPTForCausalLM.from_pretrained(how.directory, dtype=how.dtype)
+    model.to(peer_device())
+    ids = how.ids(model.config.vocab_size).astype(np.int64)
+    return model, torch.tensor(ids, device=peer_device())
 
 
 def _peer_search(how: _How) -> Callable[[], None]:
@@ -200,6 +204,7 @@ def _peer_search(how: _How) -> Callable[[], None]:
                 ids, attention_mask=torch.ones_like(ids), num_beams=_BEAMS, do_sample=False,
                 min_new_tokens=how.length, max_new_tokens=how.length,
             )  # fmt: skip
+        finish_peer()
 
     return work
 
@@ -222,6 +227,7 @@ def _peer_step(how: _How) -> Callable[[], None]:
         model(input_ids=ids, labels=ids).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), _SETTINGS.clip)
         optimizer.step()
+        finish_peer()
 
     return work
 
@@ -251,4 +257,4 @@ def print_alone(how: _How, side: str) -> None:
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)
-    print(peak_gigabytes(), max(0.0, seconds[0] - seconds[1]))
+    print(peak_gigabytes(peer=side == "peer"), max(0.0, seconds[0] - seconds[1]))

@@ -16,12 +16,15 @@ import numpy as np
 
 from collapse_jax import limits
 from collapse_jax.family import Family, Metric, Steps
+from collapse_jax.parallel import compiled
 from collapse_jax.recording import Recorder, every_chain, summaries
 from collapse_jax.regimes import Regime
 from collapse_jax.segment import LONGEST, FusedEngine, abstract_chain
 
 RATE = "chain-generations/s"
-_MATRIX = 2048  # side of the product whose rate is taken for the machine's peak
+# Side of the product whose rate is taken for the machine's peak: two cores', an accelerator's.
+_MATRIX = 2048
+_LARGE_MATRIX = 8192
 
 
 class Case(NamedTuple):
@@ -73,22 +76,44 @@ def interleaved(
     return [centre(times) for times in zip(*rounds, strict=True)]
 
 
-def peak_gigabytes() -> float:
-    """The most memory that this program has had.
+def peak_gigabytes(peer: bool = False) -> float:
+    """The most memory that this program has had: of a GPU, where it works on one, else of the host.
 
     Not getrusage's maximum, which a process inherits from the one that started it.
+
+    Args:
+      peer: whether PyTorch's, where it is a GPU's.
     """
+    if jax.default_backend() != "cpu":
+        if peer:
+            import torch
+
+            return float(torch.cuda.max_memory_allocated() / 1e9)
+        return float(jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9)
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
 
 
+def peer_device() -> str:
+    """Where PyTorch works: on a GPU if JAX does."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def finish_peer() -> None:
+    """Waits until PyTorch is done."""
+    if peer_device() == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def peak_rate() -> float:
     """Multiply-adds a second of a large float32 matrix product, the best of several."""
-    matrix = jnp.ones((_MATRIX, _MATRIX))
-    product = jax.jit(jnp.matmul)
+    side = _MATRIX if jax.default_backend() == "cpu" else _LARGE_MATRIX
+    matrix, product = jnp.ones((side, side)), compiled(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     best = min(seconds(lambda: product(matrix, matrix).block_until_ready()) for _ in range(10))
-    return _MATRIX**3 / best
+    return side**3 / best
 
 
 class Work(Protocol):

@@ -18,7 +18,14 @@ from collapse_jax.family import Training
 from collapse_jax.parallel import compiled
 from collapse_jax.vae import model as models
 from collapse_jax.vae import training
-from experiments.benchmarks.timing import Case, interleaved, peak_rate, significant
+from experiments.benchmarks.timing import (
+    Case,
+    finish_peer,
+    interleaved,
+    peak_rate,
+    peer_device,
+    significant,
+)
 
 _UNIT = "images/s"
 _SIDE, _HIDDEN, _LATENT = 28, 400, 20
@@ -106,22 +113,24 @@ class PyTorch:
         """Builds the model; a call trains on about `at_least` images."""
         import torch
 
-        self._values = torch.tensor(_random_images(images))
+        self._values = torch.tensor(_random_images(images), device=peer_device())
         self._batch, self.images = batch, -(-at_least // batch) * batch
         self._module, self._loss = twin(name)
+        self._module.to(peer_device())
         self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, weight_decay=1e-5)
 
     def __call__(self) -> None:
         """As many minibatches as ours."""
         import torch
 
-        order = torch.randperm(len(self._values))
+        order = torch.randperm(len(self._values), device=peer_device())
         for step in range(self.images // self._batch):
             start = step * self._batch % (len(order) - self._batch + 1)
             chosen = self._values[order[start : start + self._batch]].float() / 255
             self._optimizer.zero_grad()
             self._loss(chosen).backward()
             self._optimizer.step()
+        finish_peer()
 
 
 def twin(name: str) -> tuple[Any, Callable[[Any], Any]]:
