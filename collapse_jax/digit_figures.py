@@ -23,8 +23,7 @@ def grids(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -> Fi
       generations: to be shown; those beyond the run are left out, its last is always there.
       chain: which is drawn.
     """
-    last = history.sizes["generation"] - 1
-    shown = sorted({g for g in generations if g <= last} | {last})
+    shown = drawing.reached(history, generations)
     pictures = history["picture"].isel(chain=chain)
     side = round(pictures.sizes["pixel"] ** 0.5)
     columns = min(len(shown), 5)
@@ -65,8 +64,7 @@ def latent_density(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
       summary: of a run.
       generations: to be shown; those beyond the run are left out, its last is always there.
     """
-    last = summary.sizes["generation"] - 1
-    shown = sorted({g for g in generations if g <= last} | {last})
+    shown = drawing.reached(summary, generations)
     figure, (ax,) = drawing.figure(
         "Density of generation 0's encoder mean on generated images", describe(summary)
     )

@@ -270,6 +270,12 @@ def legend(made: Figure, columns: int = 0, title: str = "") -> Figure:
     return made
 
 
+def reached(data: xr.Dataset, generations: Sequence[int]) -> list[int]:
+    """Those of the generations that a run has reached, and its last, in order."""
+    last = data.sizes["generation"] - 1
+    return sorted({g for g in generations if g <= last} | {last})
+
+
 def shades(count: int) -> np.ndarray:
     """Colours from light to dark, in the order of generations: f64[count, 4]."""
     return matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, count))

@@ -22,8 +22,7 @@ def histograms(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
       summary: of a run.
       generations: to be shown; those beyond the run are left out, its last is always there.
     """
-    last = summary.sizes["generation"] - 1
-    shown = sorted({g for g in generations if g <= last} | {last})
+    shown = drawing.reached(summary, generations)
     figure, (ax,) = drawing.figure(
         "Perplexity of training blocks under generation 0's model", describe(summary)
     )

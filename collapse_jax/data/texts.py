@@ -41,7 +41,6 @@ SHA256 = {  # of the published files, decompressed; that of wiki.train.raw is no
 class Text(NamedTuple):
     """A text's rows; an empty row is a blank line."""
 
-    name: str
     title: str  # for plots and reports
     train: Sequence[str]
     validation: Sequence[str]
@@ -96,7 +95,7 @@ def load_text(
     checksum = files.sha256("\0".join("\n".join(of_split) for of_split in rows).encode())
     named = dict(zip(SPLITS, sources, strict=True))
     train, validation, test = map(tuple, rows)
-    return Text(name, title, train, validation, test, named, checksum)
+    return Text(title, train, validation, test, named, checksum)
 
 
 def _wikitext(

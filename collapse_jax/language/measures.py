@@ -79,7 +79,8 @@ class Measures(NamedTuple):
     def anchor(self, key: jax.Array, params: Params, training: Training) -> Anchor:
         """Of generation 0's parameters and training text.
 
-        The token that begins a row of real text is never written: its loss tells nothing.
+        The token that begins a row of real text counts as none of it: no decoder writes it, and
+        its absence would count as a type that was lost.
         """
         del key
         counts = texts.counts(*_tokens(training.pool), self.vocabulary)
