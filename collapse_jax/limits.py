@@ -17,12 +17,12 @@ _HISTORY_BYTES = 1e9
 _FEWEST_CHAINS = 16
 
 
-class Room(NamedTuple):
-    """What one batch is given: large enough to keep a device busy, small enough for it.
+class BatchLimits(NamedTuple):
+    """What one batch may have: enough to keep a device busy, not more than suits it.
 
     Attributes:
       chains: at most.
-      state_bytes: of the states of all chains.
+      state_bytes: of the states and metrics of all chains.
       pool_bytes: of their training sets.
     """
 
@@ -32,10 +32,10 @@ class Room(NamedTuple):
 
 
 # A core's cache: rows of 1024 chains x M = 1000 (4 MB) run a third faster than those of 8192.
-_CORE = Room(2**15, 2**28, 2**22)
-# A GPU is filled by more: on an H200 exact Gaussian chains run 3.7 times as fast as in batches of a
-# core, rows at M = 1000 4.9 times, and those with 1 GB of rows more slowly again.
-_ACCELERATOR = Room(2**20, 2**32, 2**26)
+_CORE = BatchLimits(2**15, 2**28, 2**22)
+# A GPU is filled by more: exact Gaussian chains ran about 3 times as fast as in a core's batches,
+# rows at M = 1000 about 5 times, and those with 1 GB of rows more slowly again (BUILD_NOTES.md).
+_ACCELERATOR = BatchLimits(2**18, 2**30, 2**26)
 
 
 def check_pair(family: Family, regime: Regime, generations: int) -> None:
@@ -79,12 +79,14 @@ def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generat
       chains: in all.
       generation: of the peak.
     """
-    room = _CORE if jax.default_backend() == "cpu" else _ACCELERATOR
     pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
-    # A fit in steps looks at a minibatch at a time: its pool need not stay in cache.
-    in_cache = math.inf if isinstance(family.fit, Steps) else room.pool_bytes / max(pool, 1)
-    fitting = min(room.state_bytes / max(_bytes(shapes), 1), in_cache)
-    largest = min(room.chains, max(int(fitting), 1))
+    # A fit in steps looks at a minibatch at a time: its pool need not stay in cache. But it works
+    # on more than its state, which nobody counts.
+    stepped = isinstance(family.fit, Steps)
+    limits = _CORE if stepped or jax.default_backend() == "cpu" else _ACCELERATOR
+    in_cache = math.inf if stepped else limits.pool_bytes / max(pool, 1)
+    fitting = min(limits.state_bytes / max(_bytes(shapes), 1), in_cache)
+    largest = min(limits.chains, max(int(fitting), 1))
     batches = -(-chains // largest)
     devices = jax.local_device_count()
     if chains >= _FEWEST_CHAINS * devices:

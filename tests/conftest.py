@@ -22,7 +22,8 @@ for name, value in SETTINGS.items():
     os.environ.setdefault(name.upper(), str(value))  # for processes that tests start
     jax.config.update(name, value)
 jax.config.update("jax_num_cpu_devices", 4)
-# As runs have it: what tests compute beside them is as exact, on a GPU too.
+# As runs have it: what tests compute beside them is as exact, on a GPU too (where they cannot see
+# then whether a program of ours forgot `parallel.compiled`).
 jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
 
 

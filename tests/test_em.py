@@ -64,8 +64,7 @@ def ours(settings, problems, dtype):
         return shares, found.mixture.means, covariances, found.log_likelihood, found.iterations
 
     stacked = (jnp.asarray(np.stack(x), dtype) for x in zip(*problems, strict=True))
-    with jax.default_matmul_precision("highest"):
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(*stacked))
+    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(*stacked))
 
 
 def case(covariance, shape, dtype, slow=False):

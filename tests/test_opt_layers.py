@@ -72,12 +72,18 @@ def test_mean_loss(chunk, dtype):
         return optax.softmax_cross_entropy_with_integer_labels(hidden @ words.T, targets).mean()
 
     def ours(hidden, words):
-        return 3.0 * cross_entropy.mean_loss(hidden, words, targets, chunk) / 3.0
+        return cross_entropy.mean_loss(hidden, words, targets, chunk)
 
-    assert_same_gradients(ours, definition, (hidden, words), dtype)
-    lost = cross_entropy.losses(hidden, words, targets, chunk)
+    for factor in (1.0, -3.0):
+        assert_same_gradients(
+            lambda *x, factor=factor: factor * ours(*x),
+            lambda *x, factor=factor: factor * definition(*x),
+            (hidden, words), dtype,
+        )  # fmt: skip
+    lost = cross_entropy.losses(hidden.astype(dtype), words.astype(dtype), targets, chunk)
     assert lost.shape == (N,)
-    np.testing.assert_allclose(lost.mean(), definition(hidden, words), rtol=1e-5)
+    tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+    np.testing.assert_allclose(lost.mean(), definition(hidden, words), rtol=tolerance)
 
 
 def test_mean_loss_of_several_chains():
@@ -97,3 +103,9 @@ def test_clipping_is_optaxs(largest):
     clipping = (finetune._clipped(largest), optax.clip_by_global_norm(largest))
     ours, theirs = (t.update(gradients, t.init(gradients))[0] for t in clipping)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+    none = jax.tree.map(jnp.zeros_like, gradients)
+    found, _ = clipping[0].update(none, clipping[0].init(none))
+    assert all(not leaf.any() for leaf in jax.tree.leaves(found))
+    diverged = {**gradients, "a": gradients["a"].at[0, 0].set(jnp.nan)}
+    found, _ = clipping[0].update(diverged, clipping[0].init(diverged))
+    assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(found))

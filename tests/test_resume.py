@@ -135,7 +135,8 @@ def test_what_does_not_change_results_may_change(tmp_path):
 
 def test_choices_made_by_size_are_read_back(tmp_path, monkeypatch):
     automatic = {"chains_per_batch": 0, "keep": "auto"}
-    monkeypatch.setattr(limits, "_CORE", limits._CORE._replace(chains=4))
+    for name in ("_CORE", "_ACCELERATOR"):
+        monkeypatch.setattr(limits, name, getattr(limits, name)._replace(chains=4))
     first = run(tmp_path, **automatic)
     monkeypatch.undo()
     monkeypatch.setattr(limits, "_HISTORY_BYTES", 1)  # now both would be chosen otherwise

@@ -46,14 +46,14 @@ def _forward(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int
     count = len(targets)
 
     def turn(of_words: jax.Array, part: Any) -> Any:
-        rows, ids, counts = part
+        rows, ids, counted = part
         logits = _logits(rows, words)
-        chosen = ids[:, None] == jnp.arange(len(words))
-        slopes = (jax.nn.softmax(logits, axis=1) - chosen) * (counts[:, None] / count)
-        slopes = slopes.astype(words.dtype)
-        added = jnp.einsum("cv,ce->ve", slopes, rows, preferred_element_type=jnp.float32)
-        of_rows = jnp.einsum("cv,ve->ce", slopes, words)
-        lost = jnp.sum(jnp.where(counts, _losses(logits, ids), 0.0))
+        one_hot = ids[:, None] == jnp.arange(len(words))
+        of_logits = (jax.nn.softmax(logits, axis=1) - one_hot) * (counted[:, None] / count)
+        of_logits = of_logits.astype(words.dtype)
+        added = jnp.einsum("cv,ce->ve", of_logits, rows, preferred_element_type=jnp.float32)
+        of_rows = jnp.einsum("cv,ve->ce", of_logits, words)
+        lost = jnp.sum(jnp.where(counted, _losses(logits, ids), 0.0))
         return of_words + added, (lost, of_rows)
 
     size = chunk if 0 < chunk < count else count
@@ -63,9 +63,9 @@ def _forward(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int
     return lost.sum() / count, (of_hidden, of_words.astype(words.dtype))
 
 
-def _backward(chunk: int, gradients: tuple[jax.Array, jax.Array], slope: jax.Array) -> Any:
+def _backward(chunk: int, gradients: tuple[jax.Array, jax.Array], of_loss: jax.Array) -> Any:
     del chunk
-    return *(gradient * slope.astype(gradient.dtype) for gradient in gradients), None
+    return *((gradient * of_loss).astype(gradient.dtype) for gradient in gradients), None
 
 
 mean_loss.defvjp(_forward, _backward)
@@ -84,7 +84,7 @@ def _cut(leaves: Any, size: int) -> Any:
     """Arrays [N, ...] as [P, C, ...], filled up with zeros."""
 
     def cut(leaf: jax.Array) -> jax.Array:
-        room = [(0, -len(leaf) % size)] + [(0, 0)] * (leaf.ndim - 1)
-        return jnp.pad(leaf, room).reshape(-1, size, *leaf.shape[1:])
+        padding = [(0, -len(leaf) % size)] + [(0, 0)] * (leaf.ndim - 1)
+        return jnp.pad(leaf, padding).reshape(-1, size, *leaf.shape[1:])
 
     return jax.tree.map(cut, leaves)

@@ -174,12 +174,12 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
       batch: blocks that are read at a time.
     """
     check_blocks("blocks", model.config, blocks)
-    mean_loss = compiled(lambda params, part: losses(model, params, part).mean(axis=1))
+    of_blocks = compiled(lambda params, part: losses(model, params, part).mean(axis=1))
     batch = min(batch, len(blocks))
     found = []
     for start in range(0, len(blocks), batch):
         places = np.minimum(np.arange(start, start + batch), len(blocks) - 1)
-        found.append(np.asarray(mean_loss(params, blocks[places])))
+        found.append(np.asarray(of_blocks(params, blocks[places])))
     return perplexity(np.concatenate(found)[: len(blocks)])
 
 

@@ -1,7 +1,8 @@
 """LayerNorm, ReLU and softmax whose gradients keep one array, where XLA keeps two or three.
 
-What they keep, LayerNorm's input and the others' output, their neighbours keep anyway. Barriers
-hide from XLA that values of the backward pass are those of the forward pass, or follow from them.
+LayerNorm keeps its input, with a mean and a deviation a row; ReLU and softmax keep their output,
+which the next product keeps anyway. Barriers hide from XLA that values of the backward pass are
+those of the forward pass, or follow from them; on CPU they work under `parallel.compiled` only.
 """
 
 from typing import Any
@@ -46,8 +47,8 @@ def softmax(scores: jax.Array) -> jax.Array:
 
 @softmax.defjvp
 def _softmax_jvp(primals: Any, tangents: Any) -> Any:
-    shares, (slopes,) = softmax(*primals), tangents
-    return shares, shares * (slopes - jnp.sum(shares * slopes, axis=-1, keepdims=True))
+    shares, (tangent,) = softmax(*primals), tangents
+    return shares, shares * (tangent - jnp.sum(shares * tangent, axis=-1, keepdims=True))
 
 
 @jax.custom_vjp
@@ -58,20 +59,21 @@ def _normalised(inputs: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Arr
 def _forward(inputs: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
     mean = jnp.mean(inputs, axis=-1, keepdims=True, dtype=jnp.float32)
     variance = jnp.mean((inputs - mean) ** 2, axis=-1, keepdims=True)
-    rate = jax.lax.rsqrt(variance + _EPSILON)
-    outputs = ((inputs - mean) * rate * scale + bias).astype(inputs.dtype)
-    return outputs, (inputs, scale, mean, rate)
+    precision = jax.lax.rsqrt(variance + _EPSILON)  # 1 / standard deviation
+    outputs = ((inputs - mean) * precision * scale + bias).astype(inputs.dtype)
+    return outputs, (inputs, scale, mean, precision)
 
 
-def _backward(kept: Any, slopes: jax.Array) -> Any:
-    # With the slopes, so that it is not done before they are there.
-    (inputs, scale, mean, rate), slopes = jax.lax.optimization_barrier((kept, slopes))
-    normal, slopes = (inputs - mean) * rate, slopes.astype(jnp.float32)
-    of_normal = slopes * scale
+def _backward(kept: Any, of_outputs: jax.Array) -> Any:
+    # With the gradient that comes in, so that nothing is done before it is there.
+    (inputs, scale, mean, precision), of_outputs = jax.lax.optimization_barrier((kept, of_outputs))
+    normal, of_outputs = (inputs - mean) * precision, of_outputs.astype(jnp.float32)
+    of_normal = of_outputs * scale
     along = jnp.mean(of_normal * normal, axis=-1, keepdims=True)
-    of_inputs = rate * (of_normal - of_normal.mean(axis=-1, keepdims=True) - normal * along)
+    of_inputs = precision * (of_normal - of_normal.mean(axis=-1, keepdims=True) - normal * along)
     rows = tuple(range(inputs.ndim - 1))
-    of_scale, of_bias = jnp.sum(slopes * normal, axis=rows), jnp.sum(slopes, axis=rows)
+    of_scale, of_bias = jnp.sum(of_outputs * normal, axis=rows), jnp.sum(of_outputs, axis=rows)
+    # Parameters are all of one dtype, see `Model.in_dtype`.
     return (
         of_inputs.astype(inputs.dtype), of_scale.astype(scale.dtype), of_bias.astype(scale.dtype),
     )  # fmt: skip

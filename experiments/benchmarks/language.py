@@ -136,9 +136,9 @@ def _peer(
             found.train[:count], found.validation, found.test[:count]
         )
     )  # fmt: skip
-    started = OPTForCausalLM.from_pretrained(base, dtype="float32").state_dict()
     model: Any = OPTForCausalLM.from_pretrained(base, dtype="float32")
     model.to(peer_device())
+    started = {name: value.clone() for name, value in model.state_dict().items()}
     training = family.config["training"]
 
     def decode() -> Any:

@@ -82,13 +82,13 @@ def peak_gigabytes(peer: bool = False) -> float:
     Not getrusage's maximum, which a process inherits from the one that started it.
 
     Args:
-      peer: whether PyTorch's, where it is a GPU's.
+      peer: whether PyTorch is the one that works.
     """
-    if jax.default_backend() != "cpu":
-        if peer:
-            import torch
+    if peer and peer_device() == "cuda":
+        import torch
 
-            return float(torch.cuda.max_memory_allocated() / 1e9)
+        return float(torch.cuda.max_memory_allocated() / 1e9)
+    if not peer and jax.default_backend() != "cpu":
         return float(jax.local_devices()[0].memory_stats()["peak_bytes_in_use"] / 1e9)
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9

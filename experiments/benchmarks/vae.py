@@ -117,6 +117,7 @@ class PyTorch:
         self._batch, self.images = batch, -(-at_least // batch) * batch
         self._module, self._loss = twin(name)
         self._module.to(peer_device())
+        torch.backends.cudnn.allow_tf32 = False  # as its products of matrices, and as ours
         self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, weight_decay=1e-5)
 
     def __call__(self) -> None:
