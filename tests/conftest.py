@@ -27,6 +27,19 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
 
 
+# A process may have 65,530 mappings of memory (Linux), of which every compiled program takes some;
+# the one that finds none left ends in a segmentation fault.
+_MOST_MAPPINGS = 30_000
+
+
+def pytest_runtest_teardown():
+    """Forgets compiled programs when there are many; they are read back from the cache."""
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
+
+
 @pytest.fixture
 def no_leftovers():
     """What a failed read leaves behind complains in its own test, and not in someone else's."""

@@ -91,6 +91,8 @@ def score(config, params, prompt, row, new, settings):
 def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_path):
     pytest.importorskip("torch", reason="the extra benchmark is not installed")
     config, rng = LAYOUTS[name], np.random.default_rng(beams * 100 + new)
+    program = beam._program(models.model(config), beams, new)
+    known = program._cache_size()  # of other tests' shapes
     ties = ended = 0
     for case in range(CASES):
         given = texts(config, seed=case, lengths=lengths)
@@ -126,7 +128,7 @@ def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_pat
             ties += 1
     assert ended > 5
     if beams > 1:  # lengths are shapes; penalties, prompts and weights are not
-        assert beam._program(models.model(config), beams, new)._cache_size() == 1
+        assert program._cache_size() <= known + 1
     assert ties <= CASES // 10, f"{ties} ties"
 
 
