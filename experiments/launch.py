@@ -66,6 +66,7 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
             logging.set_verbosity(logging.WARNING)  # JAX reports every absent backend
             for name in ("absl", "asyncio"):  # Orbax logs, with a traceback, what it then raises
                 getLogger(name).setLevel("CRITICAL")
+            sys.unraisablehook = _without_late_callbacks
         if keep_compiled:
             _keep_compiled()
         try:
@@ -77,6 +78,15 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
             _explain(error)
 
     app.run(guarded)
+
+
+def _without_late_callbacks(ignored: "sys.UnraisableHookArgs") -> None:
+    """Leaves out what TensorStore's threads print once a save has failed and been reported.
+
+    Other writes of the save end after it, and find its event loop closed.
+    """
+    if not (ignored.exc_type is RuntimeError and str(ignored.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(ignored)
 
 
 def _keep_compiled() -> None:
