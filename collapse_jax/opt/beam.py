@@ -177,7 +177,7 @@ def search_purely(
         own = jnp.arange(beams)[:, None]
         ancestors = jnp.where(places == fed, own, state.ancestors)
         slots = state.cache.keys[0].shape[3]
-        steps = min((slots - prompts.shape[1]) // beams, new_tokens)
+        steps = (slots - prompts.shape[1]) // beams
         new = (ancestors[:, :, :steps, None] == jnp.arange(beams)) & (places[:steps, None] <= fed)
         old = jnp.broadcast_to(mask[:, None], (*ancestors.shape[:2], prompts.shape[1]))
         seen = jnp.concatenate([old, new.reshape(*new.shape[:2], -1)], axis=2)

@@ -58,11 +58,7 @@ def prefill(
 
 
 def with_room(cache: Cache, slots: int) -> Cache:
-    """The cache with at least so many slots, W a multiple of 16; the new ones empty.
-
-    Of keys, rows of other lengths begin inside a cache line: reading them takes twice as long.
-    """
-    slots = -(-slots // 16) * 16
+    """The cache with W = `slots`, the new ones empty."""
 
     def grown(array: jax.Array, axis: int) -> jax.Array:
         room = [(0, 0)] * array.ndim
@@ -92,16 +88,13 @@ def step(
       tokens: ids i32[B, K].
       positions: of the tokens, i32[B].
       slot: where the first beam's keys and values are put, i32[].
-      seen: which slots each beam attends to, its new one included, bool[B, K, at most W]; none of
-        the rest.
+      seen: which slots each beam attends to, its new one included, bool[B, K, W].
 
     Returns:
       Logits of the next token, f32[B, K, V], and the new cache.
     """
     keys, values = list(cache.keys), list(cache.values)
     network = model.bind(params)
-    unseen = keys[0].shape[3] - seen.shape[2]
-    seen = jnp.pad(seen, ((0, 0), (0, 0), (0, unseen)))
     places = jnp.broadcast_to(positions[:, None], tokens.shape)
     hidden = network.hidden(tokens, places, _attend(keys, values, slot, seen))
     return network.logits(hidden), Cache(tuple(keys), tuple(values))
