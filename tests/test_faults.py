@@ -36,6 +36,7 @@ import sys
 import numpy as np
 import collapse_jax
 from collapse_jax import families, regimes
+from experiments import launch
 result = collapse_jax.run(
     families.gaussian(), regimes.replace(20), chains=200, chains_per_batch=64, generations=120,
     checkpoint_every=5, keep="chains", workdir=sys.argv[1],
@@ -273,6 +274,18 @@ def test_full_disk(small_disk, kilobytes):
     small_disk("20m")
     expected = collapse_jax.run(family, regime, chains=3000, generations=60).history
     assert_same_bits(attempt(), expected)
+
+
+@pytest.mark.parametrize(("message", "printed"), [("Event loop is closed", False), ("mine", True)])
+def test_late_callbacks_are_left_out_and_nothing_else(monkeypatch, capsys, message, printed):
+    class Late:
+        def __del__(self):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(sys, "unraisablehook", launch._without_late_callbacks)
+    late = Late()
+    del late
+    assert ("RuntimeError" in capsys.readouterr().err) == printed
 
 
 @pytest.mark.slow

@@ -128,8 +128,8 @@ def test_chains_differ_by_their_order_and_are_paired_by_seed(shared, places):
     kept = run(language(places), regimes.preserve(M, 0.25))
     first = whole.history["test_perplexity"][:, 0]
     assert abs(first[0] / first[1] - 1) > 1e-3
-    # Equal but for how another program adds up.
-    np.testing.assert_allclose(kept.history["test_perplexity"][:, 0], first, rtol=1e-5)
+    # Equal but for how another program adds up (on a GPU: 1e-7).
+    np.testing.assert_allclose(kept.history["test_perplexity"][:, 0], first, rtol=1e-6)
 
 
 @pytest.mark.slow

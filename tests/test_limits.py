@@ -4,7 +4,6 @@ import jax
 import numpy as np
 
 from collapse_jax import families, limits, regimes
-from tests.test_vae import SMALL
 
 
 def test_batches_are_larger_on_a_gpu_but_for_fits_in_steps(monkeypatch):
@@ -12,7 +11,7 @@ def test_batches_are_larger_on_a_gpu_but_for_fits_in_steps(monkeypatch):
     cases = {
         "exact": (families.gaussian(), regimes.replace(100)),
         "rows": (families.gaussian(sampler="rows"), regimes.replace(1000)),
-        "steps": (families.vae(**SMALL), regimes.replace(1437)),
+        "steps": (families.vae(hidden=8, latent=2), regimes.replace(1437)),
     }
 
     def sizes():
