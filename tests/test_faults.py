@@ -17,6 +17,7 @@ import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.checkpoint import CheckpointError, DiskStore
 from collapse_jax.stopping import Stopped
+from experiments import launch
 from tests.runs import Nursery, assert_same_arrays, assert_same_bits, committed, states
 from tests.test_damage import run
 from tests.toys import walker
@@ -36,7 +37,6 @@ import sys
 import numpy as np
 import collapse_jax
 from collapse_jax import families, regimes
-from experiments import launch
 result = collapse_jax.run(
     families.gaussian(), regimes.replace(20), chains=200, chains_per_batch=64, generations=120,
     checkpoint_every=5, keep="chains", workdir=sys.argv[1],
