@@ -91,12 +91,17 @@ def plain(text: str) -> str:
 
 def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with panels side by side; the subtitle says what ran."""
-    made = Figure(figsize=(7.2, 4.6) if panels == 1 else (10.8, 4.6), layout="constrained")
-    made.suptitle(plain(title[:1].upper() + title[1:]), x=0.012, horizontalalignment="left")
+    one = panels == 1
+    made = Figure(figsize=(7.2, 4.6) if one else (10.8, 4.6), layout="constrained")
+    heading = _wrapped(title[:1].upper() + title[1:], 74 if one else 112)
+    made.suptitle(heading, x=0.012, horizontalalignment="left")
     axes = [made.add_subplot(1, panels, i + 1) for i in range(panels)]
-    wrapped = textwrap.fill(subtitle, 95 if panels == 1 else 150, break_on_hyphens=False)
-    axes[0].set_title(plain(wrapped))
+    axes[0].set_title(_wrapped(subtitle, 95 if one else 150))
     return made, axes
+
+
+def _wrapped(text: str, letters: int) -> str:
+    return plain(textwrap.fill(text, letters, break_on_hyphens=False))
 
 
 def generations(

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.opt import config as configs
+from collapse_jax.opt import finetune
 from collapse_jax.opt import model as models
+from collapse_jax.opt import weights as files
 from collapse_jax.opt.config import Config
 from collapse_jax.opt.prompts import prompts
 
@@ -24,6 +26,28 @@ LAYOUTS = {
     ),
 }
 
+# Very small: that of a committed file.
+TINY = dataclasses.replace(
+    LAYOUTS["350m"], vocabulary=11, hidden=8, layers=1, heads=2, inner=8, positions=6, embedding=4
+)
+# What fine-tuning is compared by: 20 steps on given minibatches.
+TRAINING = finetune.Settings(
+    batch=6, accumulate=2, learning_rate=3e-3, schedule="linear", warmup=0.2, clip=1.0,
+    weight_decay=0.1, chunk=16,
+)  # fmt: skip
+STEPS = 20
+
+
+def blocks(count, seed=0, config=SMALL, length=12):
+    """Random blocks of tokens."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(3, config.vocabulary, (count, length)).astype(np.int32)
+
+
+def minibatches(config):
+    """Those of `STEPS` steps."""
+    return [blocks(TRAINING.batch, seed, config) for seed in range(STEPS)]
+
 
 def weights(config, seed=7):
     """Normal weights of a size at which every layer matters, the same on every machine."""
@@ -33,6 +57,17 @@ def weights(config, seed=7):
         (path[-1].key == "scale") + 0.3 * rng.standard_normal(leaf.shape) for path, leaf in leaves
     ]
     return jax.tree.unflatten(structure, [array.astype(np.float32) for array in made])
+
+
+def published(params):
+    """Arrays by their names in PyTorch's checkpoints, kernels transposed as there."""
+    leaves, _ = jax.tree.flatten_with_path(params)
+    return {
+        files.published_name(path): np.ascontiguousarray(
+            leaf.T if path[-1].key == "kernel" else leaf
+        )
+        for path, leaf in leaves
+    }
 
 
 def texts(config, seed=8, lengths=(9, 6, 3)):
@@ -54,8 +89,6 @@ def log_shares(config, params, tokens):
 def twin(config, params, directory):
     """The same model in transformers, by way of a directory that we write."""
     from transformers import OPTForCausalLM  # not at the top: it may not be installed
-
-    from collapse_jax.opt import weights as files
 
     files.save(directory, config, params)
     return OPTForCausalLM.from_pretrained(directory, dtype="float32").eval()
@@ -88,3 +121,31 @@ def generated(twin, given, **settings):
         tokens.reshape(count, -1, tokens.shape[1]),
         None if scores is None else scores.numpy().reshape(count, -1),
     )
+
+
+def losses_of_torch(twin, config):
+    """The losses of `STEPS` steps on `minibatches` with torch's AdamW, as `TRAINING` has them."""
+    import torch
+
+    twin.train()
+    groups = [
+        {"params": [p for p in twin.parameters() if p.ndim > 1],
+         "weight_decay": TRAINING.weight_decay},
+        {"params": [p for p in twin.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=TRAINING.learning_rate)
+    warm = round(TRAINING.warmup * STEPS)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: i / warm if i < warm else 1 - (i - warm) / (STEPS - warm)
+    )
+    losses = []
+    for batch in minibatches(config):
+        ids = torch.tensor(batch.astype(np.int64))
+        loss = twin(input_ids=ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), TRAINING.clip)
+        optimizer.step()
+        rate.step()
+        losses.append(loss.item())
+    return losses

@@ -181,6 +181,23 @@ def test_a_prompt_does_not_depend_on_its_neighbours():
         np.testing.assert_allclose(found.scores[0], together.scores[i], rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_bfloat16_scores_are_about_those_of_float32(name):
+    config, params = LAYOUTS[name], weights(LAYOUTS[name])
+    given = texts(config)
+    found = beam.search(
+        models.model(config, "bfloat16"), params, given, beams=3, new_tokens=NEW,
+        repetition_penalty=1.5,
+    )  # fmt: skip
+    assert found.scores.dtype == jnp.float32
+    settings = {"repetition_penalty": 1.5, "length_penalty": 1.0}
+    for i, (tokens, length) in enumerate(zip(found.tokens[:, 0], found.lengths[:, 0], strict=True)):
+        row = np.asarray(tokens)[: int(length)]
+        again = score(config, params, given.tokens[i][given.mask[i]], row, NEW, settings)
+        assert abs(found.scores[i, 0] - again) < 0.02 * abs(again)
+
+
 def test_top_is_top_k_with_equal_values_in_order():
     rng = np.random.default_rng(0)
     for values in (rng.standard_normal((3, 1300)), rng.integers(0, 6, (3, 1300))):

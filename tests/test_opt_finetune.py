@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +15,20 @@ from collapse_jax.chain import run_to_end
 from collapse_jax.family import Training
 from collapse_jax.opt import finetune
 from collapse_jax.opt import model as models
-from tests.small_opts import LAYOUTS, SMALL, twin, weights
+from tests.small_opts import (
+    LAYOUTS,
+    SMALL,
+    STEPS,
+    TRAINING,
+    blocks,
+    losses_of_torch,
+    minibatches,
+    twin,
+    weights,
+)
 
 T = 12
-
-
-def blocks(count, seed=0, config=SMALL):
-    rng = np.random.default_rng(seed)
-    return rng.integers(3, config.vocabulary, (count, T)).astype(np.int32)
+GOLDENS = json.loads((Path(__file__).parent / "goldens" / "opt.json").read_text())
 
 
 def trained(config, settings, steps, batches, params=None):
@@ -36,38 +44,24 @@ def trained(config, settings, steps, batches, params=None):
     return params, losses
 
 
+@pytest.mark.parametrize(
+    "name", ["350m", *(pytest.param(n, marks=pytest.mark.slow) for n in ("125m", "1.3b"))]
+)
+def test_losses_are_those_that_torch_had(name):
+    config, expected = LAYOUTS[name], GOLDENS[name]["losses"]
+    found = trained(config, TRAINING, STEPS, minibatches(config))[1]
+    assert expected[-1] < expected[0] - 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_steps_are_those_of_torch(name, tmp_path):
-    torch = pytest.importorskip("torch", reason="the extra benchmark is not installed")
-    config, count = LAYOUTS[name], 20
-    settings = finetune.Settings(
-        batch=6, accumulate=2, learning_rate=3e-3, schedule="linear", warmup=0.2, clip=1.0,
-        weight_decay=0.1, chunk=16,
-    )  # fmt: skip
-    batches = [blocks(6, seed, config) for seed in range(count)]
-    ours = trained(config, settings, count, batches)[1]
-    peer = twin(config, weights(config), tmp_path)
-    peer.train()
-    decayed = [p for n, p in peer.named_parameters() if p.ndim == 2]
-    others = [p for n, p in peer.named_parameters() if p.ndim != 2]
-    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.1)
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: i / 4 if i < 4 else 1 - (i - 4) / (count - 4)
-    )
-    theirs = []
-    for batch in batches:
-        ids = torch.tensor(batch.astype(np.int64))
-        loss = peer(input_ids=ids, labels=ids).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
-        theirs.append(loss.item())
-    assert theirs[-1] < theirs[0] - 0.1
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    pytest.importorskip("torch", reason="the extra benchmark is not installed")
+    config = LAYOUTS[name]
+    found = trained(config, TRAINING, STEPS, minibatches(config))[1]
+    theirs = losses_of_torch(twin(config, weights(config), tmp_path), config)
+    np.testing.assert_allclose(found, theirs, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -93,6 +93,19 @@ def test_frequencies_of_first_tokens(settings):
     assert (np.abs(seen - count * shares) < 4.5 * error + 1e-9).all()
 
 
+def errors_of_scores(config, params, given, found):
+    """What texts' scores differ by from those of reading them at once in float32."""
+    errors = []
+    for i, (row, length) in enumerate(zip(found.tokens, found.lengths, strict=True)):
+        prompt = given.tokens[i][given.mask[i]]
+        whole = np.concatenate([prompt, np.asarray(row)[: int(length)]])
+        room = np.pad(whole, (0, 14 - len(whole)))  # what follows a token does not change it
+        logs = log_shares(config, params, room[None])[0]
+        expected = sum(logs[t - 1, whole[t]] for t in range(len(prompt), len(whole)))
+        errors.append(abs(float(found.scores[i]) - expected))
+    return errors
+
+
 def test_scores_and_keys():
     config = LAYOUTS["125m"]
     params, given = weights(config), texts(config)
@@ -101,13 +114,18 @@ def test_scores_and_keys():
     np.testing.assert_array_equal(found.tokens, again.tokens)
     other = sample(config, params, given, key=jax.random.key(1), new_tokens=5, temperature=1.5)
     assert (np.asarray(found.tokens) != np.asarray(other.tokens)).any()
-    for i, (row, length) in enumerate(zip(found.tokens, found.lengths, strict=True)):
-        prompt = given.tokens[i][given.mask[i]]
-        whole = np.concatenate([prompt, np.asarray(row)[: int(length)]])
-        room = np.pad(whole, (0, 14 - len(whole)))  # what follows a token does not change it
-        logs = log_shares(config, params, room[None])[0]
-        expected = sum(logs[t - 1, whole[t]] for t in range(len(prompt), len(whole)))
-        assert abs(float(found.scores[i]) - expected) < 1e-3
+    assert max(errors_of_scores(config, params, given, found)) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_bfloat16_scores_are_about_those_of_float32(name):
+    config, params = LAYOUTS[name], weights(LAYOUTS[name])
+    given = texts(config)
+    found = sampling.sample(KEY, models.model(config, "bfloat16"), params, given, new_tokens=5)
+    assert found.scores.dtype == jnp.float32
+    errors = errors_of_scores(config, params, given, found)
+    assert 1e-4 < max(errors) < 0.02 * np.abs(found.scores).max()
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ import json
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
@@ -16,22 +18,13 @@ from safetensors.numpy import load_file, save_file
 
 from collapse_jax.opt import config as configs
 from collapse_jax.opt import weights as files
-from tests.small_opts import LAYOUTS, SMALL, weights
+from tests.small_opts import LAYOUTS, SMALL, TINY, published, weights
+
+GOLDENS = Path(__file__).parent / "goldens"
 
 
 def same(ours, theirs):
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-
-
-def flat(config, params):
-    """Arrays by their names in PyTorch's checkpoints, kernels transposed as there."""
-    leaves, _ = jax.tree.flatten_with_path(params)
-    return {
-        files.published_name(path): np.ascontiguousarray(
-            leaf.T if path[-1].key == "kernel" else leaf
-        )
-        for path, leaf in leaves
-    }
 
 
 def directory(path, config):
@@ -53,7 +46,7 @@ def test_what_is_saved_is_loaded(name, tmp_path):
 def test_safetensors_in_several_files(tmp_path):
     config, params = LAYOUTS["350m"], weights(LAYOUTS["350m"])
     path = directory(tmp_path, config)
-    arrays = flat(config, params)
+    arrays = published(params)
     places = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(arrays)}
     for place in set(places.values()):
         save_file({n: a for n, a in arrays.items() if places[n] == place}, path / place)
@@ -75,8 +68,9 @@ def nested(params):
     return {"model": {"decoder": inner}}
 
 
-def test_flax_msgpack(tmp_path):
-    config, params = LAYOUTS["125m"], weights(LAYOUTS["125m"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_flax_msgpack(name, tmp_path):
+    config, params = LAYOUTS[name], weights(LAYOUTS[name])
     path = directory(tmp_path, config)
     half = jax.tree.map(lambda leaf: leaf.astype(np.float16), params)
     (path / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(nested(half)))
@@ -85,25 +79,43 @@ def test_flax_msgpack(tmp_path):
     same(loaded, jax.tree.map(lambda leaf: leaf.astype(np.float32), half))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
-def test_pytorch_files(tmp_path, kind):
-    torch = pytest.importorskip("torch", reason="the extra benchmark is not installed")
-    config, params = LAYOUTS["350m"], weights(LAYOUTS["350m"])
-    path = directory(tmp_path, config)
-    tensors = {n: torch.tensor(a).to(getattr(torch, kind)) for n, a in flat(config, params).items()}
-    # As published: without a prefix, the head beside the embedding that it shares, parameters.
-    named = {name.removeprefix("model."): torch.nn.Parameter(t) for name, t in tensors.items()}
-    named["lm_head.weight"] = named["decoder.embed_tokens.weight"]
-    torch.save(named, path / "pytorch_model.bin")
-    kernel = files.load(path)[1]["layers"][1]["fc2"]["kernel"]
-    expected = tensors["model.decoder.layers.1.fc2.weight"].float().numpy().T
-    np.testing.assert_array_equal(kernel, expected)
+def test_a_pytorch_file_without_pytorch(tmp_path):
+    path = directory(tmp_path, TINY)
+    shutil.copy(GOLDENS / "opt.bin", path / "pytorch_model.bin")
+    loaded = published(files.load(path)[1])
+    for i, (name, array) in enumerate(published(weights(TINY)).items()):
+        kind = (np.float32, np.float16, jnp.bfloat16)[i % 3]
+        np.testing.assert_array_equal(loaded[name], array.astype(kind).astype(np.float32))
     whole = (path / "pytorch_model.bin").read_bytes()
     for share in (0.1, 0.5, 0.99):
         (path / "pytorch_model.bin").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match="expected a complete PyTorch file"):
             files.load(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16"])
+def test_pytorch_files(name, kind, tmp_path):
+    torch = pytest.importorskip("torch", reason="the extra benchmark is not installed")
+    config, path = LAYOUTS[name], directory(tmp_path, LAYOUTS[name])
+    given = published(weights(config))
+    tensors = {n: torch.tensor(array).to(getattr(torch, kind)) for n, array in given.items()}
+    expected = {n: tensor.float().numpy() for n, tensor in tensors.items()}
+
+    def check():
+        for name, array in published(files.load(path)[1]).items():
+            np.testing.assert_array_equal(array, expected[name])
+
+    torch.save(tensors, path / "pytorch_model.bin")
+    check()
+    (path / "pytorch_model.bin").unlink()
+    places = {n: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, n in enumerate(tensors)}
+    for place in set(places.values()):
+        torch.save({n: t for n, t in tensors.items() if places[n] == place}, path / place)
+    index = path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    check()
 
 
 @pytest.mark.slow
@@ -177,7 +189,7 @@ def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
 
 def test_all_faults_are_in_one_error(tmp_path):
     params = weights(SMALL)
-    arrays = flat(SMALL, params)
+    arrays = published(params)
     del arrays["model.decoder.layers.0.fc1.bias"]
     arrays["model.decoder.layers.7.fc1.bias"] = np.zeros(48, np.float32)
     arrays["model.decoder.layers.1.fc2.weight"] = np.zeros((48, 48), np.float32)
@@ -193,7 +205,7 @@ def test_all_faults_are_in_one_error(tmp_path):
 
 
 def test_every_array_is_one_parameter(tmp_path):
-    arrays = flat(SMALL, weights(SMALL))
+    arrays = published(weights(SMALL))
     name = "model.decoder.layers.0.fc1.weight"
     arrays[name.removeprefix("model.")] = arrays[name] + 1
     arrays["model.decoder.layers.0.self_attn.q_proj.scale"] = arrays[name]
@@ -219,7 +231,7 @@ def test_a_pickle_of_other_things_is_named(tmp_path):
 
 def test_a_head_of_its_own_is_refused(tmp_path):
     params = weights(SMALL)
-    arrays = flat(SMALL, params)
+    arrays = published(params)
     path = directory(tmp_path, SMALL)
     head = arrays["model.decoder.embed_tokens.weight"].copy()
     save_file({**arrays, "lm_head.weight": head}, path / "model.safetensors")

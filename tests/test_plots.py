@@ -122,6 +122,15 @@ def test_whole_powers_are_raised() -> None:
     assert drawing.plain("$ m^2 s^-12") == "\\$ m\u00b2 s\u207b\u00b9\u00b2"
 
 
+@pytest.mark.parametrize("panels", [1, 2])
+def test_long_titles_stay_within_the_figure(panels) -> None:
+    longest = "mean log-probability of the training text's tokens under generation 0's model"
+    figure, _ = drawing.figure(f"{longest}: medians and 50 % bands", "", panels)
+    figure.draw_without_rendering()
+    assert figure.get_suptitle().count("\n") == (panels == 1)
+    assert figure._suptitle.get_window_extent().x1 < figure.bbox.x1
+
+
 def test_the_value_of_the_original_itself_is_a_line() -> None:
     whole, _ = gaussian()
     metrics = {"log_variance": GAUSSIAN["log_variance"]._replace(original=-2.5)}

@@ -315,60 +315,32 @@ def steps(
     check_blocks("validation", model.config, validation)
     work = 6 * models.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
-    size = min(settings.batch, len(validation))
-    parts = math.ceil(len(validation) / size)
-    real = jnp.asarray(np.resize(validation, (parts * size, validation.shape[1])))
-    counts = jnp.arange(parts * size) < len(validation)
+    course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
+    return Steps(course.begin, course.advance, course.done, course.finish)
 
-    def begin(key: jax.Array, params: Params, training: Training) -> Progress:
-        k_orders, k_steps = jax.random.split(key)
-        params = start(params) if start else params
-        zero = jnp.float32(0.0)
-        return Progress(
-            # The optimizer's state does not depend on how many steps there will be.
-            k_orders, k_steps, params, optimizer(settings, 1).init(params), jnp.int32(0), zero,
-            jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
-            training.pool._replace(count=jnp.int32(training.pool.count)),
-        )  # fmt: skip
 
-    def steps_of_epoch(carry: Progress) -> jax.Array:
-        # A last minibatch that is not full is left out.
-        return jnp.int32(carry.pool.count) // settings.batch
+class _Judge:
+    """Judges epochs by their loss on real blocks, some minibatches of them in a piece."""
 
-    def train(carry: Progress) -> Progress:
-        k_order = jax.random.fold_in(carry.k_orders, carry.epoch)
-        order = pools.random_order(k_order, len(carry.pool.values), carry.pool.count)
-        per_epoch = steps_of_epoch(carry)
-        transformation = optimizer(settings, settings.epochs * per_epoch)
+    def __init__(
+        self, model: Model, settings: Settings, validation: np.ndarray, piece: int
+    ) -> None:
+        self._model, self._chunk, self._piece = model, settings.chunk, piece
+        self._count = len(validation)
+        self._size = min(settings.batch, self._count)
+        self._parts = math.ceil(self._count / self._size)
+        filled = self._parts * self._size
+        self._blocks = jnp.asarray(np.resize(validation, (filled, validation.shape[1])))
+        self._counted = jnp.arange(filled) < self._count
 
-        def turn(number: jax.Array, changing: Any) -> Any:
-            params, moments, lost = changing
-            begun = (number - carry.epoch * per_epoch) * settings.batch
-            chosen = jax.lax.dynamic_slice_in_dim(order, begun, settings.batch)
-            key = jax.random.fold_in(carry.k_steps, number) if model.config.dropout else None
-            params, moments, loss = step(
-                model, settings, transformation, params, moments, carry.pool.values[chosen], key
-            )
-            return params, moments, lost + loss
-
-        stop = jnp.minimum(carry.step + piece, (carry.epoch + 1) * per_epoch)
-        first = jnp.where(carry.step == carry.epoch * per_epoch, 0.0, carry.lost)
-        params, moments, lost = jax.lax.fori_loop(
-            carry.step, stop, turn, (carry.params, carry.moments, first)
-        )
-        return carry._replace(params=params, moments=moments, lost=lost, step=stop)
-
-    def judge(carry: Progress) -> Progress:
-        def turn(number: jax.Array, total: jax.Array) -> jax.Array:
-            of = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=number * size)
-            lost = losses(model, carry.params, of(real, slice_size=size), chunk=settings.chunk)
-            return total + jnp.sum(jnp.where(of(counts, slice_size=size), lost.mean(axis=1), 0.0))
-
-        trained = carry.step == (carry.epoch + 1) * steps_of_epoch(carry)
-        stop = jnp.where(trained, jnp.minimum(carry.judged + 3 * piece, parts), carry.judged)
+    def __call__(self, carry: Progress, trained: jax.Array) -> Progress:
+        """Goes on with the present epoch if it is `trained`; keeps it if it is the best."""
+        stop = jnp.minimum(carry.judged + self._piece, self._parts)
+        stop = jnp.where(trained, stop, carry.judged)
+        turn = functools.partial(self._add, carry.params)
         judgement = jax.lax.fori_loop(carry.judged, stop, turn, carry.judgement)
-        loss = judgement / len(validation)
-        over = trained & (stop == parts)
+        loss = judgement / self._count
+        over = trained & (stop == self._parts)
         better = over & (loss < carry.best_loss)
 
         def kept(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -383,17 +355,75 @@ def steps(
             best_loss=kept(loss, carry.best_loss),
         )
 
-    def done(carry: Progress) -> jax.Array:
-        return carry.epoch >= settings.epochs
+    def _add(self, params: Params, number: jax.Array, total: jax.Array) -> jax.Array:
+        of = functools.partial(
+            jax.lax.dynamic_slice_in_dim, start_index=number * self._size, slice_size=self._size
+        )
+        lost = losses(self._model, params, of(self._blocks), self._chunk).mean(axis=1)
+        return total + jnp.sum(jnp.where(of(self._counted), lost, 0.0))
 
-    def finish(carry: Progress) -> tuple[Params, Metrics]:
+
+class _Course(NamedTuple):
+    """The course of a fine-tuning, see `steps`; a piece is so many steps and their epoch's end."""
+
+    model: Model
+    settings: Settings
+    judge: _Judge
+    piece: int
+    start: Callable[[Params], Params] | None
+
+    def begin(self, key: jax.Array, params: Params, training: Training) -> Progress:
+        k_orders, k_steps = jax.random.split(key)
+        params = self.start(params) if self.start else params
+        zero = jnp.float32(0.0)
+        return Progress(
+            # The optimizer's state does not depend on how many steps there will be.
+            k_orders, k_steps, params, optimizer(self.settings, 1).init(params), jnp.int32(0),
+            zero, jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
+            training.pool._replace(count=jnp.int32(training.pool.count)),
+        )  # fmt: skip
+
+    def advance(self, carry: Progress) -> Progress:
+        settings, per_epoch = self.settings, self._steps_of_epoch(carry)
+        k_order = jax.random.fold_in(carry.k_orders, carry.epoch)
+        order = pools.random_order(k_order, len(carry.pool.values), carry.pool.count)
+        transformation = optimizer(settings, settings.epochs * per_epoch)
+        begun, over = carry.epoch * per_epoch, (carry.epoch + 1) * per_epoch
+
+        def turn(number: jax.Array, changing: Any) -> Any:
+            params, moments, lost = changing
+            chosen = jax.lax.dynamic_slice_in_dim(
+                order, (number - begun) * settings.batch, settings.batch
+            )
+            dropout = self.model.config.dropout
+            key = jax.random.fold_in(carry.k_steps, number) if dropout else None
+            params, moments, loss = step(
+                self.model, settings, transformation, params, moments, carry.pool.values[chosen],
+                key,
+            )  # fmt: skip
+            return params, moments, lost + loss
+
+        stop = jnp.minimum(carry.step + self.piece, over)
+        first = jnp.where(carry.step == begun, 0.0, carry.lost)
+        params, moments, lost = jax.lax.fori_loop(
+            carry.step, stop, turn, (carry.params, carry.moments, first)
+        )
+        carry = carry._replace(params=params, moments=moments, lost=lost, step=stop)
+        return self.judge(carry, stop == over)
+
+    def done(self, carry: Progress) -> jax.Array:
+        return carry.epoch >= self.settings.epochs
+
+    def finish(self, carry: Progress) -> tuple[Params, Metrics]:
         # A training that diverged is seen from its parameters, also where an epoch before was good.
         good = (carry.best_epoch >= 0) & jnp.isfinite(carry.lost)
         params = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), carry.best)
         return params, {
-            "train_loss": carry.lost / steps_of_epoch(carry),
+            "train_loss": carry.lost / self._steps_of_epoch(carry),
             "validation_loss": jnp.where(good, carry.best_loss, jnp.nan),
             "best_epoch": carry.best_epoch.astype(jnp.float32),
         }
 
-    return Steps(begin, lambda carry: judge(train(carry)), done, finish)
+    def _steps_of_epoch(self, carry: Progress) -> jax.Array:
+        # A last minibatch that is not full is left out.
+        return jnp.int32(carry.pool.count) // self.settings.batch

@@ -1,4 +1,4 @@
-"""Writes opt.json: what transformers computes for given weights and prompts.
+"""Writes opt.json, what transformers computes for given weights, and opt.bin, a file of PyTorch's.
 
 python -m tests.goldens.make_opt, with the benchmark extra installed.
 """
@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.small_opts import LAYOUTS, generated, texts, twin, weights
+from tests.small_opts import (
+    LAYOUTS,
+    TINY,
+    generated,
+    losses_of_torch,
+    published,
+    texts,
+    twin,
+    weights,
+)
 
 NEW = 8
 SEARCHES = [
@@ -23,7 +32,7 @@ SEARCHES = [
 
 
 def outputs(name):
-    """Logits of prompts with and without padding, and what searches find."""
+    """Logits of prompts with and without padding, what searches find, losses of fine-tuning."""
     import torch
 
     config = LAYOUTS[name]
@@ -47,9 +56,27 @@ def outputs(name):
         "logits": np.round(padded.logits[:, :, ::8].numpy().astype(float), 6).tolist(),
         "searches": searches,
         "greedy": greedy[:, 0].tolist(),
+        "losses": np.round(losses_of_torch(model, config), 6).tolist(),
     }
+
+
+def save_as_published(path):
+    """A file as OPT is published: no prefix, parameters, the head beside the embedding it shares.
+
+    Kinds of numbers take turns.
+    """
+    import torch
+
+    kinds = torch.float32, torch.float16, torch.bfloat16
+    named = {
+        name.removeprefix("model."): torch.nn.Parameter(torch.tensor(array).to(kinds[i % 3]))
+        for i, (name, array) in enumerate(published(weights(TINY)).items())
+    }
+    named["lm_head.weight"] = named["decoder.embed_tokens.weight"]
+    torch.save(named, path)
 
 
 if __name__ == "__main__":
     path = Path(__file__).with_name("opt.json")
     path.write_text(json.dumps({name: outputs(name) for name in LAYOUTS}) + "\n")
+    save_as_published(path.with_suffix(".bin"))
