@@ -11,11 +11,12 @@ error sources of a mixture at least 10 times as fast as scikit-learn at M = 1000
 slower than NumPy's rows at M = 1000 (the grid costs the same for every M) and faster at M =
 100,000; autoencoders trained 1.6 times (one hidden layer) and as fast (convolutional) as in
 PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8 times the time of one; beam
-search and fine-tuning of OPT-125m against transformers (aim: 2 times at 16 prompts, 1.2 times; see
-BUILD_NOTES.md for what is reached), and a whole generation of both; a checkpoint every 50
-generations costs less than 5 % (missed: see BUILD_NOTES.md). Both sides run in turn in one process;
-medians; what is timed on our side includes the default metrics and fetching the record. About half
-an hour on two quiet cores, more than half of it OPT:
+search of OPT-125m at least 1.5, 2 and 4 times as fast as transformers' at 4, 16 and 64 prompts, a
+step of fine-tuning 1.2 times (processors with AVX-512; with AVX2 3.7 times at 64, and no faster); a
+whole generation of both; a checkpoint every 50 generations costs less than 5 % (missed: see
+BUILD_NOTES.md). Both sides run in turn in one process; medians; what is timed on our side includes
+the default metrics and fetching the record. More than an hour on two quiet cores, most of it
+transformers' beam search:
 
   python -m experiments.benchmark --suite=all --data_dir=...
 """
