@@ -75,7 +75,7 @@ class Cohort:
         """
         total = self._config.generations
         done, states, inside = self._restore()  # `done` generations are complete
-        bar.advance(done * self._count, f"generation {done}")
+        bar.advance(done * self._count, f"{done} generations done")
         while done < total:
             goal = min(total, self._next_checkpoint(done), done + max(1, int(self._pace)))
             until = self._engine.boundary(done, goal)
@@ -117,12 +117,12 @@ class Cohort:
             chains = self._count * waiting // len(states) - self._count * (waiting - 1) // len(
                 states
             )
-            bar.advance((stop - start) * chains, f"generation {stop}")
+            bar.advance((stop - start) * chains, f"{stop} generations done")
 
         for i in range(len(records), len(states)):
             place = (self._root, start, stop, self._numbers[i], self._valid[i], states[i])
             if isinstance(self._engine, SteppedEngine):
-                pause = self._saver(start, states, records, signal)
+                pause = self._between(start, states, records, signal, bar)
                 flight = inside.flight if inside and i == len(inside.records) else None
                 states[i], record = self._engine.advance(*place, flight, pause)
             else:
@@ -134,12 +134,15 @@ class Cohort:
             fetch()
         return states, self._join(records, stop - start)
 
-    def _saver(
-        self, done: int, states: list[Any], records: list[Any], signal: StopSignal
+    def _between(
+        self, done: int, states: list[Any], records: list[Any], signal: StopSignal, bar: Progress
     ) -> Callable[[Flight], None]:
         """What a stepped engine calls between pieces: saves now and then, and leaves if asked."""
+        assert isinstance(self._engine, SteppedEngine)
+        stages = self._engine.stage_names(done)
 
         def pause(flight: Flight) -> None:
+            bar.advance(0, f"generation {done}, {stages[flight.stage]}")
             now = time.monotonic()
             if signal.requested is None and now - self._saved < self._config.checkpoint_seconds:
                 return

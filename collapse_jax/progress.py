@@ -1,27 +1,31 @@
-"""A progress line on standard error; silent unless asked for."""
+"""How far a run is, on standard error; silent unless asked for."""
 
+import sys
+import time
 from typing import Any
+
+# Between the lines of a run that nobody watches.
+_SECONDS = 60.0
 
 
 class Progress:
-    """Counts chain-generations as they are done; a context manager."""
+    """Counts chain-generations as they are done: a bar on a terminal, elsewhere a line a minute.
+
+    A context manager.
+    """
 
     def __init__(self, title: str, total: int, shown: bool) -> None:
         """`total` in chain-generations; nothing is printed unless `shown`."""
+        self._title, self._total, self._done = title, total, 0
+        self._began = self._written = time.monotonic()
         self._bar: Any = None
-        self._title, self._total = title, total
+        self._lines = False
         if shown:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            console = Console(stderr=True)
+            self._lines = not (console.is_terminal or console.is_jupyter)
+            self._bar = None if self._lines else _bar(console)
 
     def __enter__(self) -> "Progress":
         """Shows the bar."""
@@ -32,10 +36,30 @@ class Progress:
 
     def advance(self, amount: int, note: str) -> None:
         """Adds what is done; `note` says where the run is."""
+        self._done += amount
         if self._bar is not None:
             self._bar.update(self._task, advance=amount, note=note)
+        now = time.monotonic()
+        if self._lines and now - self._written >= _SECONDS:
+            share, minutes = self._done / self._total, (now - self._began) / 60
+            line = f"{self._title}: {100 * share:.0f} %, {note}, after {minutes:.0f} min"
+            print(line, file=sys.stderr, flush=True)
+            self._written = now
 
     def __exit__(self, *exception: object) -> None:
         """Leaves the last state on the screen."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _bar(console: Any) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )

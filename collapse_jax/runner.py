@@ -64,7 +64,8 @@ def run(
     Args:
       family: from `collapse_jax.families`.
       regime: from `collapse_jax.regimes`.
-      progress: whether to show a progress bar on standard error.
+      progress: whether to say on standard error how far the run is: a bar on a terminal, elsewhere
+        a line a minute.
       devices: to spread batches over; default all.
       flagfile: what repeats the run from the command line; kept in the workdir as flags.txt.
       **settings: the fields of `collapse_jax.config.RunConfig`: chains, generations, seed,

@@ -50,6 +50,10 @@ class SteppedEngine:
         del stop
         return start + 1
 
+    def stage_names(self, number: int) -> list[str]:
+        """Of generation `number`, in their order."""
+        return [stage.name for stage in self._stages(number)]
+
     def advance(
         self,
         root: jax.Array,
