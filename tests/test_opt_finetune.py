@@ -197,3 +197,25 @@ def test_blocks_that_the_model_cannot_read_are_refused():
 def test_no_validation_is_refused():
     with pytest.raises(ValueError, match="validation: expected at least one block"):
         finetune.steps(models.model(SMALL), finetune.Settings(batch=4), T, blocks(0))
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (blocks(3), "batch: expected at most the 3 blocks of a training set, got 4"),
+        (blocks(8)[0], r"training: expected at least one block.* got int32 of shape \(12,\)"),
+        (blocks(8) * 1.0, "training: expected at least one block.* got float64"),
+    ],
+)
+def test_training_sets_that_cannot_be_are_refused(training, message):
+    model, settings = models.model(SMALL), finetune.Settings(batch=4)
+    with pytest.raises(ValueError, match=message):
+        finetune.fit(jax.random.key(0), model, weights(SMALL), training, blocks(2), settings)
+
+
+def test_evaluation_of_nothing_is_refused():
+    model, params = models.model(SMALL), weights(SMALL)
+    with pytest.raises(ValueError, match="blocks: expected at least one block"):
+        finetune.evaluate(model, params, blocks(0))
+    with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
+        finetune.evaluate(model, params, blocks(2), batch=0)

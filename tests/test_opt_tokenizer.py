@@ -59,10 +59,8 @@ def test_encodings_are_those_of_transformers(source, tmp_path):
     )
     ours = published() if source == "published" else tokenizers.train(TEXTS, 300)
     ours.save(tmp_path)
-    theirs = transformers.GPT2Tokenizer.from_pretrained(
-        tmp_path, bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>",
-        add_bos_token=True,
-    )  # fmt: skip
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (2, 2, 1)
     for text in ODD:
         ids = ours.encode(text)
         assert ids == theirs(text)["input_ids"], text
@@ -105,13 +103,25 @@ def test_bad_input_is_named(tmp_path):
         tokenizers.load(tmp_path)
 
 
-def test_the_guide_works_as_it_stands(tmp_path, capsys):
+@pytest.mark.parametrize("lines", [1, 6, -1])
+def test_merges_that_end_early_are_refused(lines, tmp_path):
+    tokenizers.train(TEXTS, 300).save(tmp_path)
+    path = tmp_path / "merges.txt"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(ValueError, match=r"expected all merges of vocab.json in .*merges.txt"):
+        tokenizers.load(tmp_path)
+
+
+def test_the_guide_works_as_it_stands(tmp_path, capsys, monkeypatch):
     """docs/opt.md, on a small model in the place of the published one."""
     guide = Path(__file__).parents[1].joinpath("docs", "opt.md").read_text()
-    block = re.search(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)[1]
+    blocks = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     words = tokenizers.train(TEXTS, 300)
     config = dataclasses.replace(SMALL, vocabulary=words.vocabulary, positions=128)
     weights.save(tmp_path, config, made(config))
     words.save(tmp_path)
-    exec(compile(block.replace("facebook/opt-125m", str(tmp_path)), "docs/opt.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) >= 2
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks).replace("facebook/opt-125m", str(tmp_path))
+    exec(compile(code, "docs/opt.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1.0 Perplexity(mean_of_blocks=")
+    assert weights.load("mine")[0].vocabulary == words.vocabulary

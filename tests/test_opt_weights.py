@@ -280,7 +280,7 @@ def test_an_id_that_is_not_here_while_offline(monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match="model: expected a directory or an id on the hub"):
         files.load("no/such/directory/at/all")
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match="model: expected a directory .* got a file"):
+    with pytest.raises(FileNotFoundError, match="model: expected a directory .*, which is a file"):
         files.load(tmp_path / "file")
 
 
@@ -360,3 +360,21 @@ def test_saved_files_are_contiguous_in_pytorchs_layout(tmp_path):
     files.save(tmp_path, SMALL, weights(SMALL))
     arrays = load_file(tmp_path / "model.safetensors")
     assert arrays["model.decoder.layers.0.fc1.weight"].shape == (SMALL.inner, SMALL.hidden)
+
+
+def test_what_cannot_be_loaded_is_not_saved(tmp_path):
+    params = weights(SMALL)
+    with pytest.raises(ValueError, match="params: expected those of a model of the config"):
+        files.save(tmp_path / "other", LAYOUTS["350m"], params)
+    with pytest.raises(ValueError, match="params: expected those of a model of the config"):
+        files.save(tmp_path / "other", SMALL, {})
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="expected a directory at .*file, got a file"):
+        files.save(tmp_path / "file", SMALL, params)
+
+
+@pytest.mark.parametrize("name", ["", "/none", "./none", "~/none"])
+def test_a_path_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(FileNotFoundError, match=f"got '{name}', and there is no such directory"):
+        files.resolve(name)

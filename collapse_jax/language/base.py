@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -38,12 +39,31 @@ def load(name: str, revision: str | None = None) -> Base:
     directory = weights.resolve(name, revision)
     config, params = weights.load(directory)
     words = tokenizer.load(directory)
+    _check(directory, config, params, words)
+    return Base(config, params, words, _checksum(config, params, words))
+
+
+def _check(directory: Path, config: Config, params: Params, words: Tokenizer) -> None:
     if words.vocabulary > config.vocabulary:
         raise ValueError(
-            f"base: {directory}: expected a tokenizer of at most the model's"
-            f" {config.vocabulary:,} ids, got {words.vocabulary:,}"
+            f"base: {directory}: expected a tokenizer with ids below the model's"
+            f" {config.vocabulary:,}, got {words.vocabulary - 1:,}"
         )
-    return Base(config, params, words, _checksum(config, params, words))
+    for token, id_, field, expected in (
+        (tokenizer.BEGIN, words.begin, "bos_token_id", config.begin),
+        (tokenizer.PAD, words.pad, "pad_token_id", config.pad),
+    ):
+        if id_ != expected:
+            raise ValueError(
+                f"base: {directory}: expected the config's {field} {expected} for {token} in the"
+                f" tokenizer's vocabulary, got {id_}"
+            )
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if not np.isfinite(leaf).all():
+            raise ValueError(
+                f"base: {directory}: expected finite weights, got others in"
+                f" {weights.published_name(path)}"
+            )
 
 
 def _checksum(config: Config, params: Params, words: Tokenizer) -> str:

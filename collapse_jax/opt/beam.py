@@ -28,11 +28,17 @@ _ENDS: dict[bool | str, int] = {False: WHEN_BEATEN, True: WHEN_FULL, "never": WH
 
 
 class Hypotheses(NamedTuple):
-    """What was found for each prompt, best first."""
+    """What was found for each prompt, best first.
 
-    tokens: jax.Array  # i32[B, R, S], padded at the end
-    lengths: jax.Array  # i32[B, R], the end-of-sequence token included
-    scores: jax.Array  # f32[B, R]; about -1e9 for those beyond the texts that there are
+    Attributes:
+      tokens: new ones, i32[B, R, S], padded at the end.
+      lengths: i32[B, R], the end-of-sequence token included.
+      scores: f32[B, R]; about -1e9 for those beyond the texts that there are.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
 
 
 class Penalties(NamedTuple):

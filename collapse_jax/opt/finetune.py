@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from collapse_jax import pools
+from collapse_jax.chain import run_to_end
 from collapse_jax.family import Metrics, Steps, Training
 from collapse_jax.opt import cross_entropy
 from collapse_jax.opt import model as models
@@ -105,11 +106,24 @@ def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
       config: of the model.
       blocks: ids i32[M, T].
     """
+    if blocks.ndim != 2 or not len(blocks) or not np.issubdtype(blocks.dtype, np.integer):
+        raise ValueError(
+            f"{name}: expected at least one block, integers in one row a block, got {blocks.dtype}"
+            f" of shape {blocks.shape}"
+        )
     if not 2 <= blocks.shape[1] <= config.positions + 1:  # of the last token no position is read
         raise ValueError(
             f"{name}: expected blocks of 2 to {config.positions + 1} tokens, got {blocks.shape[1]}"
         )
     check_ids(name, config, blocks)
+
+
+def check_batch(blocks: int, batch: int) -> None:
+    """Refuses training sets of fewer blocks than a training step takes."""
+    if blocks < batch:
+        raise ValueError(
+            f"batch: expected at most the {blocks:,} blocks of a training set, got {batch:,}"
+        )
 
 
 def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> jax.Array:
@@ -172,7 +186,12 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
       model, params: the network.
       blocks: ids i32[N, T].
       batch: blocks that are read at a time.
+
+    Raises:
+      ValueError: for blocks that the model cannot read, or a batch of none.
     """
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
     check_blocks("blocks", model.config, blocks)
     of_blocks = compiled(lambda params, part: losses(model, params, part).mean(axis=1))
     batch = min(batch, len(blocks))
@@ -308,15 +327,44 @@ def steps(
       ValueError: for settings outside their range, or without validation blocks.
     """
     settings.check()
-    if not len(validation):
-        raise ValueError("validation: expected at least one block")
+    check_blocks("validation", model.config, validation)
     if validation.shape[1] != length:
         raise ValueError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
-    check_blocks("validation", model.config, validation)
     work = 6 * models.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
     course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
     return Steps(course.begin, course.advance, course.done, course.finish)
+
+
+def fit(
+    key: jax.Array,
+    model: Model,
+    params: Params,
+    training: np.ndarray,
+    validation: np.ndarray,
+    settings: Settings,
+) -> tuple[Params, Metrics]:
+    """Fine-tunes a model in one call; see `steps`.
+
+    Args:
+      key: of the order of blocks, and of dropout.
+      model, params: the network, and where training starts.
+      training, validation: blocks, ids i32[M, T] and i32[N, T].
+      settings: how.
+
+    Returns:
+      The parameters of the epoch that is best on `validation`, and the metrics of `steps`.
+
+    Raises:
+      ValueError: for settings outside their range, or blocks that the model cannot read.
+    """
+    check_blocks("training", model.config, training)
+    check_batch(len(training), settings.batch)
+    task = steps(model, settings, training.shape[1], validation)
+    pool = pools.Rows(jnp.asarray(training, jnp.int32), len(training))
+    whole = compiled(lambda *inputs: run_to_end(task, inputs))
+    result: tuple[Params, Metrics] = whole(key, params, Training(pool))
+    return result
 
 
 class _Judge:

@@ -50,7 +50,13 @@ class Model(NamedTuple):
 
 
 def model(config: Config, dtype: Any = jnp.float32) -> Model:
-    """A model of this shape, computing in float32 or bfloat16."""
+    """A model of this shape, computing in float32 or bfloat16.
+
+    Raises:
+      ValueError: for another type.
+    """
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype: expected float32 or bfloat16, got {jnp.dtype(dtype)}")
     return Model(config, nnx.split(_abstract(config))[0], dtype)
 
 

@@ -19,11 +19,17 @@ from collapse_jax.parallel import compiled
 
 
 class Texts(NamedTuple):
-    """One continuation of each prompt."""
+    """One continuation of each prompt.
 
-    tokens: jax.Array  # i32[B, S], padded at the end
-    lengths: jax.Array  # i32[B], the end-of-sequence token included
-    scores: jax.Array  # f32[B], sum of log-probabilities under the model itself, nats
+    Attributes:
+      tokens: new ones, i32[B, S], padded at the end.
+      lengths: i32[B], the end-of-sequence token included.
+      scores: f32[B], sum of log-probabilities under the model itself, nats.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
 
 
 class Settings(NamedTuple):

@@ -1,6 +1,8 @@
 """OPT's tokenizer: byte-level BPE by the `tokenizers` library; "</s>" precedes every text."""
 
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +12,18 @@ VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BEGIN, PAD = "</s>", "<pad>"
 # In the order of their ids in OPT's vocabulary.
 SPECIAL = ("<s>", PAD, BEGIN, "<unk>")
+# Entries that no merge makes: special tokens, and those that fill up OPT's vocabulary.
+_UNMERGED = re.compile(r"<.*>|madeupword\d+")
+# How transformers learns what its OPT tokenizers add to a text, and how they pad.
+_SETTINGS = {
+    "tokenizer_class": "GPT2Tokenizer",
+    "add_bos_token": True,
+    "add_prefix_space": False,
+    "bos_token": BEGIN,
+    "eos_token": BEGIN,
+    "unk_token": BEGIN,
+    "pad_token": PAD,
+}
 
 
 class Tokenizer(NamedTuple):
@@ -26,8 +40,8 @@ class Tokenizer(NamedTuple):
 
     @property
     def vocabulary(self) -> int:
-        """How many ids there are; a model may have more rows."""
-        return int(self.library.get_vocab_size())
+        """One more than the largest id; a model may have more rows."""
+        return 1 + max(self.library.get_vocab().values())
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, "</s>" first."""
@@ -43,9 +57,11 @@ class Tokenizer(NamedTuple):
         return str(self.library.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes vocab.json and merges.txt."""
+        """Writes vocab.json and merges.txt, and tokenizer_config.json for transformers."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         self.library.save_model(os.fspath(directory))
+        text = json.dumps(_SETTINGS, indent=2) + "\n"
+        Path(directory, "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def load(directory: str | os.PathLike[str]) -> Tokenizer:
@@ -65,6 +81,7 @@ def load(directory: str | os.PathLike[str]) -> Tokenizer:
         library = ByteLevelBPETokenizer.from_file(*map(str, paths))
     except Exception as error:  # the library raises bare exceptions
         raise ValueError(f"expected a byte-level BPE in {directory}: {error}") from error
+    _check_merges(*paths)
     return _tokenizer(library, str(directory))
 
 
@@ -91,6 +108,19 @@ def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     with tempfile.TemporaryDirectory() as directory:
         library.save_model(directory)
         return load(directory)
+
+
+def _check_merges(vocabulary: Path, merges: Path) -> None:
+    """Refuses a file that ends early, with which texts would be cut into other tokens."""
+    lines = merges.read_text(encoding="utf-8").split("\n")
+    made = {line.replace(" ", "") for line in lines if not line.startswith("#version")}
+    words = json.loads(vocabulary.read_text(encoding="utf-8"))
+    missing = [w for w in words if len(w) > 1 and w not in made and not _UNMERGED.fullmatch(w)]
+    if missing:
+        raise ValueError(
+            f"expected all merges of {vocabulary.name} in {merges}, got none for {len(missing):,}"
+            f" of its entries, such as {missing[0]!r}"
+        )
 
 
 def _tokenizer(library: Any, source: str) -> Tokenizer:

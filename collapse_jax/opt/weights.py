@@ -62,21 +62,20 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     Raises:
       FileNotFoundError: if there is no such directory, nor a repository that can be reached.
     """
-    local = Path(os.path.expanduser(name))
-    if local.is_dir():
+    local, text = Path(os.path.expanduser(name)), os.fspath(name)
+    expected = f"model: expected a directory or an id on the hub, got {text!r}"
+    if text and local.is_dir():
         return local
-    text = os.fspath(name)
-    if local.exists():
-        raise FileNotFoundError(
-            f"model: expected a directory or an id on the hub, got a file {text!r}"
-        )
+    if local.is_file():
+        raise FileNotFoundError(f"{expected}, which is a file")
+    if not text or text.startswith(("/", ".", "~")):  # as no id does
+        raise FileNotFoundError(f"{expected}, and there is no such directory")
     from huggingface_hub import HfApi, errors, snapshot_download
 
     fetch = functools.partial(snapshot_download, text, revision=revision)
     unknown = (
         errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError,
     )  # fmt: skip
-    expected = f"model: expected a directory or an id on the hub, got {text!r}"
     try:
         listed = set(HfApi().list_repo_files(text, revision=revision))
         wanted = ["config.json", *TOKENIZER_FILES, *_weight_patterns(listed)]
@@ -167,13 +166,24 @@ def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> 
 def save(directory: str | os.PathLike[str], config: Config, params: Params) -> None:
     """Writes config.json and model.safetensors, which transformers and `load` read.
 
+    A tokenizer is written by its own `save`.
+
     Args:
       directory: is made where it does not exist.
       config, params: the model.
+
+    Raises:
+      ValueError: for parameters of another shape than the config's.
+      NotADirectoryError: if there is a file in the directory's place.
     """
     from safetensors.numpy import save_file
 
+    expected = models.shapes(config)
+    if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
+        raise ValueError("params: expected those of a model of the config, got others")
     target = Path(directory)
+    if target.is_file():
+        raise NotADirectoryError(f"expected a directory at {target}, got a file")
     target.mkdir(parents=True, exist_ok=True)
     leaves, _ = jax.tree.flatten_with_path(params)
     arrays = {
