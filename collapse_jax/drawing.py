@@ -101,7 +101,7 @@ def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axe
 
 
 def _wrapped(text: str, letters: int) -> str:
-    return plain(textwrap.fill(text, letters, break_on_hyphens=False))
+    return plain(textwrap.fill(text.replace(" %", "\u00a0%"), letters, break_on_hyphens=False))
 
 
 def generations(

@@ -31,12 +31,16 @@ def histograms(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
     edges = 10.0 ** np.append(middle - half, middle[-1] + half)
     density = summary["perplexity_density_mean"].values
     for generation, colour in zip(shown, drawing.shades(len(shown)), strict=True):
-        label = f"generation {generation}" + (" (real text)" if generation == 0 else "")
+        if generation == 0:
+            real = "generation 0 (real text)"
+            ax.stairs(density[0], edges, color="0.85", fill=True, label=real)
+            continue
+        label = f"generation {generation}"
         ax.stairs(density[generation], edges, color=colour, linewidth=1.4, label=label)
     ax.set_xscale("log")
     seen = np.flatnonzero(np.nan_to_num(density[shown]).max(axis=0) > 0)
     if len(seen):  # else every chain has diverged
-        ax.set_xlim(edges[seen[0]], edges[seen[-1] + 1])
+        ax.set_xlim(edges[max(seen[0] - 1, 0)], edges[min(seen[-1] + 2, len(edges) - 1)])
     ax.set_ylim(bottom=0)
     ax.set_xlabel("perplexity of a block")
     ax.set_ylabel("share of blocks per decade")

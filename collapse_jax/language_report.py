@@ -87,7 +87,8 @@ def continuations(
             return None
         written = result.history["continuation"].isel(chain=0).values.astype(int)
         for generation in sorted({g for g in generations if g < len(written)} | {len(written) - 1}):
-            lines.append((label, generation, words.decode(written[generation])))
+            text = words.decode(written[generation])
+            lines.append((label, generation, text if text.strip() else "(white space)"))
     caption = f"How chain 0 continues: \u2026{prompt[-300:]}"
     return report.Table(caption, ("arm", "generation", "continuation"), lines)
 
@@ -104,7 +105,8 @@ def in_words(arms: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping
     first = next(iter(arms.values()))
     chains, generations = first.config.chains, first.config.generations
     text = (
-        f"Text: {read}. {chains} chain{'s' if chains > 1 else ''}, {generations} generations,"
+        f"Text: {read}. {chains} chain{'s'[: chains > 1]}, {generations}"
+        f" generation{'s'[: generations > 1]},"
         f" seed {first.config.seed}. Words are tokens of the model's vocabulary. What is said of a"
         " generation's training text is what the model before wrote, with the original blocks that"
         " the regime keeps.\n\nPerplexity on real test text before any fine-tuning:"
@@ -114,6 +116,8 @@ def in_words(arms: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping
     for label, result in arms.items():
         ends = [float(result.summary[f"{PERPLEXITY}_mean"][g]) for g in (0, -1)]
         tail = [float(result.summary["tail_mass_mean"][g]) for g in (0, -1)]
+        if lost := int((result.summary["nonfinite"] >= 0).sum()):
+            text += f" {label}: {lost} of {chains} chains diverged."
         text += (
             f" {label}: {ends[0]:.4g} at generation 0, {ends[1]:.4g} at {generations - 1}; tokens"
             f" that were rare are {tail[0]:.2%} of the first training text and {tail[1]:.2%} of the"

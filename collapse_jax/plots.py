@@ -234,9 +234,19 @@ def _events(name: str, curve: history.Survival, reached: np.ndarray, lost: np.nd
 
 @_styled
 def overlay(
-    runs: Mapping[str, xr.Dataset], name: str, expected_by_label: Mapping[str, Expected]
+    runs: Mapping[str, xr.Dataset],
+    name: str,
+    expected_by_label: Mapping[str, Expected],
+    level: tuple[str, float] | None = None,
 ) -> Figure:
-    """One scalar metric of several runs: means where there is theory to compare, else medians."""
+    """One scalar metric of several runs: means where there is theory to compare, else medians.
+
+    Args:
+      runs: {label: summary}.
+      name: of the metric.
+      expected_by_label: closed forms of each run.
+      level: label and value of what the runs started from, drawn across; None for nothing.
+    """
     first = next(iter(runs.values()))
     curves = {label: expected_by_label.get(label, {}).get((name, "mean")) for label in runs}
     compared = any(curve is not None for curve in curves.values())
@@ -249,6 +259,8 @@ def overlay(
         centre = drawing.y(run[f"{name}_mean"].values) if compared else quantile(0.5)
         ax.plot(x, centre, color=colour, label=drawing.plain(label))
         drawing.theory(ax, x, curves[label], drawing.formula(name))
+    if level is not None:
+        ax.axhline(level[1], color="0.35", linewidth=1.0, linestyle=":", label=level[0])
     units = str(first[f"{name}_mean"].attrs.get("units", ""))
     ax.set_ylabel(drawing.with_units(drawing.symbol(name), units))
     drawing.log_y(ax)

@@ -36,6 +36,8 @@ def arm(seed, shift, lost=()):
         found[f"{name}_mean"] = ("generation", np.nanmean(masked, axis=0))
         found[f"{name}_sd"] = ("generation", np.nanstd(masked, axis=0, ddof=1))
         found[f"{name}_count"] = ("generation", finite.sum(axis=0))
+    ends = np.where(finite.all(axis=1), -1, np.argmin(finite, axis=1))
+    found["nonfinite"] = ("chain", ends)
     config = RunConfig(chains=CHAINS, generations=GENERATIONS)
     return Result(history, xr.Dataset(found), [], None, regimes.replace(9), config, 0.0)
 
@@ -80,12 +82,26 @@ def test_words_name_sources_zero_shot_and_ends():
     assert "115 (mean of blocks), 90 (exp of the mean loss)" in text
     first = float(ARMS["replace, 5 epochs"].summary["test_perplexity_mean"][0])
     assert f"replace, 5 epochs: {first:.4g} at generation 0" in text
+    assert "preserve, 5 epochs: 1 of 4 chains diverged." in text
+    assert text.count("diverged") == 1
 
 
 def test_csv_has_every_chain():
     rows = list(csv.DictReader(language_report.as_csv(ARMS).splitlines()))
     assert len(rows) == 2 * CHAINS * GENERATIONS
     assert {row["arm"] for row in rows} == set(ARMS)
+
+
+def test_white_space_is_seen_in_the_table_of_continuations():
+    class Words:
+        def decode(self, ids):
+            return " \n" if ids[0] else "tower"
+
+    written = xr.DataArray(np.array([[[0], [1]]]), dims=("chain", "generation", "token"))
+    run = ARMS["replace, 5 epochs"]
+    arms = {"one": run._replace(history=xr.Dataset({"continuation": written}))}
+    table = language_report.continuations(arms, Words(), [0, 1], "a")
+    assert [row[2] for row in table.rows] == ["tower", "(white space)"]
 
 
 def test_histogram_shows_shares_per_decade():
@@ -100,7 +116,7 @@ def test_histogram_shows_shares_per_decade():
     assert [patch.get_label() for patch in ax.patches] == [
         "generation 0 (real text)", "generation 1", "generation 2",
     ]  # fmt: skip
-    np.testing.assert_allclose(ax.get_xlim(), (10**1.2, 10**1.3))
+    np.testing.assert_allclose(ax.get_xlim(), (10**1.1, 10**1.4))  # and a bin beside
     assert ax.get_xscale() == "log"
     language_figures.histograms(summary * np.nan, [0, 1])  # every chain has diverged
 
@@ -144,6 +160,7 @@ def test_the_experiment_from_end_to_end(tmp_path, capsys):
     assert perplexities.rows[0][7] == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<img") == len(section.figures) == 8
+    (tmp_path / "run" / "zero_shot.json").write_text("{")  # cut short: found anew
     again = language.run(config, small, snapshots, how)
     assert again.tables == section.tables
     with pytest.raises(ValueError, match="family.training.learning_rate: was 0.003, now 0.001"):
