@@ -175,7 +175,8 @@ class LanguageConfig:
     revision: str | None = setting(None, "Of the model on the hub.")
     dataset: str = setting(
         "pydoc-topics",
-        "Text: pydoc-topics (offline), wikitext-2, wikitext-2-raw, a directory or a text file.",
+        "Text: pydoc-topics (offline), wikitext-2, wikitext-2-raw, a directory (of train,"
+        " validation and test, .txt or .parquet) or a text file.",
     )
     data_dir: str | None = setting(
         None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
@@ -184,7 +185,7 @@ class LanguageConfig:
     arms: str = setting(
         "replace:5,preserve:5",
         "What is compared: regime:epochs, comma-separated; replace, preserve, accumulate or"
-        " subsample.",
+        " subsample. Each has a directory in the workdir; the report is of those named last.",
     )
     real_fraction: float = setting(0.1, "preserve: share of original blocks.")
     length: int = setting(64, "Tokens of a block.")
@@ -217,7 +218,9 @@ class LanguageConfig:
     )
     test_blocks: int | None = setting(None, "Blocks of the test text; none: all.")
     prompt: str | None = setting(
-        None, "Text that each generation continues; none: the first block of the training text."
+        None,
+        "Text that each generation continues; none: the first block of the training text. Part of"
+        " the run: another needs another workdir.",
     )
     kept_blocks: int | None = setting(
         None, "Of the blocks new in each generation, how many the history keeps; none: all."

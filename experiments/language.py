@@ -27,6 +27,7 @@ from experiments import launch
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
+    from collapse_jax.language.blocks import Counts
     from collapse_jax.language.pretraining import Small
     from collapse_jax.opt.finetune import Perplexity
     from collapse_jax.regimes import Regime
@@ -73,7 +74,11 @@ def run(
         family = family_of(epochs)
         regime = _regime(name, family.config["blocks"], config.real_fraction)
         limits.check_pair(family, regime, how.generations)
-        pairs[f"{name}, {epochs} epochs"] = family, regime, directory / f"{name}_{epochs}"
+        pairs[f"{name}, {epochs} epoch{'s'[: epochs > 1]}"] = (
+            family,
+            regime,
+            directory / f"{name}_{epochs}",
+        )
     zero_shot = _zero_shot(config, base, skip, family_of(arms[0][1]), directory)
     results = {}
     for label, (family, regime, place) in pairs.items():
@@ -86,7 +91,7 @@ def run(
 
 def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> None:
     """Refuses what can be known to be wrong before anything is read or trained."""
-    from collapse_jax.language import pretraining, writing
+    from collapse_jax.language import blocks, pretraining, writing
     from collapse_jax.opt import finetune
 
     if not importlib.util.find_spec("tokenizers"):
@@ -100,6 +105,7 @@ def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> N
                 f" {how.workdir}; or a --base"
             )
         pretraining.check(_small(small))
+    blocks.check_length(config.length)
     given = dataclasses.asdict(config)
     names = set(finetune.Settings._fields) & set(given)
     finetune.Settings(**{name: given[name] for name in names}).check()
@@ -119,10 +125,21 @@ def _small(config: SmallModelConfig) -> "Small":
 
 def _pretrain(config: LanguageConfig, small: SmallModelConfig, directory: Path, seed: int) -> None:
     from collapse_jax.data.texts import load_text
-    from collapse_jax.language import pretraining
+    from collapse_jax.language import blocks, pretraining
+    from collapse_jax.opt import finetune
 
-    text = load_text(config.dataset, config.data_dir, config.data_revision)
-    pretraining.pretrain(directory, text, _small(small), config.length, seed)
+    text, model = load_text(config.dataset, config.data_dir, config.data_revision), _small(small)
+    words = pretraining.tokenizer_of(directory, text, model)
+    # What the chains are to read is looked at before, not after, hours of training.
+    chains = blocks.cut(words, text, config.length, model.share, _counts(config))
+    finetune.check_batch(len(chains.train), config.batch)
+    pretraining.pretrain(directory, words, text, model, config.length, seed)
+
+
+def _counts(config: LanguageConfig) -> "Counts":
+    from collapse_jax.language.blocks import Counts
+
+    return Counts(config.blocks, config.validation_blocks, config.test_blocks)
 
 
 def _family(config: LanguageConfig, base: str, skip: float, epochs: int) -> "Family":
@@ -157,18 +174,30 @@ def _zero_shot(
     names = "base", "dataset", "length", "test_blocks", "dtype"
     identity = {name: family.config[name] for name in names}
     path = directory / "zero_shot.json"
-    if path.exists():
-        stored = json.loads(path.read_text())
-        if stored["of"] == identity:
-            return finetune.Perplexity(*stored["perplexity"])
+    if (stored := _stored(path, identity)) is not None:
+        return stored
     pretrained = bases.load(base, config.revision)
     text = load_text(config.dataset, config.data_dir, config.data_revision)
-    test = blocks.cut(pretrained.words, text, config.length, skip, 1.0).test[: config.test_blocks]
+    test = blocks.cut(pretrained.words, text, config.length, skip, _counts(config)).test
     found = finetune.evaluate(model.model(pretrained.config, config.dtype), pretrained.params, test)
     part = directory / "zero_shot.json.part"
     part.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
     part.replace(path)
     return found
+
+
+def _stored(path: Any, identity: dict[str, Any]) -> "Perplexity | None":
+    """What an earlier call found; None if there was none, of something else, or cut short."""
+    from collapse_jax.opt.finetune import Perplexity
+
+    try:
+        stored = json.loads(path.read_text())
+        mean_of_blocks, of_corpus = stored["perplexity"]
+        if stored["of"] == identity:
+            return Perplexity(float(mean_of_blocks), float(of_corpus))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        pass
+    return None
 
 
 def _figures(result: "Result", generations: list[int]) -> "dict[str, Any]":
@@ -199,7 +228,8 @@ def _write(
     family = next(iter(arms.values())).family.config
     text = load_text(config.dataset, config.data_dir, config.data_revision)
     summaries = {label: result.summary for label, result in arms.items()}
-    compared = {name: plots.overlay(summaries, name, {}) for name in _COMPARED}
+    start = {_COMPARED[0]: ("before any fine-tuning", zero_shot.mean_of_blocks)}
+    compared = {name: plots.overlay(summaries, name, {}, start.get(name)) for name in _COMPARED}
     figures = {
         name.replace("_", " "): path
         for name, path in plots.save(compared, directory / "plots").items()

@@ -14,7 +14,7 @@ from collapse_jax.family import Training
 from collapse_jax.language import base as bases
 from collapse_jax.language import blocks, measures, pretraining
 from collapse_jax.metrics import text as statistics
-from collapse_jax.opt import beam, finetune, model
+from collapse_jax.opt import beam, finetune, model, weights
 from collapse_jax.opt.prompts import prompts
 from tests import small_language
 from tests.small_language import LENGTH, SETTINGS
@@ -37,7 +37,7 @@ def language(places, **settings):
 @pytest.fixture(scope="module")
 def original(places):
     base, text = places
-    cut = blocks.cut(bases.load(base).words, load_text(text), LENGTH, 0.0, 1.0)
+    cut = blocks.cut(bases.load(base).words, load_text(text), LENGTH, 0.0)
     return cut._replace(train=cut.train[:M], test=cut.test[:6])
 
 
@@ -217,6 +217,7 @@ REFUSED = [
     ({"decode_batch": 0}, "decode_batch: expected at least 1"),
     ({"temperature": 0.0}, "temperature: expected above 0"),
     ({"top_p": 1.5}, "top_p: expected above 0 and at most 1"),
+    ({"top_k": 5}, "top_k: beam search has none, expected decoder sample"),
     ({"repetition_penalty": 0.0}, "repetition_penalty: expected above 0"),
     ({"epochs": 0}, "epochs: expected at least 1"),
     ({"dtype": "float16"}, "dtype: expected one of float32, bfloat16"),
@@ -254,11 +255,28 @@ def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
     config = json.loads((tmp_path / "other" / "base" / "config.json").read_text())
     larger = tmp_path / "other" / "base" / "vocab.json"
     words = json.loads(larger.read_text())
-    words |= {f"word{i}": len(words) + i for i in range(9)}
+    words |= {f"<word{i}>": len(words) + i for i in range(9)}
     larger.write_text(json.dumps(words))
-    message = f"tokenizer of at most the model's {config['vocab_size']} ids"
+    message = f"tokenizer with ids below the model's {config['vocab_size']}, got {len(words) - 1}"
     with pytest.raises(ValueError, match=message):
         families.language(str(tmp_path / "other" / "base"), text, **SETTINGS)
+
+
+def test_models_that_are_not_whole_are_refused(tmp_path):
+    small_language.make(tmp_path)
+    base = tmp_path / "base"
+    words = json.loads((base / "vocab.json").read_text())
+    words |= {"<s>": words["</s>"], "</s>": words["<s>"]}
+    (base / "vocab.json").write_text(json.dumps(words))
+    with pytest.raises(ValueError, match="expected the config's bos_token_id 2 for </s> .* got 0"):
+        bases.load(str(base))
+    small_language.make(tmp_path / "other")
+    base = tmp_path / "other" / "base"
+    config, params = weights.load(base)
+    params["embed_positions"]["embedding"] = params["embed_positions"]["embedding"] * np.nan
+    weights.save(base, config, params)
+    with pytest.raises(ValueError, match=r"finite weights, got others in .*embed_positions.weight"):
+        bases.load(str(base))
 
 
 @pytest.mark.slow
@@ -277,22 +295,28 @@ SMALL = pretraining.Small(
 )
 
 
+def pretrained(directory, text, **changed):
+    small = SMALL._replace(**changed)
+    words = pretraining.tokenizer_of(directory, text, small)
+    pretraining.pretrain(directory, words, text, small, LENGTH, 0)
+
+
 @pytest.mark.slow
 def test_pretraining_learns_and_is_done_once(places, tmp_path):
     text = load_text(places[1])
-    pretraining.pretrain(tmp_path, text, SMALL, LENGTH, 0)
+    pretrained(tmp_path, text)
     made = bases.load(str(tmp_path / "base"))
-    cut = blocks.cut(made.words, text, LENGTH, 0.0, 0.5)
+    cut = blocks.cut(made.words, text, LENGTH, 0.0)
     network = model.model(made.config)
     start = model.init(made.config, jax.random.key(0))
     before, after = (finetune.evaluate(network, p, cut.test) for p in (start, made.params))
     assert after.of_corpus < 0.5 * before.of_corpus
     bases.load.cache_clear()
     (tmp_path / "base" / "config.json").unlink()
-    pretraining.pretrain(tmp_path, text, SMALL, LENGTH, 0)  # from its checkpoint
+    pretrained(tmp_path, text)  # from its checkpoint
     assert bases.load(str(tmp_path / "base")).sha256 == made.sha256
     with pytest.raises(ValueError, match=r"another config \(family.hidden: was 16, now 32"):
-        pretraining.pretrain(tmp_path, text, SMALL._replace(hidden=32), LENGTH, 0)
+        pretrained(tmp_path, text, hidden=32)
 
 
 @pytest.mark.parametrize(
@@ -308,4 +332,4 @@ def test_pretraining_learns_and_is_done_once(places, tmp_path):
 )
 def test_pretraining_refuses(places, tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
-        pretraining.pretrain(tmp_path, load_text(places[1]), SMALL._replace(**changed), LENGTH, 0)
+        pretrained(tmp_path, load_text(places[1]), **changed)

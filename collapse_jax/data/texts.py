@@ -75,7 +75,7 @@ def load_text(
     elif name == PYDOC_TOPICS:
         title = f"Python {platform.python_version()} topics"
         rows, sources = _topics(), [title] * 3
-    elif Path(os.path.expanduser(name)).is_dir():
+    elif name and Path(os.path.expanduser(name)).is_dir():
         directory = Path(os.path.expanduser(name))
         title = directory.name
         paths = [_split_file(directory, split) for split in SPLITS]

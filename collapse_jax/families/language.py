@@ -119,12 +119,8 @@ def language(
     config = pretrained.config
     _check_lengths(config.positions, config.vocabulary, length)
     text = load_text(dataset, data_dir, data_revision)
-    cut = texts.cut(pretrained.words, text, length, skip, 1.0)
-    cut = cut._replace(
-        train=_first("blocks", cut.train, blocks),
-        validation=_first("validation_blocks", cut.validation, validation_blocks),
-        test=_first("test_blocks", cut.test, test_blocks),
-    )
+    counts = texts.Counts(blocks, validation_blocks, test_blocks)
+    cut = texts.cut(pretrained.words, text, length, skip, counts)
     network = models.model(config, jnp.dtype(dtype))
     given = _prompt(prompt, pretrained, cut, length)
     kept = len(cut.train) if kept_blocks is None else min(kept_blocks, len(cut.train))
@@ -211,11 +207,7 @@ def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.Rows]
 
 def _enough(blocks: int, batch: int) -> Callable[[Sizes], None]:
     def check(sizes: Sizes) -> None:
-        if sizes.training.count < batch:
-            raise ValueError(
-                f"batch: expected at most the {sizes.training.count} blocks of a training set, got"
-                f" {batch}"
-            )
+        finetune.check_batch(int(sizes.training.count), batch)
         original = sum(request.count for request in (sizes.fresh, sizes.reused) if request)
         for wanted in (original, sizes.synthetic.count):
             if wanted > blocks:
@@ -225,15 +217,6 @@ def _enough(blocks: int, batch: int) -> Callable[[Sizes], None]:
                 )
 
     return check
-
-
-def _first(name: str, rows: np.ndarray, count: int | None) -> np.ndarray:
-    """The first rows; refuses none, and more than there are."""
-    if count is None:
-        return rows
-    if not 1 <= count <= len(rows):
-        raise ValueError(f"{name}: expected 1 to the {len(rows):,} blocks there are, got {count:,}")
-    return rows[:count]
 
 
 def _prompt(
@@ -261,8 +244,7 @@ def _check_shares(skip: float, tail: float, kept_blocks: int | None) -> None:
 
 
 def _check_lengths(positions: int, vocabulary: int, length: int) -> None:
-    if length < 4:
-        raise ValueError(f"length: expected at least 4 tokens a block, got {length}")
+    texts.check_length(length)
     if 2 * length > positions:
         raise ValueError(
             f"length: expected at most {positions // 2} tokens a block, as the model has"

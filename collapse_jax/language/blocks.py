@@ -21,21 +21,35 @@ class Blocks(NamedTuple):
     test: np.ndarray  # i32[block, token]
 
 
-def cut(words: Tokenizer, text: Text, length: int, start: float, stop: float) -> Blocks:
+class Counts(NamedTuple):
+    """How many blocks of each split are used, from its start; None for all."""
+
+    blocks: int | None = None
+    validation_blocks: int | None = None
+    test_blocks: int | None = None
+
+
+ALL = Counts()
+
+
+def cut(words: Tokenizer, text: Text, length: int, skip: float, counts: Counts = ALL) -> Blocks:
     """The blocks of a text.
 
     Args:
       words: the tokenizer.
       text: what is cut.
       length: T.
-      start, stop: the part of the training rows that is taken, as shares.
+      skip: share of the training rows, at their start, that is left out.
+      counts: of blocks.
 
     Raises:
-      ValueError: for a split, or a part of one, that is shorter than a block.
+      ValueError: for a split, or a part of one, that is shorter than a block, or has fewer blocks
+        than are asked for.
     """
-    rows = part(text.train, start, stop)
+    rows = part(text.train, skip, 1.0)
     splits = {"train": rows, "validation": text.validation, "test": text.test}
-    return Blocks(*(of_rows(words, each, length, name) for name, each in splits.items()))
+    made = (of_rows(words, each, length, name) for name, each in splits.items())
+    return Blocks(*map(_first, Counts._fields, made, counts))
 
 
 def part(rows: Sequence[str], start: float, stop: float) -> Sequence[str]:
@@ -57,3 +71,18 @@ def of_rows(words: Tokenizer, rows: Sequence[str], length: int, name: str) -> np
             f" {len(ids)} tokens"
         )
     return ids[: count * length].reshape(count, length).astype(np.int32)
+
+
+def check_length(length: int) -> None:
+    """Refuses blocks that are too short for measures of 4-grams."""
+    if length < 4:
+        raise ValueError(f"length: expected at least 4 tokens a block, got {length}")
+
+
+def _first(name: str, rows: np.ndarray, count: int | None) -> np.ndarray:
+    """The first rows; refuses none, and more than there are."""
+    if count is None:
+        return rows
+    if not 1 <= count <= len(rows):
+        raise ValueError(f"{name}: expected 1 to the {len(rows):,} blocks there are, got {count:,}")
+    return rows[:count]

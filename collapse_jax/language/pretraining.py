@@ -5,7 +5,6 @@ as any other.
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +56,29 @@ def check(small: Small) -> None:
         raise ValueError(f"pretraining_share: expected a share in (0, 1), got {small.share}")
 
 
-def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) -> None:
+def tokenizer_of(workdir: Path, text: Text, small: Small) -> Tokenizer:
+    """A byte-level BPE of the text's part, or that of the training that is there already.
+
+    Raises:
+      ValueError: for settings outside their range.
+    """
+    check(small)
+    place = workdir / "tokenizer"
+    if (workdir / "pretraining" / "config.json").is_file():
+        return tokenizer.load(place)
+    words = tokenizer.train(texts.part(text.train, 0.0, small.share), small.vocabulary)
+    words.save(place)
+    return words
+
+
+def pretrain(
+    workdir: Path, words: Tokenizer, text: Text, small: Small, length: int, seed: int
+) -> None:
     """Trains a model into `workdir`/base, or finishes what was begun there.
 
     Args:
       workdir: also holds the checkpoints, in pretraining/.
+      words: of `tokenizer_of`.
       text: of which the first `small.share` of the training rows is read.
       small: what is trained.
       length: tokens of a block, T; the model has positions for twice as many.
@@ -74,7 +91,6 @@ def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) ->
     """
     check(small)
     rows = texts.part(text.train, 0.0, small.share)
-    words = _tokenizer(workdir, rows, small.vocabulary)
     config = Config(
         vocabulary=words.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
         inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
@@ -110,16 +126,6 @@ def pretrain(workdir: Path, text: Text, small: Small, length: int, seed: int) ->
     if not (base / "config.json").is_file():
         words.save(base)
         weights.save(base, config, jax.tree.map(lambda leaf: leaf[0], result.params[0]))
-
-
-def _tokenizer(workdir: Path, rows: Sequence[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of the text, or that of the training that is there already."""
-    place = workdir / "tokenizer"
-    if (workdir / "pretraining" / "config.json").is_file():
-        return tokenizer.load(place)
-    words = tokenizer.train(rows, vocabulary)
-    words.save(place)
-    return words
 
 
 def _family(

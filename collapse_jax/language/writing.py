@@ -49,6 +49,11 @@ class Decoder(NamedTuple):
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: expected above 0 and at most 1, got {self.top_p}")
+        unused = Decoder()
+        for name in ("temperature", "top_k", "top_p"):
+            value = getattr(self, name)
+            if self.kind == "beam" and value != getattr(unused, name):
+                raise ValueError(f"{name}: beam search has none, expected decoder sample")
 
 
 class Writing(NamedTuple):

@@ -127,15 +127,14 @@ def _peer(
     from transformers import OPTForCausalLM
 
     from collapse_jax.data.texts import load_text
-    from collapse_jax.language.blocks import cut
+    from collapse_jax.language.blocks import Counts, cut
 
     length, count = settings["length"], settings["blocks"]
-    found = cut(bases.load(base).words, load_text(text), length, 0.0, 1.0)
+    counts = Counts(count, None, count)
+    found = cut(bases.load(base).words, load_text(text), length, 0.0, counts)
     train, validation, test = (
-        torch.tensor(part.astype(np.int64), device=peer_device()) for part in (
-            found.train[:count], found.validation, found.test[:count]
-        )
-    )  # fmt: skip
+        torch.tensor(part.astype(np.int64), device=peer_device()) for part in found
+    )
     model: Any = OPTForCausalLM.from_pretrained(base, dtype="float32")
     model.to(peer_device())
     started = {name: value.clone() for name, value in model.state_dict().items()}
