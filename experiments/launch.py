@@ -66,6 +66,7 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
             logging.set_verbosity(logging.WARNING)  # JAX reports every absent backend
             for name in ("absl", "asyncio"):  # Orbax logs, with a traceback, what it then raises
                 getLogger(name).setLevel("CRITICAL")
+            getLogger("huggingface_hub").propagate = False  # it writes its own lines
             sys.unraisablehook = _without_late_callbacks
         if keep_compiled:
             _keep_compiled()
