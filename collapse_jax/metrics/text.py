@@ -38,7 +38,10 @@ def heterozygosity(counts: jax.Array) -> jax.Array:
 
 
 def zipf_slope(counts: jax.Array) -> jax.Array:
-    """Least-squares slope of ln count against ln rank over all types that occur, f32[]."""
+    """Least-squares slope of ln count against ln rank over all types that occur, f32[].
+
+    0 where one type is left.
+    """
     ordered = jnp.sort(counts, descending=True)
     there = ordered > 0
     x = jnp.log(jnp.arange(1, len(ordered) + 1))
