@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.pools import Count, Pool, Pools
@@ -54,6 +55,23 @@ class Steps(NamedTuple):
     finish: Callable[[Any], Any]
 
 
+def run_to_end(task: Callable[..., Any] | Steps, inputs: tuple[Any, ...]) -> Any:
+    """A stage's task in one piece."""
+    if not isinstance(task, Steps):
+        return task(*inputs)
+    carry = jax.lax.while_loop(lambda carry: ~task.done(carry), task.advance, task.begin(*inputs))
+    return task.finish(carry)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether every floating-point entry of a pytree is finite, bool[]."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    finite = jnp.bool_(True)
+    for x in floats:
+        finite &= jnp.all(jnp.isfinite(x))
+    return finite
+
+
 class Metric(NamedTuple):
     """What one measured quantity is, and where its distribution is expected to lie.
 
@@ -76,6 +94,9 @@ class Metric(NamedTuple):
     def summarised(self) -> bool:
         """Whether means and quantiles over chains mean anything."""
         return self.units != "id"
+
+
+NEVER = -1  # the first passage of a chain that has not crossed a threshold
 
 
 class Threshold(NamedTuple):

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import affine, matrices
-from collapse_jax.draws import mulhi
-from collapse_jax.hypergeometric import multivariate_hypergeometric
+from collapse_jax.numerics import affine, linalg
+from collapse_jax.numerics.hypergeometric import multivariate_hypergeometric
+from collapse_jax.numerics.random import mulhi
 
 Count = int | jax.Array
 Pool = Any
@@ -157,7 +157,7 @@ def moments() -> Pools:
             + share * scaled @ scaled.T
             + share * (1.0 - share) * jnp.outer(shift, shift)
         )
-        factor = matrices.cholesky(pooled)
+        factor = linalg.cholesky(pooled)
         inner = affine.from_factor(share * other.centre, factor)
         inner = inner._replace(log_scale=inner.log_scale + top)
         return Moments(total, affine.compose(a.spread, inner))

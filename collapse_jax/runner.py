@@ -14,18 +14,20 @@ import jax
 import numpy as np
 import xarray as xr
 
-from collapse_jax import history, limits, segment, summary
-from collapse_jax.checkpoint import DiskStore, MemoryStore
-from collapse_jax.cohort import Cohort
 from collapse_jax.config import RunConfig, fingerprint
+from collapse_jax.engine import planning
+from collapse_jax.engine.cohort import Cohort
+from collapse_jax.engine.fused import FusedEngine
+from collapse_jax.engine.progress import Progress
+from collapse_jax.engine.recording import every_chain, summaries
+from collapse_jax.engine.shapes import abstract_chain
+from collapse_jax.engine.stepped import SteppedEngine, is_stepped
 from collapse_jax.family import Family
-from collapse_jax.progress import Progress
-from collapse_jax.recording import every_chain, summaries
 from collapse_jax.regimes import Regime
-from collapse_jax.segment import FusedEngine
-from collapse_jax.stepped import SteppedEngine, is_stepped
-from collapse_jax.stopping import StopSignal
-from collapse_jax.workdir import Workdir
+from collapse_jax.results import history, summary
+from collapse_jax.saving.checkpoint import DiskStore, MemoryStore
+from collapse_jax.saving.signals import StopSignal
+from collapse_jax.saving.workdir import Workdir
 
 
 class Result(NamedTuple):
@@ -81,7 +83,7 @@ def run(
       Stopped: after SIGTERM or Ctrl-C, when all progress has been saved (runs with a workdir).
     """
     config = RunConfig(**settings)
-    limits.check_pair(family, regime, config.generations)
+    planning.check_pair(family, regime, config.generations)
     workdir = Workdir(config.workdir) if config.workdir else None
     with workdir.lock() if workdir else contextlib.nullcontext():
         return _run(family, regime, config, workdir, progress, devices, flagfile)
@@ -159,7 +161,7 @@ def _engine(family: Family, regime: Regime, keep: str, root: jax.Array) -> _Engi
     for entry in _engines:
         if entry[0] is family and entry[1] is regime and entry[2:4] == (keep, prng):
             return entry[4]
-    _, shapes = segment.abstract_chain(family, regime, 0, root)
+    _, shapes = abstract_chain(family, regime, 0, root)
     recorder = every_chain(shapes) if keep == "chains" else summaries(family.metrics, shapes)
     kind = SteppedEngine if is_stepped(family) else FusedEngine
     engine = kind(family, regime, recorder)
@@ -191,16 +193,16 @@ def _identity(
     A choice that depends on how long the run is, is made once and then read back.
     """
     stored = workdir.stored() if workdir else None
-    peak = limits.peak(regime, config.generations)
-    shapes = segment.abstract_chain(family, regime, peak, root)
+    peak = planning.peak(regime, config.generations)
+    shapes = abstract_chain(family, regime, peak, root)
     batch, keep = config.chains_per_batch, config.keep
     if not batch:
-        batch = limits.batch_size(shapes, family, regime, config.chains, peak)
+        batch = planning.batch_size(shapes, family, regime, config.chains, peak)
         batch = stored["identity"]["chains_per_batch"] if stored else batch
     if keep == "auto":
-        keep = limits.choose_keep(shapes, config.chains, config.generations)
+        keep = planning.choose_keep(shapes, config.chains, config.generations)
         keep = stored["identity"]["keep"] if stored else keep
-    limits.check_memory(shapes, family, regime, config, batch, keep, peak)
+    planning.check_memory(shapes, family, regime, config, batch, keep, peak)
     return {
         "family": {"name": family.name, **family.config},
         "regime": {"name": regime.name, **regime.config},

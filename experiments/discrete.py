@@ -12,8 +12,8 @@ falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from collapse_jax.family_configs import DiscreteConfig
 from experiments import launch
+from experiments.family_flags import DiscreteConfig
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
@@ -23,7 +23,7 @@ def make_family(config: DiscreteConfig) -> "Family":
     """The family of a corpus, or of given probabilities."""
     import numpy as np
 
-    from collapse_jax.data.corpora import load_corpus
+    from collapse_jax.data.word_counts import load_corpus
     from collapse_jax.families import discrete
 
     if config.probabilities is not None:

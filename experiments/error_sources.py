@@ -23,7 +23,7 @@ from collapse_jax.config import from_flags, setting
 from experiments import launch
 
 if TYPE_CHECKING:
-    from collapse_jax.report import Section
+    from collapse_jax.reports.page import Section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ErrorSourcesConfig:
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
-        from collapse_jax.modes import parse_modes
+        from collapse_jax.error_sources.truth import parse_modes
 
         for name in ("gaussian_steps", "mixture_steps", "neural_steps"):
             if getattr(self, name) < 1:
@@ -98,26 +98,19 @@ def run(config: ErrorSourcesConfig) -> "Section":
     Raises:
       ValueError: if the workdir cannot be written or holds another study.
     """
-    from collapse_jax import (
-        error_figure,
-        error_sources,
-        error_summary,
-        error_words,
-        outputs,
-        plots,
-        report,
-    )
-    from collapse_jax.modes import parse_modes
-    from collapse_jax.workdir import Workdir
+    from collapse_jax.error_sources import figure, study, summary, words
+    from collapse_jax.error_sources.truth import parse_modes
+    from collapse_jax.reports import figures, files, page
+    from collapse_jax.saving.workdir import Workdir
 
     directory = Workdir(config.workdir)
     text = _identity(config, directory)
     truth = parse_modes(config.truth)
     steps = config.gaussian_steps, config.mixture_steps, config.neural_steps
-    early = dict(zip(error_sources.CLASSES, steps, strict=True))
-    classes = error_sources.make_learners(truth, early, EXACT_STEPS)
+    early = dict(zip(study.CLASSES, steps, strict=True))
+    classes = study.make_learners(truth, early, EXACT_STEPS)
     began = time.perf_counter()
-    found = error_sources.study(
+    found = study.study(
         truth,
         config.listed,
         config.samples,
@@ -130,27 +123,27 @@ def run(config: ErrorSourcesConfig) -> "Section":
     found.attrs["config"] = text
     local = Path(directory.path)
     directory.write_text("config.json", text)
-    outputs.write_history(local / "history.nc", found)
-    error_summary.write_csv(local / "summary.csv", found)
-    paths = plots.save({"error_sources": error_figure.error_sources(found)}, local / "plots")
-    section = report.Section(
+    files.write_history(local / "history.nc", found)
+    summary.write_csv(local / "summary.csv", found)
+    paths = figures.save({"error_sources": figure.error_sources(found)}, local / "plots")
+    section = page.Section(
         "Error sources",
-        f"{error_words.in_words(found)}\n\nSeed {config.seed}; {seconds:.1f} seconds.",
+        f"{words.in_words(found)}\n\nSeed {config.seed}; {seconds:.1f} seconds.",
         {"Each source alone, and their sum against the whole": paths["error_sources"]},
-        [error_summary.table(found)],
+        [summary.table(found)],
     )
-    report.write(local / "report.html", "Error sources of model collapse", [section])
+    page.write(local / "report.html", "Error sources of model collapse", [section])
     return section
 
 
 def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
     """config.json as it is to be; refuses a directory that holds another study."""
-    from collapse_jax import truths
     from collapse_jax.config import differences
+    from collapse_jax.families.gmm import originals
 
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workdir"}
     if config.truth is not None:  # what a file holds, not where it lies
-        settings["truth"] = truths.truth(config.truth).config
+        settings["truth"] = originals.truth(config.truth).config
     path = directory.path / "config.json"
     if path.exists():
         try:

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from collapse_jax.family_configs import GmmConfig
 from experiments import launch
+from experiments.family_flags import GmmConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
     """Density panels of chain 0, if every chain was kept."""
-    from collapse_jax import mixture_figure
+    from collapse_jax.families.gmm import figures
 
     if "component_mean" not in result.history:
         print(
             "densities: left out, since the history of single chains was not kept (--keep=chains)"
         )
         return {}
-    return {"densities": mixture_figure.densities(result.history, generations)}
+    return {"densities": figures.densities(result.history, generations)}
 
 
 def main() -> None:

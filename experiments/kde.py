@@ -12,8 +12,8 @@ of ln sigma^2 ends near 12.88 (SE 0.04). A bandwidth small enough for collapse:
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from collapse_jax.family_configs import KdeConfig
 from experiments import launch
+from experiments.family_flags import KdeConfig
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family

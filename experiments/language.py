@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_jax.config import RunConfig, SnapshotConfig, from_flags
-from collapse_jax.family_configs import LanguageConfig, SmallModelConfig
 from experiments import launch
+from experiments.family_flags import LanguageConfig, SmallModelConfig
 
 if TYPE_CHECKING:
+    from collapse_jax.families.language.blocks import Counts
     from collapse_jax.family import Family
-    from collapse_jax.language.blocks import Counts
-    from collapse_jax.language.pretraining import Small
-    from collapse_jax.opt.finetune import Perplexity
+    from collapse_jax.lm.finetune import Perplexity
     from collapse_jax.regimes import Regime
-    from collapse_jax.report import Section
+    from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
+    from experiments.pretraining import Small
 
 CONFIGS = (LanguageConfig, SmallModelConfig, SnapshotConfig, RunConfig)
 # Where a flagfile or a command line says nothing.
@@ -59,8 +59,8 @@ def run(
     Raises:
       ValueError: for settings that cannot be run; before anything is trained, where that is known.
     """
-    from collapse_jax import limits
-    from collapse_jax.workdir import Workdir
+    from collapse_jax.engine import planning
+    from collapse_jax.saving.workdir import Workdir
 
     _check(config, small, how)
     arms, directory = config.listed, Workdir(str(how.workdir)).path
@@ -73,7 +73,7 @@ def run(
     for name, epochs in arms:
         family = family_of(epochs)
         regime = _regime(name, family.config["blocks"], config.real_fraction)
-        limits.check_pair(family, regime, how.generations)
+        planning.check_pair(family, regime, how.generations)
         pairs[f"{name}, {epochs} epoch{'s'[: epochs > 1]}"] = (
             family,
             regime,
@@ -91,8 +91,9 @@ def run(
 
 def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> None:
     """Refuses what can be known to be wrong before anything is read or trained."""
-    from collapse_jax.language import blocks, pretraining, writing
-    from collapse_jax.opt import finetune
+    from collapse_jax.families.language import blocks, writing
+    from collapse_jax.lm import finetune
+    from experiments import pretraining
 
     if not importlib.util.find_spec("tokenizers"):
         raise ValueError("language models need the extra lm: pip install 'collapse_jax[lm]'")
@@ -115,7 +116,7 @@ def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> N
 
 
 def _small(config: SmallModelConfig) -> "Small":
-    from collapse_jax.language.pretraining import Small
+    from experiments.pretraining import Small
 
     values = dataclasses.asdict(config)
     for name in ("share", "epochs", "batch"):
@@ -124,20 +125,21 @@ def _small(config: SmallModelConfig) -> "Small":
 
 
 def _pretrain(config: LanguageConfig, small: SmallModelConfig, directory: Path, seed: int) -> None:
-    from collapse_jax.data.texts import load_text
-    from collapse_jax.language import blocks, pretraining
-    from collapse_jax.opt import finetune
+    from collapse_jax.data.text_splits import load_text
+    from collapse_jax.families.language import blocks
+    from collapse_jax.lm import finetune
+    from experiments import pretraining
 
-    text, model = load_text(config.dataset, config.data_dir, config.data_revision), _small(small)
-    words = pretraining.tokenizer_of(directory, text, model)
+    text, opt = load_text(config.dataset, config.data_dir, config.data_revision), _small(small)
+    words = pretraining.tokenizer_of(directory, text, opt)
     # What the chains are to read is looked at before, not after, hours of training.
-    chains = blocks.cut(words, text, config.length, model.share, _counts(config))
+    chains = blocks.cut(words, text, config.length, opt.share, _counts(config))
     finetune.check_batch(len(chains.train), config.batch)
-    pretraining.pretrain(directory, words, text, model, config.length, seed)
+    pretraining.pretrain(directory, words, text, opt, config.length, seed)
 
 
 def _counts(config: LanguageConfig) -> "Counts":
-    from collapse_jax.language.blocks import Counts
+    from collapse_jax.families.language.blocks import Counts
 
     return Counts(config.blocks, config.validation_blocks, config.test_blocks)
 
@@ -166,10 +168,10 @@ def _zero_shot(
     config: LanguageConfig, base: str, skip: float, family: "Family", directory: Any
 ) -> "Perplexity":
     """The pretrained model's perplexities on the test, which are kept beside the arms."""
-    from collapse_jax.data.texts import load_text
-    from collapse_jax.language import base as bases
-    from collapse_jax.language import blocks
-    from collapse_jax.opt import finetune, model
+    from collapse_jax.data.text_splits import load_text
+    from collapse_jax.families.language import base as bases
+    from collapse_jax.families.language import blocks
+    from collapse_jax.lm import finetune, opt
 
     names = "base", "dataset", "length", "test_blocks", "dtype"
     identity = {name: family.config[name] for name in names}
@@ -179,7 +181,7 @@ def _zero_shot(
     pretrained = bases.load(base, config.revision)
     text = load_text(config.dataset, config.data_dir, config.data_revision)
     test = blocks.cut(pretrained.words, text, config.length, skip, _counts(config)).test
-    found = finetune.evaluate(model.model(pretrained.config, config.dtype), pretrained.params, test)
+    found = finetune.evaluate(opt.model(pretrained.config, config.dtype), pretrained.params, test)
     part = directory / "zero_shot.json.part"
     part.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
     part.replace(path)
@@ -188,7 +190,7 @@ def _zero_shot(
 
 def _stored(path: Any, identity: dict[str, Any]) -> "Perplexity | None":
     """What an earlier call found; None if there was none, of something else, or cut short."""
-    from collapse_jax.opt.finetune import Perplexity
+    from collapse_jax.lm.finetune import Perplexity
 
     try:
         stored = json.loads(path.read_text())
@@ -201,11 +203,11 @@ def _stored(path: Any, identity: dict[str, Any]) -> "Perplexity | None":
 
 
 def _figures(result: "Result", generations: list[int]) -> "dict[str, Any]":
-    from collapse_jax import language_figures
+    from collapse_jax.families.language import figures
 
     drawn = (
-        language_figures.histograms(result.summary, generations),
-        language_figures.survival(result.summary),
+        figures.histograms(result.summary, generations),
+        figures.survival(result.summary),
     )
     return dict(zip(_OWN, drawn, strict=True))
 
@@ -220,38 +222,38 @@ def _write(
     places: "dict[str, Any]",
 ) -> "Section":
     """The report of all arms, with the figures that each has drawn into its place."""
-    from collapse_jax import language_report, plots, report
-    from collapse_jax.data.texts import load_text
-    from collapse_jax.language import base as bases
+    from collapse_jax.data.text_splits import load_text
+    from collapse_jax.families.language import base as bases
+    from collapse_jax.reports import figures, language_tables, page
 
     words = bases.load(base, config.revision).words
     family = next(iter(arms.values())).family.config
     text = load_text(config.dataset, config.data_dir, config.data_revision)
     summaries = {label: result.summary for label, result in arms.items()}
     start = {_COMPARED[0]: ("before any fine-tuning", zero_shot.mean_of_blocks)}
-    compared = {name: plots.overlay(summaries, name, {}, start.get(name)) for name in _COMPARED}
-    figures = {
+    compared = {name: figures.overlay(summaries, name, {}, start.get(name)) for name in _COMPARED}
+    drawn = {
         name.replace("_", " "): path
-        for name, path in plots.save(compared, directory / "plots").items()
+        for name, path in figures.save(compared, directory / "plots").items()
     }
     for label, place in places.items():
         for name in _OWN:
-            figures[f"{name.replace('_', ' ')}: {label}"] = place / f"{name}.png"
+            drawn[f"{name.replace('_', ' ')}: {label}"] = place / f"{name}.png"
     tables = [
-        language_report.perplexities(arms),
-        language_report.perplexities(arms, language_report.OF_CORPUS),
+        language_tables.perplexities(arms),
+        language_tables.perplexities(arms, language_tables.OF_CORPUS),
     ]
     prompt = words.decode(family["prompt_ids"])
-    if (table := language_report.continuations(arms, words, generations, prompt)) is not None:
+    if (table := language_tables.continuations(arms, words, generations, prompt)) is not None:
         tables.append(table)
-    section = report.Section(
+    section = page.Section(
         f"Language models on {text.title}",
-        language_report.in_words(arms, zero_shot, text.sources),
-        figures,
+        language_tables.in_words(arms, zero_shot, text.sources),
+        drawn,
         tables,
     )
-    (directory / "perplexity.csv").write_text(language_report.as_csv(arms))
-    report.write(directory / "report.html", section.heading, [section])
+    (directory / "perplexity.csv").write_text(language_tables.as_csv(arms))
+    page.write(directory / "report.html", section.heading, [section])
     return section
 
 

@@ -108,8 +108,8 @@ def _keep_compiled() -> None:
 
 def _explain(error: Exception) -> None:
     """Errors that a user can act on, without a traceback; others as they are."""
-    from collapse_jax.checkpoint import CheckpointError
-    from collapse_jax.stopping import Stopped
+    from collapse_jax.saving.checkpoint import CheckpointError
+    from collapse_jax.saving.signals import Stopped
 
     if isinstance(error, Stopped):
         print(error, file=sys.stderr)
@@ -169,13 +169,14 @@ def run(
       family, regime, config: what is run.
       figures: what else to draw of the result.
     """
-    from collapse_jax import outputs, runner
+    from collapse_jax import runner
+    from collapse_jax.reports.files import digest, write_all
 
     values = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
     text = "".join(f"{flag.serialize()}\n" for flag in values if flag.value is not None)
     settings = dataclasses.asdict(config)
     result = runner.run(family, regime, progress=True, flagfile=text, **settings)
     if config.workdir:
-        outputs.write_all(config.workdir, result, figures(result) if figures else None)
-    print(outputs.digest(result))
+        write_all(config.workdir, result, figures(result) if figures else None)
+    print(digest(result))
     return result

@@ -9,8 +9,8 @@ times that. At the defaults (1,000 chains, 100 generations, T = 100 rows, d = 10
 """
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from collapse_jax.family_configs import RegressionConfig
 from experiments import launch
+from experiments.family_flags import RegressionConfig
 
 
 def main() -> None:

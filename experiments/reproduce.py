@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_jax.config import check_choice, from_flagfile, from_flags, setting
-from collapse_jax.family_configs import DiscreteConfig
 from experiments import launch
+from experiments.family_flags import DiscreteConfig
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
-    from collapse_jax.report import Section
+    from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
 
 PRESETS = ("quick", "paper")
@@ -72,8 +72,10 @@ _SCALES = {
 
 def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     """The paper's Gaussian, for several M and under several regimes."""
-    from collapse_jax import expected, plots, regimes, report
+    from collapse_jax import regimes
     from collapse_jax.families import gaussian
+    from collapse_jax.reports import figures, page
+    from collapse_jax.results import closed_forms
 
     family = gaussian()
     run = functools.partial(_run, chains=scale.chains, generations=scale.generations)
@@ -95,14 +97,15 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
         for label, regime in others.items()
     }
     theory = {
-        label: expected.curves(ml, regime, scale.generations) for label, regime in others.items()
+        label: closed_forms.curves(ml, regime, scale.generations)
+        for label, regime in others.items()
     }
-    figures = {
-        "estimation_error": plots.estimation_error({k: r.history for k, r in runs.items()}),
-        "regimes": plots.overlay(compared, "log_variance", theory),
+    drawn = {
+        "estimation_error": figures.estimation_error({k: r.history for k, r in runs.items()}),
+        "regimes": figures.overlay(compared, "log_variance", theory),
     }
-    paths = plots.save(figures, workdir / "gaussian_regimes")
-    yield report.Section(
+    paths = figures.save(drawn, workdir / "gaussian_regimes")
+    yield page.Section(
         "Sample sizes and regimes",
         "The paper's figure of estimation errors, for replace at several sample sizes; and the"
         f" log-variance at M = {size} (maximum likelihood) under four regimes: any lasting share of"
@@ -115,7 +118,8 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 
 def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """Words of the standard library's help text; of WikiText-2 too at the paper's settings."""
-    from collapse_jax import regimes, report
+    from collapse_jax import regimes
+    from collapse_jax.reports import page
     from experiments.discrete import make_family
 
     family = make_family(DiscreteConfig())
@@ -126,7 +130,7 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
         family = make_family(DiscreteConfig(dataset="wikitext-2", data_dir=data_dir))
     except FileNotFoundError as missing:
         print(f"skipped: {missing}")
-        yield report.Section("WikiText-2", f"Did not run: {missing}")
+        yield page.Section("WikiText-2", f"Did not run: {missing}")
         return
     regime = regimes.replace(2_088_628)
     yield _section(_run(family, regime, workdir / "discrete_wikitext", 16, 100))
@@ -134,8 +138,10 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
 
 def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     """The paper's mixture at its sample sizes, and the same with original data kept."""
-    from collapse_jax import mixture_figure, outputs, plots, regimes, report
+    from collapse_jax import regimes
     from collapse_jax.families import gmm
+    from collapse_jax.families.gmm.figures import densities
+    from collapse_jax.reports import figures, files, page
 
     family, generations = gmm(), scale.mixture_generations
     run = functools.partial(_run, chains=64, generations=generations)
@@ -146,17 +152,17 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     size = 1_000
     result = results[size]
     snapshots = [g for g in (0, 50, 100, 150, 200, 350, 2000) if g < generations]
-    figures = {"densities": mixture_figure.densities(result.history, snapshots)}
-    yield outputs.write_all(str(result.config.workdir), result, figures)
+    drawn = {"densities": densities(result.history, snapshots)}
+    yield files.write_all(str(result.config.workdir), result, drawn)
     kept = run(family, regimes.preserve(size, 0.1), workdir / "gmm_preserve")
     by_size = {f"N = {n:,}": one.summary for n, one in results.items()}
     by_regime = {"replace": result.summary, "preserve 10 %": kept.summary}
-    paths = plots.save(
-        {name: plots.overlay(runs, "integrated_squared_error", {})
+    paths = figures.save(
+        {name: figures.overlay(runs, "integrated_squared_error", {})
          for name, runs in (("sizes", by_size), ("regimes", by_regime))},
         workdir / "gmm_compared",
     )  # fmt: skip
-    yield report.Section(
+    yield page.Section(
         "Mixtures by sample size, and with original data kept",
         f"The integral of (p - q)^2 over generations, for replace by N, and at N = {size:,} with a"
         " tenth of each training set from the original data, redrawn each generation: then the"
@@ -168,8 +174,8 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 
 def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """Autoencoders of 8x8 digits; at the paper's settings its convolutional one of MNIST too."""
-    from collapse_jax import report
     from collapse_jax.families import vae
+    from collapse_jax.reports import page
 
     small = vae(hidden=64, latent=8, epochs=40, batch=64, test_images=360)
     paper = scale is _SCALES["paper"]
@@ -180,7 +186,7 @@ def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterato
         mnist = vae("mnist", "conv", test_images=2_000, data_dir=data_dir)
     except FileNotFoundError as missing:
         print(f"skipped: {missing}")
-        yield report.Section("MNIST", f"Did not run: {missing}")
+        yield page.Section("MNIST", f"Did not run: {missing}")
         return
     yield from _autoencoders(mnist, 60_000, 5, 21, workdir / "vae_mnist", with_preserve=True)
 
@@ -189,34 +195,35 @@ def _autoencoders(
     family: "Family", size: int, chains: int, generations: int, workdir: Path, with_preserve: bool
 ) -> "Iterator[Section]":
     """A family of autoencoders, and beside it the same with original images kept."""
-    from collapse_jax import outputs, plots, regimes, report
+    from collapse_jax import regimes
+    from collapse_jax.reports import figures, files, page
     from experiments.vae import draw
 
     run = functools.partial(_run, chains=chains, generations=generations, every=1)
     result = run(family, regimes.replace(size), workdir)
-    figures = draw(result, [0, 1, 2, 5, 10, 20])
-    yield outputs.write_all(str(result.config.workdir), result, figures)
+    drawn = draw(result, [0, 1, 2, 5, 10, 20])
+    yield files.write_all(str(result.config.workdir), result, drawn)
     if not with_preserve:  # which would compile once more
         return
     kept = run(family, regimes.preserve(size, 0.1), workdir.with_name(f"{workdir.name}_preserve"))
     runs = {"replace": result.summary, "preserve 10 %": kept.summary}
-    compared = plots.overlay(runs, "latent_sd", {})
-    yield report.Section(
+    compared = figures.overlay(runs, "latent_sd", {})
+    yield page.Section(
         f"Autoencoders with and without original images, M = {size:,}",
         "The spread of generated images as generation 0's encoder sees them, when all images are"
         " synthetic, and when a tenth of each training set is original.",
-        plots.save({"regimes": compared}, workdir.with_name(f"{workdir.name}_regimes")),
+        figures.save({"regimes": compared}, workdir.with_name(f"{workdir.name}_regimes")),
     )
 
 
 def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """A small model trained on its own text; at the paper's settings OPT-125m, (b) and (c)."""
-    from collapse_jax import report
+    from collapse_jax.reports import page
     from experiments import language
 
     if not importlib.util.find_spec("tokenizers"):
         print("skipped: language models, which need the extra lm")
-        yield report.Section("Language models", "Did not run: they need the extra lm.")
+        yield page.Section("Language models", "Did not run: they need the extra lm.")
         return
     for name in ("quick",) if quick else ("paper_b", "paper_c"):
         path = Path(language.__file__).parent / "presets" / f"language_{name}.flags"
@@ -229,13 +236,15 @@ def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iter
             yield language.run(config, small, snapshots, how)
         except FileNotFoundError as missing:
             print(f"skipped: {missing}")
-            yield report.Section(f"Language models, {name}", f"Did not run: {missing}")
+            yield page.Section(f"Language models, {name}", f"Did not run: {missing}")
 
 
 def kde_section(scale: _Scale, workdir: Path) -> "Section":
     """Kernel densities: the variance by bandwidth."""
-    from collapse_jax import expected, plots, regimes, report
+    from collapse_jax import regimes
     from collapse_jax.families import kde
+    from collapse_jax.reports import figures, page
+    from collapse_jax.results import closed_forms
 
     size, length = 100, 100
     run = functools.partial(_run, chains=scale.chains // 4, generations=length)
@@ -246,11 +255,11 @@ def kde_section(scale: _Scale, workdir: Path) -> "Section":
         for label, family in families.items()
     }
     theory = {
-        label: expected.curves(family, regime, length, heavy_tailed=True)
+        label: closed_forms.curves(family, regime, length, heavy_tailed=True)
         for label, family in families.items()
     }
-    paths = plots.save({"variance": plots.overlay(runs, "variance", theory)}, workdir / "kde")
-    return report.Section(
+    paths = figures.save({"variance": figures.overlay(runs, "variance", theory)}, workdir / "kde")
+    return page.Section(
         "Kernel densities",
         "Every fit widens the density by its bandwidth h. A fixed one keeps a variance of M h^2"
         f" alive (here {size * 0.01**2:g}); Scott's rule, in proportion to the standard deviation,"
@@ -261,8 +270,10 @@ def kde_section(scale: _Scale, workdir: Path) -> "Section":
 
 def regression_section(scale: _Scale, workdir: Path) -> "Section":
     """Linear regression: the excess risk under replace and accumulate."""
-    from collapse_jax import expected, plots, regimes, report
+    from collapse_jax import regimes
     from collapse_jax.families import regression
+    from collapse_jax.reports import figures, page
+    from collapse_jax.results import closed_forms
 
     family, rows, length = regression(10), 100, 100
     chosen = {"replace": regimes.replace(rows), "accumulate": regimes.accumulate(rows)}
@@ -270,10 +281,12 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
         label: _run(family, regime, workdir / f"regression_{label}", scale.chains, length).summary
         for label, regime in chosen.items()
     }
-    theory = {label: expected.curves(family, regime, length) for label, regime in chosen.items()}
-    figures = {"excess_risk": plots.overlay(runs, "excess_risk", theory)}
-    paths = plots.save(figures, workdir / "regression")
-    return report.Section(
+    theory = {
+        label: closed_forms.curves(family, regime, length) for label, regime in chosen.items()
+    }
+    drawn = {"excess_risk": figures.overlay(runs, "excess_risk", theory)}
+    paths = figures.save(drawn, workdir / "regression")
+    return page.Section(
         "Linear regression",
         f"d = 10 weights fitted to T = {rows} rows that the fit before labelled, plus noise of"
         " variance 1. The excess risk grows by d / (T - d - 1) each generation; if data"
@@ -292,17 +305,18 @@ def error_sources_section(quick: bool, workdir: Path) -> "Section":
 
 def checks_section(scale: _Scale, quick: bool) -> "Section":
     """Closed forms against chains."""
-    from collapse_jax import report, validation
+    from collapse_jax import validation
+    from collapse_jax.reports import page
 
     checks = [check for study in validation.studies(scale.checked, quick) for check in study()]
     rows = [check.row for check in checks]
-    return report.Section(
+    return page.Section(
         "Closed forms",
         f"{len(checks)} closed forms against chains; the largest |z| is"
         f" {validation.worst(checks):.2f}."
         + (" All studies: python -m experiments.validate." if quick else ""),
         {},
-        [report.Table("Measured and theoretical values after n fits", validation.COLUMNS, rows)],
+        [page.Table("Measured and theoretical values after n fits", validation.COLUMNS, rows)],
     )
 
 
@@ -321,15 +335,15 @@ def _run(
 
 
 def _section(result: "Result") -> "Section":
-    from collapse_jax import outputs
+    from collapse_jax.reports import files
 
-    return outputs.write_all(str(result.config.workdir), result)
+    return files.write_all(str(result.config.workdir), result)
 
 
 def main() -> None:
     """Runs everything, saying what takes how long."""
-    from collapse_jax import report
-    from collapse_jax.workdir import Workdir
+    from collapse_jax.reports import page
+    from collapse_jax.saving.workdir import Workdir
 
     config = from_flags(ReproduceConfig)
     scale, workdir = _SCALES[config.preset], Workdir(config.workdir).path
@@ -353,7 +367,7 @@ def main() -> None:
         sections += part()
         print(f"== {name}: {time.perf_counter() - began:.0f} s", flush=True)
     path = workdir / "report.html"
-    report.write(path, f"Model collapse, preset {config.preset}", sections)
+    page.write(path, f"Model collapse, preset {config.preset}", sections)
     print(f"report: {path}")
 
 

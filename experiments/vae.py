@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from collapse_jax.family_configs import VaeConfig
 from experiments import launch
+from experiments.family_flags import VaeConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
     """Pictures, if every chain was kept; latent density and shares of the classes."""
-    from collapse_jax import digit_figures
+    from collapse_jax.families.vae import figures
 
-    figures = {
-        "latent_density": digit_figures.latent_density(result.summary, generations),
-        "class_share": digit_figures.class_shares(result.summary),
+    drawn = {
+        "latent_density": figures.latent_density(result.summary, generations),
+        "class_share": figures.class_shares(result.summary),
     }
     if "picture" in result.history:
-        figures["picture"] = digit_figures.grids(result.history, generations)
+        drawn["picture"] = figures.grids(result.history, generations)
     else:
         print("  no pictures are drawn: they need keep=chains and pictures above 0")
-    return figures
+    return drawn
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
     from collapse_jax.families import vae
-    from collapse_jax.vae import classifier
+    from collapse_jax.families.vae import classifier
 
     config, snapshots = from_flags(VaeConfig), from_flags(SnapshotConfig).generations
     family = vae(**dataclasses.asdict(config))

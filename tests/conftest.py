@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from collapse_jax.parallel import MATMUL_PRECISION
+from collapse_jax.compiling import MATMUL_PRECISION
 
 SETTINGS = {
     "jax_compilation_cache_dir": str(Path(__file__).parent.parent / ".pytest_cache" / "compiled"),

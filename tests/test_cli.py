@@ -13,7 +13,8 @@ import pytest
 import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.config import RegimeConfig, RunConfig
-from collapse_jax.family_configs import (
+from experiments.error_sources import ErrorSourcesConfig
+from experiments.family_flags import (
     DiscreteConfig,
     GaussianConfig,
     GmmConfig,
@@ -23,7 +24,6 @@ from collapse_jax.family_configs import (
     SmallModelConfig,
     VaeConfig,
 )
-from experiments.error_sources import ErrorSourcesConfig
 
 ROOT = Path(__file__).parents[1]
 FLAGS = {

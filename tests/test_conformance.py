@@ -11,8 +11,9 @@ import pytest
 from jax import export
 
 import collapse_jax
-from collapse_jax import chain, families, limits, regimes, segment
-from tests import small_language
+from collapse_jax import families, regimes
+from collapse_jax.engine import chain, fused, planning, shapes
+from tests.families.language import small
 from tests.runs import assert_same_bits
 from tests.toys import walker
 
@@ -32,7 +33,7 @@ FAMILIES = {
     "regression, same design": families.regression(4, design="same"),
     "vae": families.vae(synthetic="fixed", **SMALL_VAE),
     "vae, live images": families.vae(**SMALL_VAE),
-    "language": small_language.family(Path(MODELS.name), blocks=40, prompt="", kept_blocks=20),
+    "language": small.family(Path(MODELS.name), blocks=40, prompt="", kept_blocks=20),
     "walker": walker(cut=False),
     "walker in steps": walker(cut=True),
 }
@@ -112,7 +113,7 @@ def test_promises(family_name, regime_name):
     family, regime = FAMILIES[family_name], REGIMES[regime_name]
     if (family_name, regime_name) in REFUSED:
         with pytest.raises(ValueError, match=f"^regime: {regime.name} .* cannot"):
-            limits.check_pair(family, regime, GENERATIONS)
+            planning.check_pair(family, regime, GENERATIONS)
         return
     history = run(family, regime)
     for name, metric in family.metrics.items():
@@ -153,9 +154,9 @@ def prepared(family, regime, number=1):
     root = jax.random.key(0, impl="philox4x32")
     keys = jax.vmap(lambda i: chain.chain_key(root, i))(jnp.arange(4))
     first = jax.vmap(lambda key: chain.generation(family, regime, regime.sizes(0), key, 0, None)[0])
-    shape = segment.shape_of(family, regime, number)
-    requests = jnp.array(segment.counts(regime.sizes(number)), jnp.int32)
-    state = jax.vmap(lambda state: segment.with_room(family, state, shape))(first(keys))
+    shape = shapes.shape_of(family, regime, number)
+    requests = jnp.array(shapes.counts(regime.sizes(number)), jnp.int32)
+    state = jax.vmap(lambda state: shapes.with_room(family, state, shape))(first(keys))
     return keys, state, shape, requests
 
 
@@ -170,7 +171,7 @@ def test_a_spoilt_chain_leaves_the_others_alone(family_name):
 
     @jax.jit
     def step(state):
-        sizes = segment.fill(shape, requests)
+        sizes = shapes.fill(shape, requests)
         return jax.vmap(lambda key, state: chain.generation(family, regime, sizes, key, 1, state))(
             keys, state
         )
@@ -202,7 +203,7 @@ def test_every_step_exports(family_name):
 
     def step(key_data, state, requests):
         key = jax.random.wrap_key_data(key_data, impl="philox4x32")
-        sizes = segment.fill(shape, requests)
+        sizes = shapes.fill(shape, requests)
         return chain.generation(family, regime, sizes, key, 1, state)
 
     one = jax.tree.map(lambda x: x[0], state)
@@ -219,7 +220,7 @@ def test_every_step_exports(family_name):
 def test_one_compile_per_stage_and_capacity(regime_name, monkeypatch):
     built = []
     for stage in ("first_program", "later_program"):
-        original = getattr(segment, stage)
+        original = getattr(fused, stage)
 
         def counting(*args, original=original, stage=stage):
             program = original(*args)
@@ -234,11 +235,11 @@ def test_one_compile_per_stage_and_capacity(regime_name, monkeypatch):
             built.append((stage, traces))
             return call
 
-        monkeypatch.setattr(segment, stage, counting)
+        monkeypatch.setattr(fused, stage, counting)
     regime = REGIMES[regime_name]
     family = families.gaussian(sampler="rows")
     run(family, regime, generations=14, checkpoint_every=5)
-    capacities = {segment.shape_of(family, regime, g) for g in range(1, 14)}
+    capacities = {shapes.shape_of(family, regime, g) for g in range(1, 14)}
     later = [traces for stage, traces in built if stage == "later_program"]
     assert len(later) == len(capacities)
     assert all(sum(traces) == 1 for _, traces in built)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from collapse_jax import affine, pools
-from collapse_jax.affine import Affine
+from collapse_jax import pools
+from collapse_jax.numerics import affine
+from collapse_jax.numerics.affine import Affine
 from collapse_jax.pools import Counts, Moments, Rows
 
 ROWS, MOMENTS, COUNTS = pools.rows(row_bytes=12), pools.moments(), pools.counts()

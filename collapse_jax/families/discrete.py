@@ -15,7 +15,7 @@ import numpy as np
 
 from collapse_jax import pools
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
-from collapse_jax.multinomial import multinomial
+from collapse_jax.numerics.multinomial import multinomial
 from collapse_jax.pools import Counts
 
 # Up to this many symbols the config lists the probabilities themselves.

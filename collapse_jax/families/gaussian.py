@@ -17,9 +17,10 @@ import numpy as np
 from jax.scipy import special
 from scipy.stats import norm
 
-from collapse_jax import affine, draws, matrices, pools
-from collapse_jax.affine import Affine
+from collapse_jax import pools
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.numerics import affine, linalg, random
+from collapse_jax.numerics.affine import Affine
 
 ESTIMATORS = ("unbiased", "ml")
 SAMPLERS = ("exact", "rows")
@@ -118,7 +119,7 @@ def _draw(sampler: str, key: jax.Array, model: Affine, request: Request) -> pool
     dim = model.log_scale.shape[-1]
     if sampler == "rows":
         bits = jax.random.bits(key, (request.capacity, dim))
-        return pools.Rows(draws.normal(bits), request.count, model)
+        return pools.Rows(random.normal(bits), request.count, model)
     return pools.Moments(request.count, affine.compose(model, _bartlett(key, dim, request.count)))
 
 
@@ -128,14 +129,14 @@ def _bartlett(key: jax.Array, dim: int, count: pools.Count) -> Affine:
     if isinstance(count, int):
         degrees = [max(count - 1 - i, 0) for i in range(dim)]
         # All words in one go: hashing is most of the work.
-        bits = draws.words(key, normals + draws.chi_square_words(degrees))
+        bits = random.words(key, normals + random.chi_square_words(degrees))
         shifts = np.log(np.maximum(degrees, 1) / count).astype(np.float32)
-        log_squares = draws.log_chi_square_ratio_of(bits[normals:], degrees) + shifts
+        log_squares = random.log_chi_square_ratio_of(bits[normals:], degrees) + shifts
     else:  # a schedule: no polynomial was fitted, so by rejection
-        bits = draws.words(jax.random.fold_in(key, 0), normals)
+        bits = random.words(jax.random.fold_in(key, 0), normals)
         shape = 0.5 * (count - 1 - jnp.arange(dim)).astype(jnp.float32)
         log_squares = jax.random.loggamma(jax.random.fold_in(key, 1), shape) + jnp.log(2.0 / count)
-    z = draws.normal(jnp.stack(bits[:normals]))
+    z = random.normal(jnp.stack(bits[:normals]))
     centre = z[:dim] / jnp.sqrt(jnp.float32(count))
     log_diagonal = 0.5 * log_squares
     if dim == 1:
@@ -159,7 +160,7 @@ def _fit_rows(pool: pools.Rows) -> Affine:
     if values.shape[-1] == 1:
         factor = jnp.sqrt(jnp.sum(residuals**2, axis=0) / count)[:, None]
     else:
-        factor = matrices.cholesky(residuals.T @ residuals / count)
+        factor = linalg.cholesky(residuals.T @ residuals / count)
     assert pool.frame is not None, "Gaussian rows are residuals in a frame"
     return affine.compose(pool.frame, affine.from_factor(mean, factor))
 
@@ -216,7 +217,7 @@ def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[ja
     cross = jnp.asarray(lower.T, jnp.float32) @ factor
     squared = jnp.sum(shift**2)
     w2_squared = squared + jnp.sum(factor**2) + np.float32(np.trace(spread))
-    w2_squared -= 2.0 * matrices.nuclear_norm(cross)
+    w2_squared -= 2.0 * linalg.nuclear_norm(cross)
     whiten = np.linalg.inv(lower).astype(np.float32)
     log_ratio = 2.0 * jnp.sum(params.log_scale) - np.float32(np.linalg.slogdet(spread)[1])
     kl = 0.5 * (jnp.sum((whiten @ factor) ** 2) + jnp.sum((whiten @ shift) ** 2) - dim - log_ratio)

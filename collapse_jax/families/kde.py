@@ -16,9 +16,10 @@ import numpy as np
 from jax.scipy import special
 from scipy.stats import norm
 
-from collapse_jax import affine, draws, pools
-from collapse_jax.affine import Affine
+from collapse_jax import pools
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.numerics import affine, random
+from collapse_jax.numerics.affine import Affine
 
 RULES = ("scott", "silverman")
 
@@ -63,7 +64,7 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
     def original(key: jax.Array, request: Request) -> pools.Rows:
         bits = jax.random.bits(key, (request.capacity, dim))
         world = Affine(jnp.zeros(dim), jnp.zeros(dim), None)
-        return pools.Rows(draws.normal(bits), request.count, world)
+        return pools.Rows(random.normal(bits), request.count, world)
 
     def init(key: jax.Array) -> Kernels:
         del key
@@ -113,7 +114,7 @@ def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
     bits = jax.lax.optimization_barrier(jax.random.bits(key, (request.capacity, dim)))
     width = jnp.exp(params.log_bandwidth - params.frame.log_scale)
     chosen = jnp.resize(params.centres, (request.capacity, dim))
-    return pools.Rows(chosen + width * draws.normal(bits), request.count, params.frame)
+    return pools.Rows(chosen + width * random.normal(bits), request.count, params.frame)
 
 
 def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str) -> Kernels:
@@ -123,7 +124,7 @@ def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str)
     mean, log_sd = _standardising(pool)
     # Rows that are all the same have no scale of their own: they keep that of the pool.
     inner = Affine(mean, jnp.where(jnp.isfinite(log_sd), log_sd, 0.0), None)
-    index = draws.mulhi(jax.random.bits(key, (centres,)), jnp.uint32(pool.count))
+    index = random.mulhi(jax.random.bits(key, (centres,)), jnp.uint32(pool.count))
     chosen = pool.values[jax.lax.optimization_barrier(index.astype(jnp.int32))]
     log_sd = frame.log_scale + log_sd
     if isinstance(bandwidth, str):

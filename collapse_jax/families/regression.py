@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import draws, matrices
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.numerics import linalg, random
 from collapse_jax.pools import Count, Pools
 
 DESIGNS = ("same", "new")
@@ -70,7 +70,7 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
     def sample(key: jax.Array, params: Weights, request: Request) -> Gram:
         if not same:
             return _draw(key, params.error, request.count, noise)
-        normals = draws.normal(jax.random.bits(key, (dim,)))
+        normals = random.normal(jax.random.bits(key, (dim,)))
         return _labelled(params.factor, params.error, normals, request.count, noise)
 
     def fit(key: jax.Array, params: Weights, training: Training) -> tuple[Weights, Metrics]:
@@ -79,8 +79,8 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
         factor = None
         if params.factor is not None:
             first = params.factor[0, 0] == 0.0
-            factor = jnp.where(first, matrices.cholesky(pool.matrix), params.factor)
-        return Weights(matrices.solve_positive(pool.matrix, pool.moment), factor), {}
+            factor = jnp.where(first, linalg.cholesky(pool.matrix), params.factor)
+        return Weights(linalg.solve_positive(pool.matrix, pool.moment), factor), {}
 
     def measure(key: jax.Array, params: Weights, training: Training, origin: Origin) -> Metrics:
         del key, training, origin
@@ -116,7 +116,7 @@ def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
     """`count` rows of new X, labelled by weights with this error."""
     dim = error.shape[0]
     k_design, k_noise = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    normals = draws.normal(jax.random.bits(k_noise, (dim,)))
+    normals = random.normal(jax.random.bits(k_noise, (dim,)))
     return _labelled(_bartlett(k_design, dim, count), error, normals, count, noise)
 
 
@@ -135,11 +135,11 @@ def _bartlett(key: jax.Array, dim: int, count: Count) -> jax.Array:
     standard normals. Of fewer than d rows it has as many columns.
     """
     k_diagonal, k_below = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    below = draws.normal(jax.random.bits(k_below, (dim * (dim - 1) // 2,)))
+    below = random.normal(jax.random.bits(k_below, (dim * (dim - 1) // 2,)))
     if isinstance(count, int) and dim <= _WRITTEN_OUT:
         degrees = [max(count - i, 0) for i in range(dim)]
         shift = np.log(np.maximum(degrees, 1)).astype(np.float32)
-        diagonal = jnp.exp(0.5 * (draws.log_chi_square_ratio(k_diagonal, degrees) + shift))
+        diagonal = jnp.exp(0.5 * (random.log_chi_square_ratio(k_diagonal, degrees) + shift))
     else:
         left = jnp.float32(count) - jnp.arange(dim, dtype=jnp.float32)
         logs = jax.random.loggamma(k_diagonal, 0.5 * jnp.maximum(left, 1.0))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax import matrices
+from collapse_jax.numerics import linalg
 
 NEIGHBOURS = 5  # k, as in Naeem et al. 2020
 # Added to covariances, relative to their mean variance: features that never vary have factors too.
@@ -53,8 +53,8 @@ def frechet_distance(one: Summary, other: Summary) -> jax.Array:
     Covariances get a ridge of 1e-6 of their mean variance.
     """
     covariances = [_regular(each.covariance) for each in (one, other)]
-    factors = [matrices.cholesky(covariance) for covariance in covariances]
-    root = matrices.nuclear_norm(factors[0].T @ factors[1])
+    factors = [linalg.cholesky(covariance) for covariance in covariances]
+    root = linalg.nuclear_norm(factors[0].T @ factors[1])
     total = jnp.trace(covariances[0]) + jnp.trace(covariances[1]) - 2.0 * root
     return jnp.maximum(jnp.sum((one.mean - other.mean) ** 2) + total, 0.0)
 

@@ -16,7 +16,6 @@ from collapse_jax.theory.discrete import (
     variance_of_frequency,
     wright_fisher_transition_matrix,
 )
-from collapse_jax.theory.divergence import expected_divergence_of_truth
 from collapse_jax.theory.gaussian import (
     Estimator,
     c4,
@@ -30,19 +29,20 @@ from collapse_jax.theory.gaussian import (
     standard_deviation_factor,
     variance_factor,
 )
+from collapse_jax.theory.gaussian_divergence import expected_divergence_of_truth
+from collapse_jax.theory.gaussian_log_moments import (
+    e_fold_time,
+    expected_log_determinant,
+    expected_log_variance,
+    variance_of_log_determinant,
+    variance_of_log_variance,
+)
 from collapse_jax.theory.kde import (
     KdeMoments,
     kde_accumulate_moments,
     kde_bandwidth_factor,
     kde_expected_tail_mass,
     kde_moments,
-)
-from collapse_jax.theory.log_moments import (
-    e_fold_time,
-    expected_log_determinant,
-    expected_log_variance,
-    variance_of_log_determinant,
-    variance_of_log_variance,
 )
 from collapse_jax.theory.real_data import (
     SteadyState,

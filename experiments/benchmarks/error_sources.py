@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from scipy.stats import norm
 
-from collapse_jax import error_sources
-from collapse_jax.learners import Learner
-from collapse_jax.modes import THREE_MODES, log_masses
+from collapse_jax.error_sources import study
+from collapse_jax.error_sources.model_classes import Learner
+from collapse_jax.error_sources.truth import THREE_MODES, log_masses
 from experiments.benchmarks.gaussian import draw_moments, draw_rows
 from experiments.benchmarks.timing import RATE, Case, Work, interleaved
 from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig
@@ -51,7 +51,7 @@ def cases(
     config = ErrorSourcesConfig()
     early = {"gaussian": config.gaussian_steps, "gmm": config.mixture_steps,
              "neural": config.neural_steps}  # fmt: skip
-    learners = error_sources.make_learners(THREE_MODES, early, EXACT_STEPS)
+    learners = study.make_learners(THREE_MODES, early, EXACT_STEPS)
 
     def size(samples: int, rows: int) -> tuple[int, int]:
         fits = max(1, rows // samples)
@@ -83,11 +83,11 @@ class Grid:
 
     def __init__(self, learner: Learner, samples: int, chains: int, generations: int) -> None:
         """Fits the population."""
-        plan = error_sources.plan(learner, log_masses(THREE_MODES), [samples], samples, chains)
+        plan = study.plan(learner, log_masses(THREE_MODES), [samples], samples, chains)
         exact = jax.tree.map(lambda leaf: leaf[:chains], plan.exact)
         early = jax.tree.map(lambda leaf: leaf[:0], plan.early)
         plan = plan._replace(exact=exact, early=early)
-        self._simulate = error_sources.simulation([plan], generations)
+        self._simulate = study.simulation([plan], generations)
         self.rows = chains * generations
 
     def __call__(self) -> dict[str, np.ndarray]:

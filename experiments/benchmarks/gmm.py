@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from collapse_jax import families, regimes
+from collapse_jax.families.gmm.originals import truth
 from collapse_jax.family import Family
-from collapse_jax.truths import truth
 from experiments.benchmarks.timing import (
     RATE,
     Case,

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from collapse_jax import families, regimes, theory
-from collapse_jax.segment import LONGEST
+from collapse_jax.engine.fused import LONGEST
 from experiments.benchmarks.timing import (
     RATE,
     Case,

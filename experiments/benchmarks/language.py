@@ -15,17 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import chain, regimes
+from collapse_jax import regimes
+from collapse_jax.engine import chain
+from collapse_jax.engine.recording import every_chain
+from collapse_jax.engine.shapes import abstract_chain
+from collapse_jax.engine.stepped import Flight, SteppedEngine
 from collapse_jax.families import language
+from collapse_jax.families.language import base as bases
 from collapse_jax.family import Family
-from collapse_jax.language import base as bases
-from collapse_jax.opt import model as models
-from collapse_jax.opt import tokenizer, weights
-from collapse_jax.opt.config import Config
-from collapse_jax.recording import every_chain
+from collapse_jax.lm import opt as models
+from collapse_jax.lm import tokenizer, weights
+from collapse_jax.lm.config import Config
 from collapse_jax.regimes import Regime
-from collapse_jax.segment import abstract_chain
-from collapse_jax.stepped import Flight, SteppedEngine
 from experiments.benchmarks.timing import Case, finish_peer, peer_device, significant
 
 _STAGES = {"decode": ("sample",), "fit": ("assemble", "fit"), "measure": ("measure",)}
@@ -75,7 +76,7 @@ def _total(seconds: Mapping[str, float], name: str) -> float:
 @contextlib.contextmanager
 def _places(config: Config, blocks: int, length: int) -> Iterator[tuple[str, str]]:
     """A model of random weights with a tokenizer, and a text of which there is enough."""
-    from collapse_jax.data.texts import load_text
+    from collapse_jax.data.text_splits import load_text
 
     rows = load_text("pydoc-topics").train
     with tempfile.TemporaryDirectory() as directory:
@@ -126,8 +127,8 @@ def _peer(
     import torch
     from transformers import OPTForCausalLM
 
-    from collapse_jax.data.texts import load_text
-    from collapse_jax.language.blocks import Counts, cut
+    from collapse_jax.data.text_splits import load_text
+    from collapse_jax.families.language.blocks import Counts, cut
 
     length, count = settings["length"], settings["blocks"]
     counts = Counts(count, None, count)

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.opt import beam, finetune, weights
-from collapse_jax.opt import model as models
-from collapse_jax.opt.config import Config
-from collapse_jax.opt.prompts import prompts
-from collapse_jax.parallel import compiled
-from experiments.benchmarks.timing import (
+from collapse_jax.compiling import compiled
+from collapse_jax.lm import beam, finetune, weights
+from collapse_jax.lm import opt as models
+from collapse_jax.lm.config import Config
+from collapse_jax.lm.prompts import prompts
+from experiments.benchmarks.timing import (  # fmt: skip
     Case,
     finish_peer,
     interleaved,
@@ -32,7 +32,7 @@ from experiments.benchmarks.timing import (
     peak_rate,
     peer_device,
     significant,
-)  # fmt: skip
+)
 
 _UNIT = "tokens/s"
 _PEER = "transformers"

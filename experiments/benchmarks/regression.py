@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from collapse_jax import families, regimes
-from collapse_jax.segment import LONGEST
+from collapse_jax.engine.fused import LONGEST
 from experiments.benchmarks.timing import (
     RATE,
     Case,

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import limits
+from collapse_jax.compiling import compiled
+from collapse_jax.engine import planning
+from collapse_jax.engine.fused import LONGEST, FusedEngine
+from collapse_jax.engine.recording import Recorder, every_chain, summaries
+from collapse_jax.engine.shapes import abstract_chain
 from collapse_jax.family import Family, Metric, Steps
-from collapse_jax.parallel import compiled
-from collapse_jax.recording import Recorder, every_chain, summaries
 from collapse_jax.regimes import Regime
-from collapse_jax.segment import LONGEST, FusedEngine, abstract_chain
 
 RATE = "chain-generations/s"
 # Side of the product whose rate is taken for the machine's peak: two cores', an accelerator's.
@@ -149,8 +150,8 @@ class Segment:
         self.chains, self.generations = chains, generations
         self._root = jax.random.key(0, impl=prng)
         shapes = abstract_chain(family, regime, generations, self._root)
-        self.batch = limits.batch_size(shapes, family, regime, chains, generations)
-        self.keep = limits.choose_keep(shapes, chains, generations + 1)
+        self.batch = planning.batch_size(shapes, family, regime, chains, generations)
+        self.keep = planning.choose_keep(shapes, chains, generations + 1)
         if recorder is None:
             metrics = shapes[1]
             recorder = (

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import pools
+from collapse_jax.compiling import compiled
+from collapse_jax.families.vae import model as models
+from collapse_jax.families.vae import training
 from collapse_jax.family import Training
-from collapse_jax.parallel import compiled
-from collapse_jax.vae import model as models
-from collapse_jax.vae import training
 from experiments.benchmarks.timing import (
     Case,
     finish_peer,

@@ -1,0 +1,1 @@
+"""Chains through generations on devices."""

@@ -1,0 +1,222 @@
+"""One generation of one chain as a list of stages, and the state that it leaves; pure, no I/O."""
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.family import (
+    NEVER,
+    Family,
+    Metrics,
+    Origin,
+    Request,
+    Steps,
+    Training,
+    all_finite,
+    run_to_end,
+)
+from collapse_jax.regimes import Parts, Regime, Sizes
+
+Work = dict[str, Any]
+
+
+class Purpose(enum.IntEnum):
+    """What a chain draws random numbers for in one generation; each has a key of its own."""
+
+    INIT = 0
+    ORIGINAL = 1
+    REALISE = 2
+    SAMPLE = 3
+    FRESH = 4
+    ASSEMBLE = 5
+    FIT = 6
+    ANCHOR = 7
+    MEASURE = 8
+
+
+Keys = Callable[[Purpose], jax.Array]
+
+
+class ChainState(NamedTuple):
+    """What one chain carries from a generation to the next; its key follows from its number."""
+
+    params: Any
+    kept: Any  # what the regime remembers of earlier data, or None
+    origin: Origin  # written once
+    passages: dict[str, jax.Array]  # i32[], first generation past a threshold; NEVER if not yet
+
+
+class Stage(NamedTuple):
+    """One step of a generation, from entries of a workspace to new entries."""
+
+    name: str
+    task: Callable[..., Any] | Steps
+    inputs: Callable[[Keys, Work], tuple[Any, ...]]  # what `task` is called with
+    outputs: Callable[[Work, Any], Work]  # (workspace, result) -> new entries
+
+
+def chain_key(root: jax.Array, chain: jax.Array | int) -> jax.Array:
+    """The key of a chain: more chains, or a resume, never change it."""
+    return jax.random.fold_in(root, chain)
+
+
+def generation_keys(key: jax.Array, generation: jax.Array | int) -> Keys:
+    """The keys of one chain's generation, by purpose: one hash each, none for unused purposes."""
+    return lambda purpose: jax.random.fold_in(key, generation * len(Purpose) + purpose)
+
+
+def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[Stage]:
+    """The stages of generation 0 (`first`) or of any later one, in order."""
+    fit = Stage(
+        "fit",
+        family.fit,
+        lambda keys, work: (keys(Purpose.FIT), work["params"], work["training"]),
+        lambda work, result: {"params": result[0], "info": result[1]},
+    )
+    anchor = Stage(
+        "anchor",
+        family.anchor or (lambda key, params, training: None),
+        lambda keys, work: (keys(Purpose.ANCHOR), work["params"], work["training"]),
+        lambda work, result: {"origin": work["origin"]._replace(anchor=result)},
+    )
+    measure = Stage(
+        "measure",
+        family.measure,
+        lambda keys, work: (
+            keys(Purpose.MEASURE), work["params"], work["training"], work["origin"]
+        ),
+        lambda work, result: {"metrics": {**work["info"], **result}},
+    )  # fmt: skip
+    if first:
+        return [
+            _original(family, regime, sizes),
+            fit,
+            *([anchor] if family.anchor else []),
+            measure,
+        ]
+    return [*_later_data(family, regime, sizes), fit, measure]
+
+
+def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
+    """Params before the first fit, D_0, and what the regime keeps of it."""
+
+    def draw(k_init, k_original):
+        # Of D_0 a part may be reused for ever: drawn from it where members can be told apart (a
+        # finite population has each once), else drawn on its own.
+        k_data, k_fixed = (jax.random.fold_in(k_original, i) for i in range(2))
+        if not (sizes.fresh and sizes.reused):
+            data = fixed = family.original(k_data, sizes.fresh or sizes.reused)
+        elif family.pools.subsample is not None:
+            whole = Request(sizes.fresh.count + sizes.reused.count, sizes.capacity)
+            data = family.original(k_data, whole)
+            fixed = family.pools.subsample(k_fixed, data, *sizes.reused)
+        else:
+            fixed = family.original(k_fixed, sizes.reused)
+            data = family.original(k_data, sizes.fresh)
+            data = family.pools.merge(data, fixed, sizes.capacity)
+        return family.init(k_init), data, fixed
+
+    def outputs(work, result):
+        params, data, fixed = result
+        return {
+            "params": params,
+            "training": Training(data),
+            "kept": data if regime.remembers else None,
+            "origin": Origin(fixed if regime.keeps_original else None),
+        }
+
+    return Stage(
+        "original",
+        draw,
+        lambda keys, work: (keys(Purpose.INIT), keys(Purpose.ORIGINAL)),
+        outputs,
+    )
+
+
+def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
+    """Sample the model, then let the regime put the training set together."""
+
+    def realised(keys: Keys) -> Sizes:
+        return regime.realise(keys(Purpose.REALISE), sizes) if regime.realise else sizes
+
+    def assemble(keys, work):
+        actual = realised(keys)
+        fresh = None
+        if sizes.fresh:
+            fresh = family.original(keys(Purpose.FRESH), actual.fresh)
+        parts = Parts(work.get("synthetic"), fresh, work["kept"], work["origin"].data)
+        pool, kept = regime.assemble(keys(Purpose.ASSEMBLE), family.pools, parts, actual)
+        return {"training": Training(pool, teacher=work["params"]), "kept": kept}
+
+    sample = Stage(
+        "sample",
+        family.sample,
+        lambda keys, work: (keys(Purpose.SAMPLE), work["params"], realised(keys).synthetic),
+        lambda work, result: {"synthetic": result},
+    )
+    assembling = Stage(
+        "assemble", assemble, lambda keys, work: (keys, work), lambda work, result: result
+    )
+    return [*([sample] if sizes.synthetic else []), assembling]
+
+
+def generation(
+    family: Family,
+    regime: Regime,
+    sizes: Sizes,
+    key: jax.Array,
+    number: jax.Array | int,
+    state: ChainState | None,
+) -> tuple[ChainState, Metrics, jax.Array]:
+    """One whole generation of one chain.
+
+    Args:
+      family, regime: what is repeated.
+      sizes: of this generation; counts may be traced.
+      key: the chain's key.
+      number: the generation, i32[].
+      state: after the previous generation; None at generation 0.
+
+    Returns:
+      The new state, this generation's metrics, and whether all of both is finite (bool[]).
+    """
+    keys = generation_keys(key, number)
+    work: Work = {} if state is None else begin_work(state)
+    for stage in stages(family, regime, sizes, first=state is None):
+        # Without a barrier XLA fuses a stage into each of its uses, hashing and all.
+        result = jax.lax.optimization_barrier(run_to_end(stage.task, stage.inputs(keys, work)))
+        work = {**work, **stage.outputs(work, result)}
+    return conclude(family, work, number, None if state is None else state.passages)
+
+
+def begin_work(state: ChainState) -> Work:
+    """The workspace of a later generation before its first stage."""
+    return {"params": state.params, "kept": state.kept, "origin": state.origin}
+
+
+def conclude(
+    family: Family, work: Work, number: jax.Array | int, passages: dict[str, jax.Array] | None
+) -> tuple[ChainState, Metrics, jax.Array]:
+    """State, metrics and finiteness from a workspace that has been through all stages."""
+    metrics = work["metrics"]
+    if set(metrics) != set(family.metrics):
+        raise ValueError(
+            f"family {family.name!r}: expected metrics {sorted(family.metrics)},"
+            f" got {sorted(metrics)}"
+        )
+    finite = all_finite((work["params"], metrics))
+    crossed = {
+        name: finite & (metrics[threshold.metric] < threshold.level)
+        for name, threshold in family.thresholds.items()
+    }
+    crossed["nonfinite"] = ~finite
+    if passages is None:
+        passages = {name: jnp.int32(NEVER) for name in crossed}
+    passages = {
+        name: jnp.where((passages[name] == NEVER) & crossed[name], number, passages[name])
+        for name in crossed
+    }
+    return ChainState(work["params"], work["kept"], work["origin"], passages), metrics, finite

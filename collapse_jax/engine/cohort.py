@@ -1,0 +1,259 @@
+"""Chains that advance together, from generation 0 or a checkpoint to the end of a run.
+
+Axis legend: n chains of a batch; t generations of a record.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax.config import RunConfig
+from collapse_jax.engine.chain import ChainState
+from collapse_jax.engine.fused import FusedEngine
+from collapse_jax.engine.progress import Progress
+from collapse_jax.engine.stepped import Flight, SteppedEngine
+from collapse_jax.results import summary
+from collapse_jax.results.totals import Totals
+from collapse_jax.saving.checkpoint import DiskStore, MemoryStore
+from collapse_jax.saving.signals import Stopped, StopSignal
+
+Host = Mapping[str, Any]
+
+# Seconds between looks at signals, about: a preempted machine leaves half a minute.
+_SEGMENT_SECONDS = 5.0
+
+
+class _Inside(NamedTuple):
+    """Where a restored run stands inside a generation."""
+
+    records: Sequence[Any]  # of the batches that are through it
+    flight: Flight  # of the next batch
+
+
+class Cohort:
+    """Chains first ... first + count - 1, in batches of `batch` dealt out to the devices."""
+
+    def __init__(
+        self,
+        engine: FusedEngine | SteppedEngine,
+        root: jax.Array,
+        store: MemoryStore | DiskStore,
+        config: RunConfig,
+        batch: int,
+        devices: Sequence[jax.Device],
+        first: int,
+        count: int,
+    ) -> None:
+        """Nothing runs yet; the last batch is filled up with chains that are not recorded."""
+        self._engine, self._root = engine, root
+        self._store, self._config = store, config
+        self._count, self._batch, self._devices = count, batch, devices
+        self._numbers, self._valid = [], []
+        for i in range(-(-count // batch)):
+            numbers = first + i * batch + np.arange(batch, dtype=np.int32)
+            device = devices[i % len(devices)]
+            self._numbers.append(jax.device_put(numbers, device))
+            self._valid.append(jax.device_put(numbers < first + count, device))
+        self._unsaved: list[tuple[int, int, Host]] = []
+        self._saved = time.monotonic()
+        self._pace = 1.0  # generations that fit into the time of a segment
+
+    def advance(
+        self, stop: StopSignal, bar: Progress
+    ) -> tuple[list[ChainState | None], dict[str, np.ndarray]]:
+        """Runs all generations that are missing.
+
+        Returns:
+          The batches' last states, and first passages, {name: i32[chain]}.
+
+        Raises:
+          Stopped: when `stop` is requested, after saving.
+        """
+        total = self._config.generations
+        done, states, inside = self._restore()  # `done` generations are complete
+        bar.advance(done * self._count, f"{done} generations done")
+        while done < total:
+            goal = min(total, self._next_checkpoint(done), done + max(1, int(self._pace)))
+            until = self._engine.boundary(done, goal)
+            began = time.monotonic()
+            states, record = self._segment(done, until, states, stop, bar, inside)
+            taken = max(time.monotonic() - began, 1e-6)
+            self._pace = (until - done) * _SEGMENT_SECONDS / taken
+            inside = None
+            self._unsaved.append((done, until, record))
+            done = until
+            if done in (total, self._next_checkpoint(done - 1)) or stop.requested is not None:
+                self._commit(done, states)
+            if stop.requested is not None and done < total:
+                raise Stopped(stop.requested, done - 1)
+        return states, self._passages(states)
+
+    def _next_checkpoint(self, done: int) -> int:
+        every = self._config.checkpoint_every
+        return (done // every + 1) * every
+
+    def _segment(
+        self,
+        start: int,
+        stop: int,
+        states: list[ChainState | None],
+        signal: StopSignal,
+        bar: Progress,
+        inside: "_Inside | None",
+    ) -> tuple[list[ChainState | None], Host]:
+        """All batches through generations [start, stop)."""
+        records = list(inside.records) if inside else []
+        states = list(states)
+        waiting = len(records)  # the first whose record is not on the host
+
+        def fetch() -> None:
+            nonlocal waiting
+            records[waiting] = jax.device_get(records[waiting])
+            waiting += 1
+            chains = self._count * waiting // len(states) - self._count * (waiting - 1) // len(
+                states
+            )
+            bar.advance((stop - start) * chains, f"{stop} generations done")
+
+        for i in range(len(records), len(states)):
+            place = (self._root, start, stop, self._numbers[i], self._valid[i], states[i])
+            if isinstance(self._engine, SteppedEngine):
+                pause = self._between(start, states, records, signal, bar)
+                flight = inside.flight if inside and i == len(inside.records) else None
+                states[i], record = self._engine.advance(*place, flight, pause)
+            else:
+                states[i], record = self._engine.advance(*place)
+            records.append(record)
+            if len(records) - waiting > len(self._devices):
+                fetch()  # while every device has a batch to work on
+        while waiting < len(records):
+            fetch()
+        return states, self._join(records, stop - start)
+
+    def _between(
+        self, done: int, states: list[Any], records: list[Any], signal: StopSignal, bar: Progress
+    ) -> Callable[[Flight], None]:
+        """What a stepped engine calls between pieces: saves now and then, and leaves if asked."""
+        assert isinstance(self._engine, SteppedEngine)
+        stages = self._engine.stage_names(done)
+
+        def pause(flight: Flight) -> None:
+            bar.advance(0, f"generation {done}, {stages[flight.stage]}")
+            now = time.monotonic()
+            if signal.requested is None and now - self._saved < self._config.checkpoint_seconds:
+                return
+            position = {
+                "done": done,
+                "batches": len(records),
+                "stage": flight.stage,
+                "begun": flight.carry is not None,
+            }
+            self._flush()
+            tree = (list(states), list(records), (flight.work, flight.carry))
+            self._store.commit(position, lambda: tree)
+            self._saved = now
+            if signal.requested is not None:
+                raise Stopped(signal.requested, done - 1)
+
+        return pause
+
+    def _join(self, records: Sequence[Host], length: int) -> Host:
+        """One record of all chains from those of the batches, whose leaves are [t, ...]."""
+        joined: dict[str, Any] = {}
+        for name, first in records[0].items():
+            if isinstance(first, Totals):
+                fields = ((field[:length] for field in record[name]) for record in records)
+                joined[name] = summary.merge([Totals(*batch) for batch in fields])
+            else:
+                values = [record[name][:length] for record in records]
+                joined[name] = np.concatenate(values, axis=1)[:, : self._count]
+        return joined
+
+    def _flush(self) -> None:
+        for start, stop, record in _merged(self._unsaved):
+            self._store.append(start, stop, record)
+        self._unsaved = []
+
+    def _commit(self, done: int, states: list[ChainState | None]) -> None:
+        self._flush()
+        self._store.commit({"done": done}, lambda: self._stacked(states))
+        self._saved = time.monotonic()
+
+    def _stacked(self, states: Sequence[Any]) -> Any:
+        """The batches' states as one tree, leaves [batch, n, ...]: few arrays to save."""
+
+        def stack(*batches: Any) -> Any:
+            if jax.dtypes.issubdtype(batches[0].dtype, jax.dtypes.prng_key):
+                return jnp.stack(batches)
+            return np.stack([np.asarray(x) for x in batches])
+
+        return jax.tree.map(stack, *states)
+
+    def _restore(self) -> "tuple[int, list[ChainState | None], _Inside | None]":
+        restored = self._store.restore(self._abstract)
+        if restored is None:
+            return 0, [None] * len(self._numbers), None
+        position = restored.position
+        if "stage" in position:
+            states, records, (work, carry) = restored.tree
+            inside = _Inside(records, Flight(position["stage"], work, carry))
+            return position["done"], list(states), inside
+        leaves, structure = jax.tree.flatten(restored.tree)
+        states = [
+            jax.device_put(
+                jax.tree.unflatten(structure, [leaf[i] for leaf in leaves]), numbers.sharding
+            )
+            for i, numbers in enumerate(self._numbers)
+        ]
+        return position["done"], states, None
+
+    def _abstract(self, position: Mapping[str, Any]) -> Any:
+        """Shapes and dtypes of what was saved at a position."""
+        done = position["done"]
+        batches = len(self._numbers)
+        if "stage" not in position:
+            return _with_axes(
+                self._engine.abstract_state(self._root, done - 1), batches, self._batch
+            )
+        assert isinstance(self._engine, SteppedEngine)
+        ready = position["batches"]
+        before, after = (
+            _with_axes(self._engine.abstract_state(self._root, n), self._batch) if n >= 0 else None
+            for n in (done - 1, done)
+        )
+        states = [after] * ready + [before] * (batches - ready)
+        flight = self._engine.abstract_flight(
+            self._root, done, self._numbers[ready], before, position["stage"], position["begun"]
+        )
+        records = [self._engine.abstract_record(self._numbers[0])] * ready
+        return states, records, (flight.work, flight.carry)
+
+    def _passages(self, states: Sequence[ChainState | None]) -> dict[str, np.ndarray]:
+        whole = self._stacked([state.passages for state in states if state is not None])
+        return {name: values.ravel()[: self._count] for name, values in whole.items()}
+
+
+def _with_axes(tree: Any, *axes: int) -> Any:
+    """Shapes with more leading axes."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
+
+
+def _merged(parts: Sequence[tuple[int, int, Host]]) -> list[tuple[int, int, Host]]:
+    """Consecutive records as one."""
+    if not parts:
+        return []
+
+    def join(*values):
+        return np.concatenate(values)
+
+    record = {
+        name: Totals(*map(join, *(part[2][name] for part in parts)))
+        if isinstance(value, Totals)
+        else join(*(part[2][name] for part in parts))
+        for name, value in parts[0][2].items()
+    }
+    return [(parts[0][0], parts[-1][1], record)]

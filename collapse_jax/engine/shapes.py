@@ -1,0 +1,83 @@
+"""Shapes of a generation: the sizes a program is compiled for, and the state it leaves.
+
+Axis legend: t generations of a record.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.engine import chain
+from collapse_jax.engine.chain import ChainState
+from collapse_jax.family import Family, Request
+from collapse_jax.regimes import Regime, Sizes
+
+# counts of a Sizes' requests, in order: i32[5] or i32[t, 5]
+REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")
+
+
+def counts(sizes: Sizes) -> list[int]:
+    """The counts of a generation's requests, in the order that programs take them."""
+    return [getattr(sizes, name).count for name in REQUESTS]
+
+
+def shape_of(family: Family, regime: Regime, number: int) -> Sizes:
+    """The sizes that a program for this generation is compiled for.
+
+    Counts that a schedule may change later on are replaced by -1 and passed at run time, so that
+    one program serves all generations of the same capacities.
+    """
+    sizes = regime.sizes(number)
+    if number == 0:
+        return sizes
+    one, two = regime.sizes(1), regime.sizes(2)
+
+    def settle(name: str) -> Request:
+        request = getattr(sizes, name)
+        fixed = regime.constant_samples and getattr(one, name).count == getattr(two, name).count
+        return request if fixed else Request(-1, request.capacity if grows else bool(request))
+
+    grows = family.pools.bytes(1) is not None
+    settled: dict[str, Any] = {name: settle(name) for name in REQUESTS}
+    shape = sizes._replace(**settled)
+    return shape if grows else shape._replace(capacity=0)
+
+
+def fill(shape: Sizes, values: jax.Array) -> Sizes:
+    """A program's sizes at one generation: the counts left open, from i32[5]."""
+    requests: dict[str, Any] = {
+        name: getattr(shape, name)._replace(count=values[i])
+        for i, name in enumerate(REQUESTS)
+        if getattr(shape, name).count == -1
+    }
+    return shape._replace(**requests)
+
+
+def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array) -> Any:
+    """Shapes and dtypes of one chain's state and metrics after generation `number`."""
+
+    def first(key):
+        return chain.generation(family, regime, regime.sizes(0), key, 0, None)
+
+    state, metrics, _ = jax.eval_shape(first, root)
+    if number == 0:
+        return state, metrics
+    shape = shape_of(family, regime, number)
+    values = jax.ShapeDtypeStruct((len(REQUESTS),), jnp.int32)
+
+    def later(key, state, values):
+        sizes = fill(shape, values)
+        return chain.generation(
+            family, regime, sizes, key, jnp.int32(1), with_room(family, state, shape)
+        )
+
+    state, metrics, _ = jax.eval_shape(later, root, state, values)
+    return state, metrics
+
+
+def with_room(family: Family, state: ChainState, shape: Sizes) -> ChainState:
+    """One chain's state with room for what it will remember after a generation of this shape."""
+    if state.kept is None:
+        return state
+    return state._replace(kept=family.pools.grow(state.kept, shape.capacity))

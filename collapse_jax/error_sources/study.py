@@ -1,0 +1,268 @@
+"""The three error sources of model collapse, each alone, their sum, and the whole process.
+
+A lane is one chain of one study of one class; all lanes go through the generations together, in one
+compiled scan with one draw program. Axis legend: G grid points, L lanes.
+"""
+
+import functools
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from collapse_jax import compiling
+from collapse_jax.error_sources import model_classes, neural_density
+from collapse_jax.error_sources.model_classes import Learner
+from collapse_jax.error_sources.truth import Modes, log_masses
+from collapse_jax.numerics.multinomial import multinomial
+
+CLASSES = ("gaussian", "gmm", "neural")
+SOURCES = ("statistical", "expressivity", "approximation", "full")
+METRICS = {
+    "kl": ("KL(truth || model)", "nats"),
+    "edge_mass": ("the model's mass at the two ends of the grid", "1"),
+}
+# Steps of Fisher scoring, or EM, that find a population's fit.
+_POPULATION_STEPS = 300
+
+
+class Lanes(NamedTuple):
+    """What a group of lanes starts from and is compared with."""
+
+    streams: jax.Array  # u32[L, 3]: group, M, chain; folded into the key
+    samples: jax.Array  # i32[L], M; 0: the population limit
+    truth: jax.Array  # f32[L, G], log-masses
+    params: Any  # [L, ...]: of the truth's fit if fits are exact, the fixed start if early
+
+
+class Plan(NamedTuple):
+    """The lanes of one class: those fitted exactly and those fitted early."""
+
+    learner: Learner
+    exact: Lanes
+    early: Lanes
+
+
+def make_learners(
+    truth: Modes, early_steps: Mapping[str, int], exact_steps: Mapping[str, int]
+) -> dict[str, Learner]:
+    """The three classes, placed over the truth.
+
+    Args:
+      truth: the modes.
+      early_steps: {class: steps of an early fit}.
+      exact_steps: {class: steps of an exact fit between generations}, but for the Gaussian.
+    """
+    place = truth.centre, truth.scale
+    return {
+        "gaussian": model_classes.gaussian(*place, early_steps["gaussian"]),
+        "gmm": model_classes.mixture(*truth, early_steps["gmm"], exact_steps["gmm"]),
+        "neural": neural_density.neural(*place, early_steps["neural"], exact_steps["neural"]),
+    }
+
+
+def population_fits(learner: Learner, modes: np.ndarray) -> tuple[Any, Any]:
+    """The best members of the right and of the small class for infinite data from the modes.
+
+    Several starts are fitted and that of the lowest cross-entropy is kept.
+
+    Args:
+      learner: of the class.
+      modes: log-masses f32[G].
+
+    Returns:
+      (params of the right class, params of the small class).
+    """
+    sizes = learner.right, learner.small
+    groups = [learner.candidates(size) for size in sizes]
+    counts = [jax.tree.leaves(group)[0].shape[0] for group in groups]
+    begin = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
+    masses = jnp.exp(modes)
+
+    def fit(params: Any) -> tuple[Any, jax.Array]:
+        fitted = learner.exact(params, masses, _POPULATION_STEPS)
+        return fitted, -jnp.sum(masses * learner.log_masses(fitted))
+
+    fitted, losses = compiling.compiled(jax.vmap(fit))(begin)
+    first = int(np.argmin(losses[: counts[0]]))
+    second = counts[0] + int(np.argmin(losses[counts[0] :]))
+    right, small = (jax.tree.map(lambda leaf, i=i: leaf[i], fitted) for i in (first, second))
+    return right, small
+
+
+def plan(learner: Learner, modes: np.ndarray, sizes: Sequence[int], size: int, chains: int) -> Plan:
+    """The lanes of one class.
+
+    Exact: chains of the right class for every M, then the small class in the population limit.
+    Early: chains of the small class at one M (the whole process), then the right class in the
+    population limit. The right class's truth is its own population fit to the modes, so that it is
+    known and exactly representable.
+
+    Args:
+      learner: of the class.
+      modes: log-masses f32[G].
+      sizes: every M of the statistical study.
+      size: M of the whole process.
+      chains: of each M.
+    """
+    right, small = population_fits(learner, modes)
+    known = learner.log_masses(right)
+
+    def lanes(what: str, samples: int, number: int, truth: Any, params: Any) -> Lanes:
+        stream = zlib.crc32(f"{learner.name} {what}".encode())
+        streams = np.array([[stream, samples, chain] for chain in range(number)], np.uint32)
+        repeat = lambda leaf: jnp.broadcast_to(leaf, (number, *jnp.shape(leaf)))  # noqa: E731
+        return Lanes(
+            jnp.asarray(streams),
+            jnp.full(number, samples, jnp.int32),
+            repeat(jnp.asarray(truth)),
+            jax.tree.map(repeat, params),
+        )
+
+    exact = [lanes("statistical", count, chains, known, right) for count in sizes]
+    exact.append(lanes("expressivity", 0, 1, modes, small))
+    early = [
+        lanes("full", size, chains, modes, learner.start(learner.small)),
+        lanes("approximation", 0, 1, known, learner.start(learner.right)),
+    ]
+    join = lambda groups: jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)  # noqa: E731
+    return Plan(learner, join(exact), join(early))
+
+
+def simulation(
+    plans: Sequence[Plan], generations: int
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """All lanes of all plans through the generations; each fit sees draws of the fit before.
+
+    Args:
+      plans: of the classes.
+      generations: number of fits.
+
+    Returns:
+      (typed key) -> {metric: f32[generation, L]}, lanes in order of plans, exact before early;
+      compiled at its first call.
+    """
+    groups = [lanes for plan in plans for lanes in (plan.exact, plan.early)]
+
+    def run(groups: list[Lanes], key: jax.Array) -> dict[str, jax.Array]:
+        streams, samples, truth = (
+            jnp.concatenate([getattr(lanes, name) for lanes in groups])
+            for name in ("streams", "samples", "truth")
+        )
+        keys = jax.vmap(_stream_key, (None, 0))(key, streams)
+        borders = np.cumsum([len(lanes.samples) for lanes in groups])[:-1].tolist()
+
+        def generation(state: Any, number: jax.Array) -> Any:
+            params, log_masses = state
+            targets = jnp.split(jax.vmap(draw, (0, None, 0, 0))(keys, number, log_masses, samples),
+                                borders)  # fmt: skip
+            fitted, models = [], []
+            for i, plan in enumerate(plans):
+                learner, exact, early = plan.learner, 2 * i, 2 * i + 1
+                now = jax.vmap(learner.exact, (0, 0, None))(
+                    params[i], targets[exact], learner.steps
+                )
+                fitted.append(now)
+                models.append(jax.vmap(learner.log_masses)(now))
+                now = jax.vmap(learner.early)(groups[early].params, targets[early])
+                models.append(jax.vmap(learner.log_masses)(now))
+            log_masses = jnp.concatenate(models)
+            return (fitted, log_masses), jax.vmap(measure)(truth, log_masses)
+
+        begin = [lanes.params for lanes in groups[::2]], truth
+        return jax.lax.scan(generation, begin, jnp.arange(generations))[1]
+
+    return functools.partial(compiling.compiled(run), groups)
+
+
+def _stream_key(key: jax.Array, stream: jax.Array) -> jax.Array:
+    for i in range(3):
+        key = jax.random.fold_in(key, stream[i])
+    return key
+
+
+def draw(
+    key: jax.Array, generation: jax.Array, log_masses: jax.Array, samples: jax.Array
+) -> jax.Array:
+    """Shares of a sample on the grid's points; the masses themselves where `samples` is 0."""
+    masses = jnp.exp(log_masses)
+    counts = multinomial(jax.random.fold_in(key, generation), masses, samples)
+    share = counts.astype(jnp.float32) / jnp.maximum(samples, 1).astype(jnp.float32)
+    return jnp.where(samples > 0, share, masses)
+
+
+def measure(truth: jax.Array, model: jax.Array) -> dict[str, jax.Array]:
+    """Distances between two laws given as log-masses, f32[G].
+
+    KL as a sum of p (e^d - 1 - d), d = ln(q / p): each term is at least 0 and of second order, so
+    that a divergence of 1e-6 nats is not lost in rounding. Where |d| is not small, q - p - p d.
+    """
+    p, q = jnp.exp(truth), jnp.exp(model)
+    gap = model - truth
+    near = jnp.abs(gap) < 0.5
+    small = jnp.where(near, gap, 0.0)
+    terms = jnp.where(near, p * (jnp.expm1(small) - small), q - p - p * gap)
+    return {"kl": jnp.sum(terms), "edge_mass": q[0] + q[-1]}
+
+
+def study(
+    truth: Modes,
+    sizes: Sequence[int],
+    size: int,
+    chains: int,
+    generations: int,
+    seed: int,
+    classes: Mapping[str, Learner],
+) -> xr.Dataset:
+    """All sources of all classes.
+
+    Args:
+      truth: the modes.
+      sizes: every M of the statistical study.
+      size: M of the whole process, one of `sizes`.
+      chains: of each M.
+      generations: number of fits.
+      seed: of the random numbers.
+      classes: {name: Learner}.
+
+    Returns:
+      SOURCE_METRIC for every source and metric, with dims (model, generation), and between these
+      (samples, chain) for the statistical error and (chain,) for the full process; and
+      right_class_kl (model,), from the truth of expressivity and the full process to that of the
+      other two.
+    """
+    modes = log_masses(truth)
+    plans = [plan(learner, modes, sizes, size, chains) for learner in classes.values()]
+    values = simulation(plans, generations)(jax.random.key(seed, impl="philox4x32"))
+    number = len(sizes) * chains
+    variables: dict[str, Any] = {}
+    for name, (text, units) in METRICS.items():
+        # [model, lane, generation]
+        lanes = np.asarray(values[name], np.float64).reshape(generations, len(plans), -1)
+        lanes = np.moveaxis(lanes, 0, -1)
+        parts = {
+            "statistical": lanes[:, :number].reshape(-1, len(sizes), chains, generations),
+            "expressivity": lanes[:, number],
+            "full": lanes[:, number + 1 : -1],
+            "approximation": lanes[:, -1],
+        }
+        dims = {"statistical": ("samples", "chain"), "full": ("chain",)}
+        for source in SOURCES:
+            where = ("model", *dims.get(source, ()), "generation")
+            attributes = {"long_name": f"{text}, {source}", "units": units}
+            variables[f"{source}_{name}"] = (where, parts[source], attributes)
+    # The truth of the last lane, approximation, is the right class's fit to the modes.
+    gaps = [float(measure(jnp.asarray(modes), one.early.truth[-1])["kl"]) for one in plans]
+    text = "KL(truth || best of the right class)"
+    variables["right_class_kl"] = ("model", gaps, {"long_name": text, "units": "nats"})
+    coords = {
+        "model": list(classes),
+        "samples": list(sizes),
+        "chain": np.arange(chains),
+        "generation": np.arange(generations),
+    }
+    return xr.Dataset(variables, coords, {"compared_samples": size})

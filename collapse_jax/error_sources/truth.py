@@ -1,0 +1,87 @@
+"""The true density of the study of error sources: a mixture whose modes the user may give."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from collapse_jax.error_sources.model_classes import GRID, NARROWEST, merged_neighbours
+from collapse_jax.families.gmm import originals
+
+
+class Modes(NamedTuple):
+    """The modes of which the true density is a mixture: f64[mode] each, data units."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    deviations: np.ndarray
+
+    @property
+    def centre(self) -> float:
+        """Its mean."""
+        return float(self.weights @ self.means)
+
+    @property
+    def scale(self) -> float:
+        """Its standard deviation."""
+        second = self.weights @ (self.deviations**2 + self.means**2)
+        return float(np.sqrt(second - self.centre**2))
+
+
+THREE_MODES = Modes(
+    np.array([0.3, 0.4, 0.3]), np.array([-1.5, 0.0, 1.5]), np.array([0.35, 0.45, 0.35])
+)
+
+
+# Deviations that the grid must hold on either side of whatever is fitted to the truth.
+_REACH = 4
+
+
+def parse_modes(given: str | None) -> Modes:
+    """Reads modes as `truths.truth` does, of one dimension; none: three modes.
+
+    Raises:
+      ValueError: naming the field, if they are no mixture that the grid can hold.
+    """
+    if given is None:
+        return THREE_MODES
+    weights, means, covariances = originals.truth(given)
+    if means.shape[1] != 1:
+        raise ValueError(f"truth.means: expected one dimension, got {means.shape[1]}")
+    if len(weights) < 2 or min(weights) <= 0:
+        raise ValueError(
+            f"truth.weights: expected at least 2, all positive, got {weights.tolist()}"
+        )
+    variances = covariances.ravel()
+    if min(variances) < NARROWEST**2:
+        raise ValueError(
+            f"truth.covariances: expected variances of at least {NARROWEST**2:g}, got"
+            f" {variances.tolist()}"
+        )
+    modes = Modes(weights, means.ravel(), np.sqrt(variances))
+    low, high = _span(modes)
+    if low < GRID[0] or high > GRID[-1]:
+        raise ValueError(
+            "truth: expected its modes, their neighbours merged and the Gaussian of its moments"
+            f" to lie within [{GRID[0]:g}, {GRID[-1]:g}] by {_REACH} deviations on either side,"
+            f" got {low:.3g} to {high:.3g}"
+        )
+    return modes
+
+
+def _span(modes: Modes) -> tuple[float, float]:
+    """Where the widest of the densities fitted to the modes would begin and end, data units.
+
+    The small classes merge modes, up to one Gaussian for all, which reach further than any mode.
+    """
+    merged = [(means[0], deviations[0]) for _, means, deviations in merged_neighbours(*modes)]
+    parts = [*zip(modes.means, modes.deviations, strict=True), *merged, (modes.centre, modes.scale)]
+    means, reach = np.array(parts).T * [[1], [_REACH]]
+    return float(np.min(means - reach)), float(np.max(means + reach))
+
+
+def log_masses(truth: Modes) -> np.ndarray:
+    """Log-masses of the modes on the grid, f32[G]."""
+    standard = (GRID[:, None] - truth.means) / truth.deviations
+    joint = np.log(truth.weights / truth.deviations) - 0.5 * standard**2
+    logs = np.logaddexp.reduce(joint, axis=1)
+    return np.asarray(logs - np.logaddexp.reduce(logs), np.float32)

@@ -1,0 +1,1 @@
+"""Language models fine-tuned on text that they wrote."""

@@ -1,0 +1,239 @@
+"""Variational autoencoders trained on their own images (Shumailov et al. 2024).
+
+Axis legend: M images of a training set, D pixels.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import pools
+from collapse_jax.compiling import in_turn
+from collapse_jax.config import check_choice
+from collapse_jax.data.images import ImageSet, load_images
+from collapse_jax.families.vae import classifier, measures, training
+from collapse_jax.families.vae import model as models
+from collapse_jax.families.vae.measures import Measures
+from collapse_jax.family import Family, Request, Threshold, Training
+from collapse_jax.regimes import Regime, Sizes
+
+MODELS = ("conv", "mlp")
+SYNTHETIC = ("live", "fixed")
+DECODERS = ("mean", "bernoulli")
+STARTS = ("fresh", "warm")
+
+
+def vae(
+    dataset: str = "digits",
+    model: str = "mlp",
+    hidden: int = 400,
+    latent: int = 20,
+    synthetic: str = "live",
+    decoder: str = "mean",
+    epochs: int = 30,
+    batch: int = 256,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-5,
+    reconstruction: str = "bernoulli",
+    kl_weight: float = 1.0,
+    start: str = "fresh",
+    test_images: int = 360,
+    pictures: int = 16,
+    tail: float = 0.02,
+    chains_together: int = 1,
+    data_dir: str | None = None,
+) -> Family:
+    r"""Chains of variational autoencoders.
+
+    The defaults of training are the paper's: summed Bernoulli loss plus the divergence, Adam with
+    L2 weight decay, new parameters each generation, and synthetic images drawn anew for every
+    minibatch.
+
+    Args:
+      dataset: "digits", "mnist" or a directory, see `collapse_jax.data.images`.
+      model: "conv" (the paper's, 647,081 parameters at 28x28) or "mlp".
+      hidden: units of mlp's hidden layers.
+      latent: dimension of z.
+      synthetic: "live" (drawn anew for each minibatch) or "fixed" (a set of 8-bit images a
+        generation); "live" serves no regime that remembers synthetic images.
+      decoder: generated pixels are decoder "mean"s or "bernoulli" draws.
+      epochs, batch, optimizer, learning_rate, weight_decay, reconstruction, kl_weight, start,
+        chains_together: see `collapse_jax.families.vae.training.Settings`.
+      test_images: random real test images, and generated ones, that a generation is measured on.
+      pictures: generated images kept in the history, by generation.
+      tail: share of generation 0's images whose encoder mean is beyond both tail quantiles
+        together, by dimension, in (0, 1).
+      data_dir: where data sets are.
+
+    Returns:
+      A family with the metrics of `collapse_jax.families.vae.measures.metrics`. Original images
+      are drawn without replacement from the data set's training images, for each chain and
+      draw anew.
+
+    Raises:
+      ValueError: for an argument outside its range, or images that are not what they should be.
+      FileNotFoundError: if there are no images.
+    """
+    settings = training.Settings(
+        epochs, batch, learning_rate, weight_decay, optimizer, reconstruction, kl_weight, start,
+        decoder == "bernoulli", chains_together,
+    )  # fmt: skip
+    check_choice("model", model, MODELS)
+    check_choice("synthetic", synthetic, SYNTHETIC)
+    check_choice("decoder", decoder, DECODERS)
+    _check_settings(settings)
+    images = load_images(dataset, data_dir)
+    _check_measures(images, test_images, pictures, tail)
+    if model == "conv":
+        network = models.convolutional(images.side, latent)
+    else:
+        network = models.perceptron(images.side, hidden, latent)
+    # The file's order is not random: the first half of MNIST's test images is the easier one.
+    shuffled = images.test[np.random.default_rng(0).permutation(len(images.test))]
+    test = shuffled[:test_images]
+    measured = Measures(network, test, pictures, settings.draws, reconstruction, tail)
+    classes = classifier.classes(images)
+    variance = float((test / 255.0).var(axis=0).mean())
+    live = synthetic == "live"
+    one_by_one = lambda function: in_turn(function, chains_together)  # noqa: E731
+
+    def anchor(key: jax.Array, params: models.Params, given: Training) -> measures.Anchor:
+        del given
+        judge, _ = classifier.train(dataset, data_dir)
+        return one_by_one(lambda key, params: measured.anchor(key, params, judge))(key, params)
+
+    def measure(key: jax.Array, params: models.Params, given: Training, origin: Any) -> Any:
+        del given
+        return one_by_one(measured.measure)(key, params, origin.anchor)
+
+    return Family(
+        name="vae",
+        config={
+            "dataset": {"name": images.name, "sha256": images.sha256},
+            "model": model,
+            "hidden": hidden if model == "mlp" else None,
+            "latent": latent,
+            "synthetic": synthetic,
+            **settings._asdict(),
+            "test_images": test_images,
+            "pictures": pictures,
+            "tail": tail,
+        },
+        pools=pools.live_rows(network.pixels),
+        metrics=measures.metrics(pictures, math.log(len(classes))),
+        thresholds={
+            "early": Threshold("tail_mass", 0.5 * tail, "tail mass below half generation 0's"),
+            "late": Threshold(
+                "log_variance",
+                math.log(0.01 * variance),
+                "pixel variance below 1 % of the original's",
+            ),
+        },
+        original=_drawn_from(images.train),
+        init=lambda key: models.zeros(network),
+        fit=training.steps(network, settings),
+        sample=_to_be_drawn(network.pixels) if live else _generated(measured, one_by_one),
+        measure=measure,
+        anchor=anchor,
+        coords={
+            "latent": (measures.BIN_EDGES[:-1] + measures.BIN_EDGES[1:]) / 2,
+            "class": classes,
+        },
+        check=_enough(images, batch),
+        serves=_without_memory if live else lambda regime: None,
+    )
+
+
+def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveRows]:
+    """Original images: all training images, or some without replacement."""
+    subsample = pools.live_rows(train.shape[1]).subsample
+    assert subsample is not None
+
+    def original(key: jax.Array, request: Request) -> pools.LiveRows:
+        size = len(train)
+        pool = pools.LiveRows(pools.Rows(jnp.asarray(train), size), jnp.zeros(0, bool))
+        if isinstance(request.count, int) and request.count == size:
+            return pool
+        return subsample(key, pool, *request)
+
+    return original
+
+
+def _to_be_drawn(pixels: int) -> Callable[[jax.Array, models.Params, Request], pools.LiveRows]:
+    """Synthetic images that training draws anew for each minibatch."""
+
+    def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
+        del key, params
+        none = pools.Rows(jnp.zeros((0, pixels), jnp.uint8), 0)
+        return pools.LiveRows(none, jnp.arange(request.capacity) < request.count)
+
+    return sample
+
+
+def _generated(
+    measured: Measures, one_by_one: Callable[..., Any]
+) -> Callable[[jax.Array, models.Params, Request], pools.LiveRows]:
+    """A fixed set of synthetic images of 8 bits."""
+
+    def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
+        draw = one_by_one(lambda key, params: measured.generate(key, params, request.capacity))
+        values = training.to_bytes(draw(key, params))
+        return pools.LiveRows(pools.Rows(values, request.count), jnp.zeros(0, bool))
+
+    return sample
+
+
+def _enough(images: ImageSet, batch: int) -> Callable[[Sizes], None]:
+    def check(sizes: Sizes) -> None:
+        if sizes.training.count < batch:
+            raise ValueError(
+                f"batch: expected at most samples = {sizes.training.count}, got {batch}"
+            )
+        original = sum(request.count for request in (sizes.fresh, sizes.reused) if request)
+        if original > len(images.train):
+            raise ValueError(
+                f"samples: expected at most the {len(images.train):,} training images of"
+                f" {images.title}, got {original:,}"
+            )
+
+    return check
+
+
+def _without_memory(regime: Regime) -> None:
+    if regime.remembers:
+        raise ValueError(
+            f"regime: {regime.name} keeps the images of earlier generations, which vae with"
+            " images drawn anew for each minibatch cannot; use synthetic=fixed"
+        )
+
+
+def _check_settings(settings: training.Settings) -> None:
+    check_choice("optimizer", settings.optimizer, tuple(training.OPTIMIZERS))
+    check_choice("reconstruction", settings.reconstruction, models.RECONSTRUCTIONS)
+    check_choice("start", settings.start, STARTS)
+    for name in ("epochs", "batch", "chains_together"):
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(settings, name)}")
+    if not 0 < settings.learning_rate < math.inf:
+        raise ValueError(f"learning_rate: expected more than 0, got {settings.learning_rate}")
+    for name in ("weight_decay", "kl_weight"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name}: expected 0 or more, got {getattr(settings, name)}")
+
+
+def _check_measures(images: ImageSet, test_images: int, pictures: int, tail: float) -> None:
+    least, most = measures.features.NEIGHBOURS + 1, len(images.test)
+    if not least <= test_images <= most:
+        raise ValueError(
+            f"test_images: expected {least} to the {most:,} test images of {images.title}, got"
+            f" {test_images}"
+        )
+    if not 0 <= pictures <= test_images:
+        raise ValueError(f"pictures: expected 0 to test_images = {test_images}, got {pictures}")
+    if not 0 < tail < 1:
+        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")

@@ -1,1 +1,0 @@
-"""What the language family is made of; `families/language.py` makes a family of it."""

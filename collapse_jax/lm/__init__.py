@@ -1,0 +1,1 @@
+"""Transformer language models: networks, weights, tokenizers, fine-tuning and decoding."""

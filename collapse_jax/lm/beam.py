@@ -1,0 +1,331 @@
+r"""Batched beam search with the semantics of transformers' `generate(num_beams=K)`.
+
+Hypotheses are scored by the sum of their tokens' log-probabilities over length^length_penalty. In
+each step the 2K best continuations of a prompt's beams are found; those of the first K that end are
+finished hypotheses, and the best K that do not end go on.
+Axis legend: B prompts, K beams, C = 2K candidates, S new tokens at most, T tokens of a prompt, V
+vocabulary.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.compiling import compiled
+from collapse_jax.lm import cache as caches
+from collapse_jax.lm import decoding, sampling
+from collapse_jax.lm.cache import Cache
+from collapse_jax.lm.opt import Model, Params
+from collapse_jax.lm.prompts import Prompts, check
+
+_LOST = -1e9  # the score of what is not to be chosen, as transformers has it
+# When a search ends, see `search`.
+WHEN_BEATEN, WHEN_FULL, WHEN_HOPELESS = range(3)
+_ENDS: dict[bool | str, int] = {False: WHEN_BEATEN, True: WHEN_FULL, "never": WHEN_HOPELESS}
+
+
+class Hypotheses(NamedTuple):
+    """What was found for each prompt, best first.
+
+    Attributes:
+      tokens: new ones, i32[B, R, S], padded at the end.
+      lengths: i32[B, R], the end-of-sequence token included.
+      scores: f32[B, R]; about -1e9 for those beyond the texts that there are.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
+
+
+class Penalties(NamedTuple):
+    """What scores depend on; all of it traced.
+
+    Attributes:
+      length: the exponent of the length that a finished hypothesis' score is divided by.
+      repetition: every token that occurred has its log-probability multiplied by this (1: not).
+      least: new tokens before which no hypothesis may end.
+      early: when a search ends: WHEN_BEATEN, WHEN_FULL or WHEN_HOPELESS.
+    """
+
+    length: jax.Array
+    repetition: jax.Array
+    least: jax.Array
+    early: jax.Array
+
+
+class _Finished(NamedTuple):
+    tokens: jax.Array  # i32[B, K, S]
+    lengths: jax.Array  # i32[B, K]
+    scores: jax.Array  # f32[B, K]
+    there: jax.Array  # bool[B, K]
+
+
+class _State(NamedTuple):
+    chosen: jax.Array  # i32[], tokens of every running beam so far
+    tokens: jax.Array  # i32[B, K, S], of running beams
+    scores: jax.Array  # f32[B, K], sums of log-probabilities
+    ancestors: jax.Array  # i32[B, K, S], whose slot of each step is a beam's own history
+    finished: _Finished
+    improvable: jax.Array  # bool[B], whether running beams may still beat finished ones
+    cache: Cache
+
+
+def search(
+    model: Model,
+    params: Params,
+    prompts: Prompts,
+    *,
+    beams: int = 5,
+    new_tokens: int = 64,
+    min_new_tokens: int = 0,
+    length_penalty: float = 1.0,
+    repetition_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    returned: int = 1,
+) -> Hypotheses:
+    """The best continuations of prompts that beam search finds.
+
+    Args:
+      model, params: the network.
+      prompts: what is continued.
+      beams: K; 1 is greedy search, as `sampling.sample` makes it: then the repetition penalty acts
+        on logits, scores are the model's own, and early_stopping means nothing.
+      new_tokens: S, at most.
+      min_new_tokens: no hypothesis ends before it has so many.
+      length_penalty: the exponent of the length in scores; above 0 prefers long hypotheses.
+      repetition_penalty: log-probabilities of tokens that occurred, in the prompt too, are
+        multiplied by it.
+      early_stopping: True stops as soon as K hypotheses are finished; False when the best running
+        beam, at its present length, cannot beat the worst of them; "never" when it cannot at
+        any length.
+      returned: R, at most K.
+
+    Raises:
+      ValueError: for an argument outside its range, or prompts that leave no room.
+    """
+    for name, value, least in (
+        ("beams", beams, 1), ("new_tokens", new_tokens, 1), ("min_new_tokens", min_new_tokens, 0)
+    ):  # fmt: skip
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if not 1 <= returned <= beams:
+        raise ValueError(f"returned: expected 1 to beams = {beams}, got {returned}")
+    if min_new_tokens > new_tokens:
+        raise ValueError(
+            f"min_new_tokens: expected at most new_tokens = {new_tokens}, got {min_new_tokens}"
+        )
+    if not 0 < repetition_penalty < math.inf:
+        raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty: expected a finite number, got {length_penalty}")
+    if not isinstance(early_stopping, bool) and early_stopping != "never":
+        raise ValueError(f"early_stopping: expected True, False or 'never', got {early_stopping!r}")
+    check(model.config, prompts, new_tokens)
+    if beams == 1:
+        key = jax.random.key(0)  # nothing is drawn
+        text = sampling.sample(
+            key, model, params, prompts, new_tokens=new_tokens, min_new_tokens=min_new_tokens,
+            temperature=0.0, repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+        scores = text.scores / text.lengths.astype(jnp.float32) ** length_penalty
+        return Hypotheses(text.tokens[:, None], text.lengths[:, None], scores[:, None])
+    penalties = Penalties(
+        jnp.float32(length_penalty), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
+        jnp.int32(_ENDS[early_stopping]),
+    )  # fmt: skip
+    program = _program(model, beams, new_tokens)
+    found = program(params, prompts.tokens, prompts.mask, penalties)
+    return Hypotheses(*(array[:, :returned] for array in found))
+
+
+@functools.lru_cache(maxsize=16)
+def _program(model: Model, beams: int, new_tokens: int) -> Any:
+    return compiled(functools.partial(search_purely, model, beams, new_tokens))
+
+
+def search_purely(
+    model: Model,
+    beams: int,
+    new_tokens: int,
+    params: Params,
+    prompts: jax.Array,
+    mask: jax.Array,
+    penalties: Penalties,
+) -> Hypotheses:
+    """The search as a pure function of what comes after `new_tokens`; unchecked, K at least 2.
+
+    Args:
+      model, beams, new_tokens: what makes another program.
+      params: of the network.
+      prompts: ids i32[B, T], padded on the left.
+      mask: whether a token counts, bool[B, T].
+      penalties: see there.
+
+    Returns:
+      All K hypotheses of each prompt.
+    """
+    read = mask.sum(axis=1, dtype=jnp.int32)
+    # Padding did not occur: the last token stands for it, which did.
+    occurred = jnp.where(mask, prompts, prompts[:, -1:])
+    choose = functools.partial(_choose, model, occurred, penalties)
+    params = model.in_dtype(params)
+    logits, cache = caches.prefill(model, params, prompts, mask)
+    state = _begin(model, len(prompts), beams, new_tokens, cache)
+    state = choose(jnp.broadcast_to(logits[:, None], (len(prompts), beams, logits.shape[1])), state)
+
+    def turn(state: _State) -> _State:
+        fed = state.chosen - 1
+        places = jnp.arange(new_tokens)
+        own = jnp.arange(beams)[:, None]
+        ancestors = jnp.where(places == fed, own, state.ancestors)
+        slots = state.cache.keys[0].shape[3]
+        steps = (slots - prompts.shape[1]) // beams
+        new = (ancestors[:, :, :steps, None] == jnp.arange(beams)) & (places[:steps, None] <= fed)
+        old = jnp.broadcast_to(mask[:, None], (*ancestors.shape[:2], prompts.shape[1]))
+        seen = jnp.concatenate([old, new.reshape(*new.shape[:2], -1)], axis=2)
+        token = jax.lax.dynamic_index_in_dim(state.tokens, fed, axis=2, keepdims=False)
+        slot = prompts.shape[1] + fed * beams
+        logits, cache = caches.step(model, params, state.cache, token, read + fed, slot, seen)
+        return choose(logits, state._replace(ancestors=ancestors, cache=cache))
+
+    for stop in decoding.stages(new_tokens):
+        cache = caches.with_room(state.cache, prompts.shape[1] + (stop - 1) * beams)
+        state = jax.lax.while_loop(
+            functools.partial(_goes_on, penalties, stop), turn, state._replace(cache=cache)
+        )
+    return Hypotheses(*state.finished[:3])
+
+
+def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) -> _State:
+    tokens = jnp.full((count, beams, new_tokens), model.config.pad, jnp.int32)
+    numbers = jnp.zeros((count, beams), jnp.int32)
+    lost = jnp.full((count, beams), _LOST, jnp.float32)
+    return _State(
+        chosen=jnp.int32(0),
+        tokens=tokens,
+        scores=lost.at[:, 0].set(0.0),  # all beams are the prompt: only one of them has children
+        ancestors=jnp.zeros_like(tokens),
+        finished=_Finished(tokens, numbers, lost, jnp.zeros_like(numbers, bool)),
+        improvable=jnp.ones(count, bool),
+        cache=cache,
+    )
+
+
+def _goes_on(penalties: Penalties, stop: int, state: _State) -> jax.Array:
+    full = jnp.all(state.finished.there) & (penalties.early == WHEN_FULL)
+    return (state.chosen < stop) & jnp.any(state.improvable) & ~full
+
+
+def _choose(
+    model: Model,
+    prompts: jax.Array,
+    penalties: Penalties,
+    logits: jax.Array,
+    state: _State,
+) -> _State:
+    """One more token for every running beam, from logits f32[B, K, V]."""
+    beams, new_tokens = state.tokens.shape[1:]
+    logs = jax.nn.log_softmax(logits)
+    logs = jax.lax.cond(
+        penalties.repetition == 1.0,
+        lambda logs: logs,
+        lambda logs: decoding.less_repeated(logs, _occurred(prompts, state), penalties.repetition),
+        logs,
+    )
+    ends = jnp.arange(logs.shape[2]) == model.config.end
+    logs = jnp.where(ends & (state.chosen < penalties.least), -jnp.inf, logs)
+    best, ids = top(logs, min(2 * beams, logs.shape[2]))
+    scores = (state.scores[:, :, None] + best).reshape(len(best), -1)
+    scores, places = jax.lax.top_k(scores, 2 * beams)  # f32[B, C], best first
+    parents = places // best.shape[2]
+    token = jnp.take_along_axis(ids.reshape(len(ids), -1), places, axis=1)
+    length = state.chosen + 1
+    ended = (token == model.config.end) | (length == new_tokens)
+    tokens = _of_beams(state.tokens, parents)
+    tokens = jnp.where(jnp.arange(new_tokens) == state.chosen, token[:, :, None], tokens)
+
+    finished = _finish(penalties, state, tokens, scores, ended, length)
+    running, order = jax.lax.top_k(jnp.where(ended, scores + _LOST, scores), beams)
+    best_length = jnp.where(
+        (penalties.early == WHEN_HOPELESS) & (penalties.length > 0), new_tokens, length
+    )
+    reachable = running[:, :1] / best_length.astype(jnp.float32) ** penalties.length
+    worst = jnp.min(finished.scores, axis=1, keepdims=True)
+    beaten = jnp.any(reachable > jnp.where(finished.there, worst, _LOST), axis=1)
+    return state._replace(
+        chosen=length,
+        tokens=_of_beams(tokens, order),
+        scores=running,
+        ancestors=_of_beams(state.ancestors, jnp.take_along_axis(parents, order, axis=1)),
+        finished=finished,
+        improvable=state.improvable & beaten,
+    )
+
+
+def _finish(
+    penalties: Penalties,
+    state: _State,
+    tokens: jax.Array,
+    scores: jax.Array,
+    ended: jax.Array,
+    length: jax.Array,
+) -> _Finished:
+    """The K best of finished hypotheses and of candidates that have just ended."""
+    old, beams = state.finished, state.scores.shape[1]
+    counts = ended & (jnp.arange(2 * beams) < beams)
+    full = jnp.all(old.there, axis=1) & (penalties.early == WHEN_FULL)
+    counts_for_nothing = (full | ~state.improvable)[:, None]
+    new = scores / length.astype(jnp.float32) ** penalties.length
+    new = new + _LOST * counts_for_nothing + _LOST * ~counts
+    merged, order = jax.lax.top_k(jnp.concatenate([old.scores, new], axis=1), beams)
+
+    def of(old: jax.Array, new: jax.Array) -> jax.Array:
+        return _of_beams(jnp.concatenate([old, new], axis=1), order)
+
+    lengths = jnp.broadcast_to(length, counts.shape)
+    return _Finished(
+        of(old.tokens, tokens), of(old.lengths, lengths), merged, of(old.there, counts)
+    )
+
+
+def _occurred(prompts: jax.Array, state: _State) -> jax.Array:
+    """Ids of each beam's text so far, i32[B, K, T + S]; some more than once."""
+    there = jnp.arange(state.tokens.shape[2]) < state.chosen
+    own = jnp.where(there, state.tokens, prompts[:, -1:, None])
+    before = jnp.broadcast_to(prompts[:, None], (*own.shape[:2], prompts.shape[1]))
+    return jnp.concatenate([before, own], axis=2)
+
+
+def top(values: jax.Array, count: int, group: int = 32) -> tuple[jax.Array, jax.Array]:
+    """The largest along the last axis and their places, as `lax.top_k`, faster for long axes.
+
+    The `count` largest lie in the `count` groups of neighbours with the largest maxima.
+
+    Args:
+      values: f32[..., V].
+      count: how many.
+      group: neighbours in a group.
+    """
+    length = values.shape[-1]
+    if length < 4 * count * group:
+        return jax.lax.top_k(values, count)
+    room = [(0, 0)] * (values.ndim - 1) + [(0, -length % group)]
+    grouped = jnp.pad(values, room, constant_values=-jnp.inf)
+    grouped = grouped.reshape(*values.shape[:-1], -1, group)
+    _, groups = jax.lax.top_k(grouped.max(axis=-1), count)
+    groups = jnp.sort(groups, axis=-1)  # so that equal values keep their order
+    members = jnp.take_along_axis(grouped, groups[..., None], axis=-2)
+    best, places = jax.lax.top_k(members.reshape(*values.shape[:-1], -1), count)
+    chosen = jnp.take_along_axis(groups, places // group, axis=-1)
+    return best, chosen * group + places % group
+
+
+def _of_beams(values: jax.Array, which: jax.Array) -> jax.Array:
+    """Entries [B, J, ...] of [B, K, ...] by beam, i32[B, J]."""
+    return jnp.take_along_axis(
+        values, which.reshape(*which.shape, *[1] * (values.ndim - 2)), axis=1
+    )

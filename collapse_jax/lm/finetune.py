@@ -1,0 +1,476 @@
+r"""Fine-tuning on blocks of tokens, cut into pieces; the epoch that is best on real text is kept.
+
+The loss is the mean over a block's T - 1 predictions of -ln p(next token). Optimizer and schedule
+are optax's. A piece may be vmapped over chains.
+Axis legend: M blocks of the training set, N of the validation set, B of a minibatch, T tokens, V
+vocabulary.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from collapse_jax import pools
+from collapse_jax.compiling import compiled
+from collapse_jax.family import Metrics, Steps, Training, run_to_end
+from collapse_jax.lm import cross_entropy
+from collapse_jax.lm import opt as models
+from collapse_jax.lm.config import Config
+from collapse_jax.lm.opt import Model, Params
+from collapse_jax.lm.prompts import check_ids
+
+SCHEDULES = ("constant", "linear", "cosine")
+# Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
+PIECE = 1e12
+
+
+class Settings(NamedTuple):
+    """How a model is fine-tuned.
+
+    Attributes:
+      epochs: passes over the training set, at least 1.
+      batch: blocks of a step, B.
+      accumulate: parts of a step whose gradients are summed; divides `batch`.
+      learning_rate: AdamW's, at its largest.
+      schedule: "constant", or falling to 0 as "linear" or "cosine".
+      warmup: share of all steps in which the rate rises from 0.
+      weight_decay: of matrices and embeddings; none of biases and LayerNorm.
+      beta_1, beta_2, epsilon: AdamW's.
+      clip: the largest global norm of a gradient; 0 for any.
+      chunk: predictions whose logits are in memory at a time; 0 for all of a part's.
+      recompute: whether the gradient computes layers anew rather than keep what they computed.
+    """
+
+    epochs: int = 5
+    batch: int = 128
+    accumulate: int = 1
+    learning_rate: float = 2e-5
+    schedule: str = "constant"
+    warmup: float = 0.0
+    weight_decay: float = 0.01
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    clip: float = 1.0
+    chunk: int = 0
+    recompute: bool = False
+
+    def check(self) -> None:
+        """Raises ValueError for a setting outside its range."""
+        for name in ("epochs", "batch", "accumulate"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: expected one of {SCHEDULES}, got {self.schedule!r}")
+        for name in ("learning_rate", "epsilon"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
+        for name in ("warmup", "beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "clip", "chunk"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+
+
+class Perplexity(NamedTuple):
+    """The two quantities that are called a model's perplexity on blocks of text."""
+
+    mean_of_blocks: float  # mean over blocks of exp(mean loss of the block)
+    of_corpus: float  # exp(mean loss over all predictions)
+
+
+def perplexity(losses: np.ndarray) -> Perplexity:
+    """Both perplexities from the blocks' mean losses, nats, f[N]; blocks are of equal length."""
+    losses = np.asarray(losses, np.float64)
+    return Perplexity(float(np.exp(losses).mean()), float(np.exp(losses.mean())))
+
+
+def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
+    """Raises ValueError, naming what they are, for blocks that a model cannot read.
+
+    Args:
+      name: of the blocks.
+      config: of the model.
+      blocks: ids i32[M, T].
+    """
+    if blocks.ndim != 2 or not len(blocks) or not np.issubdtype(blocks.dtype, np.integer):
+        raise ValueError(
+            f"{name}: expected at least one block, integers in one row a block, got {blocks.dtype}"
+            f" of shape {blocks.shape}"
+        )
+    if not 2 <= blocks.shape[1] <= config.positions + 1:  # of the last token no position is read
+        raise ValueError(
+            f"{name}: expected blocks of 2 to {config.positions + 1} tokens, got {blocks.shape[1]}"
+        )
+    check_ids(name, config, blocks)
+
+
+def check_batch(blocks: int, batch: int) -> None:
+    """Refuses training sets of fewer blocks than a training step takes."""
+    if blocks < batch:
+        raise ValueError(
+            f"batch: expected at most the {blocks:,} blocks of a training set, got {batch:,}"
+        )
+
+
+def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> jax.Array:
+    """-ln p of every token but a block's first, nats.
+
+    Args:
+      model, params: the network.
+      blocks: ids i32[B, T], all of which count.
+      chunk: see `Settings`.
+
+    Returns:
+      f32[B, T - 1].
+    """
+    return cross_entropy.losses(*_read(model, params, blocks), chunk).reshape(len(blocks), -1)
+
+
+def mean_loss(
+    model: Model,
+    params: Params,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None = None,
+    chunk: int = 0,
+    recompute: bool = False,
+) -> jax.Array:
+    """The mean of `losses`, to be differentiated.
+
+    Args:
+      model, params, blocks: as there.
+      k_dropout: of dropout, in training; None for none.
+      chunk, recompute: see `Settings`.
+
+    Returns:
+      f32[].
+    """
+    read = _read(model, params, blocks, k_dropout, recompute)
+    lost: jax.Array = cross_entropy.mean_loss(*read, chunk)
+    return lost
+
+
+def _read(
+    model: Model,
+    params: Params,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None = None,
+    recompute: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What logits are made from, [N, E], the embedding, [V, E], and the tokens to come, i32[N]."""
+    network = model.bind(params)
+    inputs, targets = blocks[:, :-1], blocks[:, 1:]
+    places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
+    hidden = network.hidden(inputs, places, lambda layer: models.causal(None), k_dropout, recompute)
+    words = network.embed_tokens.embedding[...]
+    return hidden.reshape(-1, hidden.shape[2]), words, targets.reshape(-1)
+
+
+def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) -> Perplexity:
+    """A model's perplexities on blocks of text.
+
+    Args:
+      model, params: the network.
+      blocks: ids i32[N, T].
+      batch: blocks that are read at a time.
+
+    Raises:
+      ValueError: for blocks that the model cannot read, or a batch of none.
+    """
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+    check_blocks("blocks", model.config, blocks)
+    of_blocks = compiled(lambda params, part: losses(model, params, part).mean(axis=1))
+    batch = min(batch, len(blocks))
+    found = []
+    for start in range(0, len(blocks), batch):
+        places = np.minimum(np.arange(start, start + batch), len(blocks) - 1)
+        found.append(np.asarray(of_blocks(params, blocks[places])))
+    return perplexity(np.concatenate(found)[: len(blocks)])
+
+
+def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTransformation:
+    """AdamW with clipping and a schedule over so many steps."""
+    warm = jnp.round(settings.warmup * steps)
+    rest = jnp.maximum(1.0, steps - warm)
+
+    def rate(step: jax.Array) -> jax.Array:
+        done = jnp.clip((step - warm) / rest, 0.0, 1.0)
+        falling = {
+            "constant": jnp.ones_like(done),
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + jnp.cos(math.pi * done)),
+        }[settings.schedule]
+        rising = step / jnp.maximum(1.0, warm)
+        return settings.learning_rate * jnp.where(step < warm, rising, falling)
+
+    adamw = optax.adamw(
+        rate, settings.beta_1, settings.beta_2, settings.epsilon,
+        weight_decay=settings.weight_decay, mask=_decays,
+    )  # fmt: skip
+    return optax.chain(_clipped(settings.clip), adamw) if settings.clip else adamw
+
+
+def _clipped(largest: float) -> optax.GradientTransformation:
+    """As `optax.clip_by_global_norm`, whose quotients XLA keeps: a second copy of all gradients."""
+
+    def clip(gradients: Params, params: Params) -> Params:
+        del params
+        scale = jnp.minimum(1.0, largest / optax.tree.norm(gradients))
+        clipped: Params = jax.tree.map(lambda gradient: gradient * scale, gradients)
+        return clipped
+
+    return optax.stateless(clip)
+
+
+def _decays(params: Params) -> Params:
+    decayed: Params = jax.tree.map_with_path(
+        lambda path, leaf: path[-1].key in ("kernel", "embedding"), params
+    )
+    return decayed
+
+
+def step(
+    model: Model,
+    settings: Settings,
+    transformation: optax.GradientTransformation,
+    params: Params,
+    moments: Any,
+    blocks: jax.Array,
+    k_dropout: jax.Array | None,
+) -> tuple[Params, Any, jax.Array]:
+    """One step of the optimizer.
+
+    Args:
+      model, settings, transformation: how.
+      params, moments: before it.
+      blocks: i32[B, T].
+      k_dropout: of dropout; None for none.
+
+    Returns:
+      params, moments, and the mean loss before the step, f32[].
+    """
+    parts = blocks.reshape(settings.accumulate, -1, blocks.shape[1])
+
+    def objective(params: Params, number: jax.Array, part: jax.Array) -> jax.Array:
+        key = None if k_dropout is None else jax.random.fold_in(k_dropout, number)
+        lost = mean_loss(model, params, part, key, settings.chunk, settings.recompute)
+        return lost / settings.accumulate
+
+    of_part = functools.partial(jax.value_and_grad(objective), params)
+    if settings.accumulate == 1:
+        lost, gradient = of_part(jnp.int32(0), parts[0])
+    else:
+        nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        numbers = jnp.arange(settings.accumulate)
+        (lost, gradient), _ = jax.lax.scan(
+            lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(*part)), None),
+            nothing,
+            (numbers, parts),
+        )
+    updates, moments = transformation.update(gradient, moments, params)
+    return optax.apply_updates(params, updates), moments, lost
+
+
+class Progress(NamedTuple):
+    """Where the fine-tuning of one chain is."""
+
+    k_orders: jax.Array  # of the order of each epoch
+    k_steps: jax.Array  # of each step's dropout
+    params: Params
+    moments: Any
+    step: jax.Array  # i32[], steps so far
+    lost: jax.Array  # f32[], sum of the present epoch's losses
+    epoch: jax.Array  # i32[], epochs whose model has been judged
+    judged: jax.Array  # i32[], parts of the validation set, for the present epoch
+    judgement: jax.Array  # f32[], sum of their losses
+    best: Params
+    best_epoch: jax.Array  # i32[]
+    best_loss: jax.Array  # f32[], on the validation set, nats a prediction
+    pool: pools.Rows  # blocks, i32[M, T]
+
+
+def steps(
+    model: Model,
+    settings: Settings,
+    length: int,
+    validation: np.ndarray,
+    start: Callable[[Params], Params] | None = None,
+) -> Steps:
+    """A family's fit: the parameters of the best epoch, and how they came about.
+
+    Args:
+      model, settings: what is fine-tuned, and how; of a pool of at least `settings.batch` blocks.
+      length: T.
+      validation: real blocks i32[N, T] that epochs are judged on.
+      start: from the parameters of the generation before to those that training starts from; None
+        goes on from them.
+
+    Returns:
+      Steps whose result has the metrics train_loss (of the last epoch, nats a prediction),
+      validation_loss and best_epoch.
+
+    Raises:
+      ValueError: for settings outside their range, or without validation blocks.
+    """
+    settings.check()
+    check_blocks("validation", model.config, validation)
+    if validation.shape[1] != length:
+        raise ValueError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
+    work = 6 * models.multiply_adds(model.config) * length
+    piece = max(1, round(PIECE / (work * settings.batch)))
+    course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
+    return Steps(course.begin, course.advance, course.done, course.finish)
+
+
+def fit(
+    key: jax.Array,
+    model: Model,
+    params: Params,
+    training: np.ndarray,
+    validation: np.ndarray,
+    settings: Settings,
+) -> tuple[Params, Metrics]:
+    """Fine-tunes a model in one call; see `steps`.
+
+    Args:
+      key: of the order of blocks, and of dropout.
+      model, params: the network, and where training starts.
+      training, validation: blocks, ids i32[M, T] and i32[N, T].
+      settings: how.
+
+    Returns:
+      The parameters of the epoch that is best on `validation`, and the metrics of `steps`.
+
+    Raises:
+      ValueError: for settings outside their range, or blocks that the model cannot read.
+    """
+    check_blocks("training", model.config, training)
+    check_batch(len(training), settings.batch)
+    task = steps(model, settings, training.shape[1], validation)
+    pool = pools.Rows(jnp.asarray(training, jnp.int32), len(training))
+    whole = compiled(lambda *inputs: run_to_end(task, inputs))
+    result: tuple[Params, Metrics] = whole(key, params, Training(pool))
+    return result
+
+
+class _Judge:
+    """Judges epochs by their loss on real blocks, some minibatches of them in a piece."""
+
+    def __init__(
+        self, model: Model, settings: Settings, validation: np.ndarray, piece: int
+    ) -> None:
+        self._model, self._chunk, self._piece = model, settings.chunk, piece
+        self._count = len(validation)
+        self._size = min(settings.batch, self._count)
+        self._parts = math.ceil(self._count / self._size)
+        filled = self._parts * self._size
+        self._blocks = jnp.asarray(np.resize(validation, (filled, validation.shape[1])))
+        self._counted = jnp.arange(filled) < self._count
+
+    def __call__(self, carry: Progress, trained: jax.Array) -> Progress:
+        """Goes on with the present epoch if it is `trained`; keeps it if it is the best."""
+        stop = jnp.minimum(carry.judged + self._piece, self._parts)
+        stop = jnp.where(trained, stop, carry.judged)
+        turn = functools.partial(self._add, carry.params)
+        judgement = jax.lax.fori_loop(carry.judged, stop, turn, carry.judgement)
+        loss = judgement / self._count
+        over = trained & (stop == self._parts)
+        better = over & (loss < carry.best_loss)
+
+        def kept(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(better, new, old)
+
+        return carry._replace(
+            epoch=carry.epoch + over,
+            judged=jnp.where(over, 0, stop),
+            judgement=jnp.where(over, 0.0, judgement),
+            best=jax.tree.map(kept, carry.params, carry.best),
+            best_epoch=kept(carry.epoch, carry.best_epoch),
+            best_loss=kept(loss, carry.best_loss),
+        )
+
+    def _add(self, params: Params, number: jax.Array, total: jax.Array) -> jax.Array:
+        of = functools.partial(
+            jax.lax.dynamic_slice_in_dim, start_index=number * self._size, slice_size=self._size
+        )
+        lost = losses(self._model, params, of(self._blocks), self._chunk).mean(axis=1)
+        return total + jnp.sum(jnp.where(of(self._counted), lost, 0.0))
+
+
+class _Course(NamedTuple):
+    """The course of a fine-tuning, see `steps`; a piece is so many steps and their epoch's end."""
+
+    model: Model
+    settings: Settings
+    judge: _Judge
+    piece: int
+    start: Callable[[Params], Params] | None
+
+    def begin(self, key: jax.Array, params: Params, training: Training) -> Progress:
+        k_orders, k_steps = jax.random.split(key)
+        params = self.start(params) if self.start else params
+        zero = jnp.float32(0.0)
+        return Progress(
+            # The optimizer's state does not depend on how many steps there will be.
+            k_orders, k_steps, params, optimizer(self.settings, 1).init(params), jnp.int32(0),
+            zero, jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
+            training.pool._replace(count=jnp.int32(training.pool.count)),
+        )  # fmt: skip
+
+    def advance(self, carry: Progress) -> Progress:
+        settings, per_epoch = self.settings, self._steps_of_epoch(carry)
+        k_order = jax.random.fold_in(carry.k_orders, carry.epoch)
+        order = pools.random_order(k_order, len(carry.pool.values), carry.pool.count)
+        transformation = optimizer(settings, settings.epochs * per_epoch)
+        begun, over = carry.epoch * per_epoch, (carry.epoch + 1) * per_epoch
+
+        def turn(number: jax.Array, changing: Any) -> Any:
+            params, moments, lost = changing
+            chosen = jax.lax.dynamic_slice_in_dim(
+                order, (number - begun) * settings.batch, settings.batch
+            )
+            dropout = self.model.config.dropout
+            key = jax.random.fold_in(carry.k_steps, number) if dropout else None
+            params, moments, loss = step(
+                self.model, settings, transformation, params, moments, carry.pool.values[chosen],
+                key,
+            )  # fmt: skip
+            return params, moments, lost + loss
+
+        stop = jnp.minimum(carry.step + self.piece, over)
+        first = jnp.where(carry.step == begun, 0.0, carry.lost)
+        params, moments, lost = jax.lax.fori_loop(
+            carry.step, stop, turn, (carry.params, carry.moments, first)
+        )
+        carry = carry._replace(params=params, moments=moments, lost=lost, step=stop)
+        return self.judge(carry, stop == over)
+
+    def done(self, carry: Progress) -> jax.Array:
+        return carry.epoch >= self.settings.epochs
+
+    def finish(self, carry: Progress) -> tuple[Params, Metrics]:
+        # A training that diverged is seen from its parameters, also where an epoch before was good.
+        good = (carry.best_epoch >= 0) & jnp.isfinite(carry.lost)
+        params = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), carry.best)
+        return params, {
+            "train_loss": carry.lost / self._steps_of_epoch(carry),
+            "validation_loss": jnp.where(good, carry.best_loss, jnp.nan),
+            "best_epoch": carry.best_epoch.astype(jnp.float32),
+        }
+
+    def _steps_of_epoch(self, carry: Progress) -> jax.Array:
+        # A last minibatch that is not full is left out.
+        return jnp.int32(carry.pool.count) // self.settings.batch

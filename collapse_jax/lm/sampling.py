@@ -1,0 +1,210 @@
+"""Continuations drawn token by token, or greedily; settings are those of transformers' `generate`.
+
+Axis legend: B prompts, S new tokens at most, T tokens of a prompt, V vocabulary.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from collapse_jax.compiling import compiled
+from collapse_jax.lm import cache as caches
+from collapse_jax.lm import decoding
+from collapse_jax.lm.cache import Cache
+from collapse_jax.lm.opt import Model, Params
+from collapse_jax.lm.prompts import Prompts, check
+
+
+class Texts(NamedTuple):
+    """One continuation of each prompt.
+
+    Attributes:
+      tokens: new ones, i32[B, S], padded at the end.
+      lengths: i32[B], the end-of-sequence token included.
+      scores: f32[B], sum of log-probabilities under the model itself, nats.
+    """
+
+    tokens: jax.Array
+    lengths: jax.Array
+    scores: jax.Array
+
+
+class Settings(NamedTuple):
+    """What drawn tokens depend on; all of it traced."""
+
+    temperature: jax.Array  # 0: greedy
+    top_k: jax.Array  # V: all
+    top_p: jax.Array  # 1: all
+    repetition: jax.Array
+    least: jax.Array  # new tokens before which no text may end
+
+
+class _State(NamedTuple):
+    chosen: jax.Array  # i32[], new tokens so far
+    tokens: jax.Array  # i32[B, S]
+    lengths: jax.Array  # i32[B]
+    scores: jax.Array  # f32[B]
+    ended: jax.Array  # bool[B]
+    cache: Cache
+
+
+def sample(
+    key: jax.Array,
+    model: Model,
+    params: Params,
+    prompts: Prompts,
+    *,
+    new_tokens: int = 64,
+    min_new_tokens: int = 0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+) -> Texts:
+    """Draws a continuation of each prompt.
+
+    Args:
+      key: of the draws; prompt b draws with `fold_in(key, b)`.
+      model, params: the network.
+      prompts: what is continued.
+      new_tokens: S, at most.
+      min_new_tokens: no text ends before it has so many.
+      temperature: logits are divided by it; 0 takes the most probable token (greedy).
+      top_k: only so many tokens with the largest logits are drawn; 0 for all.
+      top_p: only the most probable tokens that together have this probability are drawn.
+      repetition_penalty: positive logits of tokens that occurred, in the prompt too, are divided
+        by it, negative ones multiplied.
+
+    Raises:
+      ValueError: for an argument outside its range, or prompts that leave no room.
+    """
+    if new_tokens < 1 or not 0 <= min_new_tokens <= new_tokens:
+        raise ValueError(
+            "min_new_tokens: expected 0 to new_tokens, and those at least 1, got"
+            f" {min_new_tokens} and {new_tokens}"
+        )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected at least 0, got {temperature}")
+    if top_k < 0:
+        raise ValueError(f"top_k: expected at least 0, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected above 0 and at most 1, got {top_p}")
+    if not 0 < repetition_penalty < math.inf:
+        raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
+    check(model.config, prompts, new_tokens)
+    settings = Settings(
+        jnp.float32(temperature), jnp.int32(top_k or model.config.vocabulary),
+        jnp.float32(top_p), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
+    )  # fmt: skip
+    cut = bool(temperature) and (0 < top_k < model.config.vocabulary or top_p < 1)
+    program = _program(model, new_tokens, bool(temperature), cut)
+    texts: Texts = program(key, params, prompts.tokens, prompts.mask, settings)
+    return texts
+
+
+@functools.lru_cache(maxsize=16)
+def _program(model: Model, new_tokens: int, random: bool, cut: bool) -> Any:
+    return compiled(functools.partial(sample_purely, model, new_tokens, random, cut))
+
+
+def sample_purely(
+    model: Model,
+    new_tokens: int,
+    random: bool,
+    cut: bool,
+    key: jax.Array,
+    params: Params,
+    prompts: jax.Array,
+    mask: jax.Array,
+    settings: Settings,
+) -> Texts:
+    """`sample` as a pure function of what comes after `cut`; unchecked.
+
+    Args:
+      model, new_tokens: what makes another program.
+      random: whether tokens are drawn; else the most probable is taken.
+      cut: whether settings leave tokens out.
+      key: of the draws.
+      params: of the network.
+      prompts: ids i32[B, T], padded on the left.
+      mask: whether a token counts, bool[B, T].
+      settings: see there.
+    """
+    count, length = prompts.shape
+    read = mask.sum(axis=1, dtype=jnp.int32)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
+    places = jnp.arange(new_tokens)
+    # Padding did not occur: the last token stands for it, which did.
+    occurred = jnp.where(mask, prompts, prompts[:, -1:])
+    params = model.in_dtype(params)
+    logits, cache = caches.prefill(model, params, prompts, mask)
+
+    def choose(logits: jax.Array, state: _State) -> _State:
+        own = jnp.where(places < state.chosen, state.tokens, prompts[:, -1:])
+        seen = jnp.concatenate([occurred, own], axis=1)
+        scores = decoding.less_repeated(logits, seen, settings.repetition)
+        ends = jnp.arange(logits.shape[1]) == model.config.end
+        scores = jnp.where(ends & (state.chosen < settings.least), -jnp.inf, scores)
+        if random:
+            scores = scores / settings.temperature
+            if cut:
+                scores = _cut(scores, settings.top_k, settings.top_p)
+            k_steps = jax.vmap(jax.random.fold_in, (0, None))(keys, state.chosen)
+            token = jax.vmap(jax.random.categorical)(k_steps, scores)
+        else:
+            token = jnp.argmax(scores, axis=1)
+        token = jnp.where(state.ended, model.config.pad, token).astype(jnp.int32)
+        logs = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
+        return state._replace(
+            chosen=state.chosen + 1,
+            tokens=jnp.where(places == state.chosen, token[:, None], state.tokens),
+            lengths=state.lengths + ~state.ended,
+            scores=state.scores + jnp.where(state.ended, 0.0, logs),
+            ended=state.ended | (token == model.config.end),
+        )
+
+    def turn(state: _State) -> _State:
+        fed = state.chosen - 1
+        slots = state.cache.keys[0].shape[3]
+        new = jnp.broadcast_to(jnp.arange(slots - length) <= fed, (count, slots - length))
+        seen = jnp.concatenate([mask, new], axis=1)[:, None]
+        token = jax.lax.dynamic_slice_in_dim(state.tokens, fed, 1, axis=1)
+        logits, cache = caches.step(
+            model, params, state.cache, token, read + fed, length + fed, seen
+        )
+        return choose(logits[:, 0], state._replace(cache=cache))
+
+    state = choose(
+        logits,
+        _State(
+            chosen=jnp.int32(0),
+            tokens=jnp.full((count, new_tokens), model.config.pad, jnp.int32),
+            lengths=jnp.zeros(count, jnp.int32),
+            scores=jnp.zeros(count),
+            ended=jnp.zeros(count, bool),
+            cache=cache,
+        ),
+    )
+    for stop in decoding.stages(new_tokens):
+        state = state._replace(cache=caches.with_room(state.cache, length + stop - 1))
+        state = jax.lax.while_loop(functools.partial(_goes_on, stop), turn, state)
+    return Texts(state.tokens, state.lengths, state.scores)
+
+
+def _goes_on(stop: int, state: _State) -> jax.Array:
+    return (state.chosen < stop) & ~jnp.all(state.ended)
+
+
+def _cut(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Scores f32[B, V], minus infinity for tokens that are not to be drawn."""
+    ordered = jnp.sort(scores, axis=1, descending=True)
+    ranks = jnp.arange(scores.shape[1])
+    ordered = jnp.where(ranks < top_k, ordered, -jnp.inf)
+    shares = jax.nn.softmax(ordered, axis=1)
+    before = jnp.cumsum(shares, axis=1) - shares
+    kept = (before < top_p) & (ranks < top_k)
+    least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=1, keepdims=True)
+    return jnp.where(scores < least, -jnp.inf, scores)

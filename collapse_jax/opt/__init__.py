@@ -1,1 +1,0 @@
-"""OPT (Zhang et al. 2022) in Flax: model, weights, tokenizer, fine-tuning and decoding."""

@@ -1,0 +1,300 @@
+"""A run's summary as a table: measured values, standard errors, closed forms and z-scores.
+
+Standard errors: sd / sqrt(n) of a mean; value * sqrt(2 / (n - 1)) of a variance, which is normal
+theory and too small where a metric has heavier tails than a normal. n counts finite chains.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+from etils import epath
+from scipy.stats import norm
+
+from collapse_jax.families.gmm import originals
+
+Expected = Mapping[tuple[str, str], np.ndarray]  # {(metric, statistic): f64[generation, ...]}
+Quantile = Callable[[float], np.ndarray]
+
+STATISTICS = ("mean", "variance")
+# Of a vector metric; one with more (pictures) has no lines, but is in history.nc.
+MOST_ENTRIES = 1000
+_LONG_NAME_PREFIX = "quantiles over finite chains of the "
+
+
+class Row(NamedTuple):
+    """One line of summary.csv; NaN where there is nothing to say."""
+
+    generation: int
+    metric: str
+    statistic: str  # "mean" or "variance"
+    dims: str  # which entry of a vector metric, or ""
+    n: int  # finite chains
+    value: float
+    se: float
+    q05: float
+    q50: float
+    q95: float
+    theory: float
+    z: float  # (value - theory) / se
+
+
+class Measured(NamedTuple):
+    """A statistic of a metric over chains, by generation (and entry of a vector metric)."""
+
+    value: np.ndarray  # f64[generation, ...]
+    se: np.ndarray  # f64[generation, ...]
+    n: np.ndarray  # f64[generation, ...]
+
+
+def metric_names(summary: xr.Dataset) -> list[str]:
+    """The metrics that a summary holds, in its order."""
+    return [str(v).removesuffix("_count") for v in summary.data_vars if str(v).endswith("_count")]
+
+
+def long_name(summary: xr.Dataset, name: str) -> str:
+    """A metric's long name, or its name."""
+    text = str(summary[f"{name}_quantile"].attrs.get("long_name", name))
+    return text.removeprefix(_LONG_NAME_PREFIX)
+
+
+def settings(dataset: xr.Dataset, what: str) -> dict[str, Any]:
+    """The configuration of the family or the regime, from the attributes that a run leaves."""
+    found: dict[str, Any] = json.loads(dataset.attrs.get(what, "{}"))
+    return found
+
+
+def sample_size(dataset: xr.Dataset) -> str:
+    """M in words: a number, or the first and last of a schedule."""
+    samples = settings(dataset, "regime").get("samples", "?")
+    if isinstance(samples, Mapping):
+        samples = samples.get("function", [])
+    if isinstance(samples, Sequence) and not isinstance(samples, str):
+        return f"{samples[0]:,} to {samples[-1]:,} (schedule)" if samples else "?"
+    return f"{samples:,}" if isinstance(samples, int) else str(samples)
+
+
+def describe(*datasets: xr.Dataset) -> str:
+    """What ran, in one line: family, regime, M, number of chains, and a corpus's title.
+
+    Of several runs, what differs is listed: "gaussian, replace / accumulate, M = 100, 50 chains".
+    """
+    columns = zip(*(_parts(dataset) for dataset in datasets), strict=True)
+    merged = [" / ".join(dict.fromkeys(filter(None, column))) for column in columns]
+    return ", ".join(filter(None, merged))
+
+
+def _parts(dataset: xr.Dataset) -> list[str]:
+    family, regime = settings(dataset, "family"), settings(dataset, "regime")
+    details = [str(family["estimator"])] if "estimator" in family else []
+    details += [f"{name} {family[name]}" for name in ("bandwidth", "design") if name in family]
+    details += [f"d = {family['dim']}"] if family.get("dim", 1) > 1 else []
+    if "components" in family:
+        details += [f"k = {family['components']}", f"{family['covariance']} covariances"]
+        details += [f"original: {originals.label(family['truth'])}"]
+    if "synthetic" in family:
+        details += [family["model"], family["dataset"]["name"], f"{family['synthetic']} images"]
+    options = [
+        name if value is True else f"{name} = {value:g}"
+        for name, value in regime.items()
+        if name != "samples" and isinstance(value, (bool, int, float)) and value is not False
+    ]
+    chains = number_of_chains(dataset)
+    return [
+        _with_details(str(family.get("name", "unknown family")), details),
+        _with_details(str(regime.get("name", "unknown regime")), options),
+        f"M = {sample_size(dataset)}",
+        f"{chains:,} chain{'' if chains == 1 else 's'}",
+        str(family.get("title") or ""),
+    ]
+
+
+def number_of_chains(dataset: xr.Dataset) -> int:
+    """Of a summary or a history."""
+    return int(dataset.attrs.get("chains", dataset.sizes.get("chain", 0)))
+
+
+def _with_details(name: str, details: Sequence[str]) -> str:
+    return f"{name} ({', '.join(details)})" if details else name
+
+
+def measured(summary: xr.Dataset, name: str, statistic: str) -> Measured:
+    r"""A statistic over finite chains and its standard error.
+
+    The "variance" of the metric `mean` is the second moment about the original's mean,
+    $E(\mu_n - \mu)^2$ = sd^2 (n - 1) / n + (mean - \mu)^2; of every other it is sd^2.
+
+    Args:
+      summary: of a run.
+      name: of a metric.
+      statistic: "mean" or "variance".
+    """
+    mean, sd, count = (
+        summary[f"{name}_{part}"].values.astype(np.float64) for part in ("mean", "sd", "count")
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if statistic == "mean":
+            return Measured(mean, sd / np.sqrt(count), count)
+        value = sd**2
+        if name == "mean":
+            about_mean = np.where(count > 1, value * (count - 1) / count, 0.0)
+            value = about_mean + (mean - original_mean(summary)) ** 2
+        relative = np.where(count > 1, np.sqrt(2.0 / (count - 1)), np.nan)
+    return Measured(value, value * relative, count)
+
+
+def original_mean(dataset: xr.Dataset) -> np.ndarray:
+    """The mean of the original distribution: a scalar, or f64[d] if d > 1; 0 where unknown."""
+    mean = np.asarray(settings(dataset, "family").get("mean", 0.0), np.float64)
+    return mean[0] if mean.size == 1 and mean.ndim else mean
+
+
+def original_sd(dataset: xr.Dataset) -> float:
+    """The original's standard deviation (of several dimensions: root mean square); 1 if unknown."""
+    covariance = np.asarray(settings(dataset, "family").get("covariance", [[1.0]]), np.float64)
+    return float(np.sqrt(np.mean(np.diagonal(covariance))))
+
+
+def estimation_errors(run: xr.Dataset) -> tuple[Quantile, Quantile]:
+    """Quantiles over chains of |sigma - sigma_n| and |mu - mu_n|: {level: f64[generation]}.
+
+    Args:
+      run: a Gaussian's history, or its summary, between whose quantiles a normal score is
+        interpolated. In several dimensions mu's first entry is taken.
+    """
+    centres = original_sd(run), float(np.ravel(original_mean(run))[0])
+    if "log_variance" in run:
+        finite = run["finite"].values
+        mean = run["mean"].values
+        values = np.exp(0.5 * run["log_variance"].values), mean.reshape(*mean.shape[:2], -1)[..., 0]
+        samples = [np.where(finite, x, np.nan).astype(np.float64) for x in values]
+    else:
+        mean = run["mean_quantile"].values
+        mean = mean.reshape(len(mean), -1, mean.shape[-1])[:, 0]
+        values = np.exp(0.5 * run["log_variance_quantile"].values), mean
+        samples = [_resampled(run["quantile"].values, x) for x in values]
+    sigma, mu = (_quantile_of(np.abs(x - c)) for x, c in zip(samples, centres, strict=True))
+    return sigma, mu
+
+
+def _resampled(levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """f64[sample, generation] with these quantiles [generation, level], between them normal."""
+    scores = norm.ppf(levels)
+    wanted = norm.ppf((np.arange(2000) + 0.5) / 2000)
+    return np.stack([np.interp(wanted, scores, row) for row in quantiles], axis=1)
+
+
+def _quantile_of(samples: np.ndarray) -> Quantile:
+    """Of f64[sample, generation]; NaN samples are left out."""
+
+    def quantile(level: float) -> np.ndarray:
+        kept = [column[~np.isnan(column)] for column in samples.T]
+        return np.array([np.quantile(x, level) if x.size else np.nan for x in kept])
+
+    return quantile
+
+
+def average(part: Measured) -> Measured:
+    """A vector metric's statistic averaged over its entries, which are taken as independent."""
+    axes = tuple(range(1, part.value.ndim))
+    entries = part.value[0].size
+    se = np.sqrt(np.sum(part.se**2, axis=axes)) / entries
+    return Measured(np.mean(part.value, axis=axes), se, np.min(part.n, axis=axes))
+
+
+def rows(summary: xr.Dataset, expected: Expected) -> Iterator[Row]:
+    """The lines of summary.csv, by metric, statistic, entry and generation.
+
+    Vector metrics of more than `MOST_ENTRIES` entries are left out. A closed form f64[generation]
+    for the "variance" of a vector metric is that of the average over its entries
+    (E |mu_n - mu|^2 / d), which gets lines of its own; for its "mean" it holds for every entry.
+    """
+    for name in metric_names(summary):
+        dims = summary[f"{name}_mean"].dims[1:]
+        if summary[f"{name}_mean"][0].size > MOST_ENTRIES:
+            continue
+        for statistic in STATISTICS:
+            found = measured(summary, name, statistic)
+            theory = expected.get((name, statistic))
+            quantiles = np.full((*found.value.shape, 3), np.nan)
+            if statistic == "mean":
+                chosen = summary[f"{name}_quantile"].sel(quantile=[0.05, 0.5, 0.95])
+                quantiles = chosen.values.astype(np.float64)
+            if theory is not None and dims and statistic == "variance" and np.ndim(theory) == 1:
+                label = f"mean over {' and '.join(map(str, dims))}"
+                missing = np.full((len(theory), 3), np.nan)
+                yield from _lines(name, statistic, label, average(found), missing, theory)
+                theory = None
+            for entry in np.ndindex(found.value.shape[1:]):
+                yield from _lines(
+                    name,
+                    statistic,
+                    entry_label(summary[f"{name}_mean"], entry),
+                    Measured(*(array[:, *entry] for array in found)),
+                    quantiles[:, *entry],
+                    theory[:, *entry] if theory is not None and np.ndim(theory) > 1 else theory,
+                )
+
+
+def entry_label(array: xr.DataArray, entry: tuple[int, ...]) -> str:
+    """Which entry of a vector metric: "dimension=0"; array has the dims (generation, ...)."""
+    return ", ".join(
+        f"{dim}={array[dim].values[i] if dim in array.coords else i}"
+        for dim, i in zip(array.dims[1:], entry, strict=True)
+    )
+
+
+def _lines(
+    name: str,
+    statistic: str,
+    label: str,
+    found: Measured,
+    quantiles: np.ndarray,
+    theory: np.ndarray | None,
+) -> Iterator[Row]:
+    """Lines of one entry; quantiles f64[generation, 3]."""
+    closed = np.full(len(found.value), np.nan) if theory is None else np.asarray(theory, np.float64)
+    scores = z_scores(found, closed)
+    for generation, n in enumerate(found.n):
+        yield Row(
+            generation,
+            name,
+            statistic,
+            label,
+            int(n),
+            float(found.value[generation]),
+            float(found.se[generation]),
+            float(quantiles[generation, 0]),
+            float(quantiles[generation, 1]),
+            float(quantiles[generation, 2]),
+            float(closed[generation]),
+            float(scores[generation]),
+        )
+
+
+def z_scores(found: Measured, theory: np.ndarray) -> np.ndarray:
+    """(value - theory) / se; NaN where all chains agree (se = 0) or there is only one."""
+    difference = found.value - theory
+    return np.divide(difference, found.se, out=np.full_like(difference, np.nan),
+                     where=found.se > 0)  # fmt: skip
+
+
+def write_csv(path: str | os.PathLike[str], summary: xr.Dataset, expected: Expected) -> None:
+    """Writes summary.csv: the columns of `Row`, empty cells where there is no number."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Row._fields)
+    for row in rows(summary, expected):
+        writer.writerow([_cell(value) for value in row])
+    epath.Path(path).write_text(text.getvalue(), encoding="utf-8")
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.9g}"
+    return value

@@ -1,0 +1,40 @@
+"""Sufficient statistics of a metric over chains, and the histogram edges they are binned by.
+
+Axis legend: t generations of a segment.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from collapse_jax.family import Metric
+
+BINS = 130  # of which the first and last are open-ended
+
+
+class Totals(NamedTuple):
+    """Sufficient statistics of finite chains, per generation and entry of a metric.
+
+    Arrays of the device for one batch, of the host for several together.
+    """
+
+    count: Any  # f32[t, ...]
+    mean: Any  # f32[t, ...]
+    squares: Any  # f32[t, ...], sum of squared deviations from `mean`
+    histogram: Any  # i32[t, ..., BINS]
+
+
+def edges(metric: Metric) -> np.ndarray:
+    """The fixed edges between a metric's bins, uniform in asinh((x - centre) / scale).
+
+    f64[BINS - 1], or f64[entry, BINS - 1] where entries have their own centres.
+    """
+    bottom, top = bin_range(metric)
+    about_zero = metric.scale * np.sinh(np.linspace(bottom, top, BINS - 1))
+    return np.asarray(metric.centre)[..., None] + about_zero
+
+
+def bin_range(metric: Metric) -> tuple[float, float]:
+    """The outer edges, in asinh((x - centre) / scale)."""
+    top = float(np.arcsinh(metric.limit / metric.scale))
+    return 0.0 if metric.nonnegative else -top, top

@@ -1,0 +1,1 @@
+"""What survives a kill: work directories, checkpoints, signals."""

@@ -1,1 +1,0 @@
-"""Variational autoencoders of images: the models, their training, what sees their images."""

@@ -1,0 +1,168 @@
+"""A small OPT trained from nothing on a part of a text, where there is no published model at hand.
+
+The training is a run of a family of its own, with one generation, so that it is saved and resumed
+as any other.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from collapse_jax import pools, regimes, runner
+from collapse_jax.data import files
+from collapse_jax.data.text_splits import Text
+from collapse_jax.families.language import blocks as texts
+from collapse_jax.family import Family, Metric
+from collapse_jax.lm import finetune, tokenizer, weights
+from collapse_jax.lm import opt as models
+from collapse_jax.lm.config import Config
+from collapse_jax.lm.tokenizer import Tokenizer
+
+
+class Small(NamedTuple):
+    """A small model and its training.
+
+    Attributes:
+      vocabulary: ids of its byte-level BPE at most, OPT's special tokens among them.
+      hidden, layers, heads: of the network; its inner width is four times `hidden`.
+      dropout: in pretraining and fine-tuning.
+      share: of the training rows, from the start, that it is trained on.
+      epochs, batch, learning_rate: of AdamW with a cosine schedule, a tenth of it warm-up.
+    """
+
+    vocabulary: int = 1024
+    hidden: int = 96
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+    share: float = 0.5
+    epochs: int = 10
+    batch: int = 32
+    learning_rate: float = 2e-3
+
+
+def check(small: Small) -> None:
+    """Raises ValueError for a setting outside its range, by the name it has on the command line."""
+    for name, value in (("epochs", small.epochs), ("batch", small.batch)):
+        if value < 1:
+            raise ValueError(f"pretraining_{name}: expected at least 1, got {value}")
+    if not 0 < small.learning_rate < math.inf:
+        raise ValueError(f"pretraining_rate: expected above 0, got {small.learning_rate}")
+    if not 0 < small.share < 1:
+        raise ValueError(f"pretraining_share: expected a share in (0, 1), got {small.share}")
+
+
+def tokenizer_of(workdir: Path, text: Text, small: Small) -> Tokenizer:
+    """A byte-level BPE of the text's part, or that of the training that is there already.
+
+    Raises:
+      ValueError: for settings outside their range.
+    """
+    check(small)
+    place = workdir / "tokenizer"
+    if (workdir / "pretraining" / "config.json").is_file():
+        return tokenizer.load(place)
+    words = tokenizer.train(texts.part(text.train, 0.0, small.share), small.vocabulary)
+    words.save(place)
+    return words
+
+
+def pretrain(
+    workdir: Path, words: Tokenizer, text: Text, small: Small, length: int, seed: int
+) -> None:
+    """Trains a model into `workdir`/base, or finishes what was begun there.
+
+    Args:
+      workdir: also holds the checkpoints, in pretraining/.
+      words: of `tokenizer_of`.
+      text: of which the first `small.share` of the training rows is read.
+      small: what is trained.
+      length: tokens of a block, T; the model has positions for twice as many.
+      seed: of weights and the order of blocks.
+
+    Raises:
+      ValueError: for settings outside their range, a directory that holds another model, or a
+        training that diverged.
+      Stopped: after SIGTERM or Ctrl-C; the same call goes on.
+    """
+    check(small)
+    rows = texts.part(text.train, 0.0, small.share)
+    config = Config(
+        vocabulary=words.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
+        inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
+        begin=words.begin, end=words.begin, pad=words.pad,
+    )  # fmt: skip
+    train = texts.of_rows(words, rows, length, "train")
+    validation = texts.of_rows(words, text.validation, length, "validation")
+    if len(train) < small.batch:
+        raise ValueError(
+            f"pretraining_batch: expected at most the {len(train)} blocks of the text's part, got"
+            f" {small.batch}"
+        )
+    settings = finetune.Settings(
+        small.epochs, small.batch, 1, small.learning_rate, "cosine", 0.1, clip=1.0
+    )
+    family = _family(small, config, settings, words, text, train, validation)
+    result = runner.run(
+        family, regimes.replace(len(train)), chains=1, generations=1, seed=seed, keep="chains",
+        workdir=str(workdir / "pretraining"), checkpoint_seconds=120.0, progress=True,
+    )  # fmt: skip
+    if not bool(result.history["finite"].all()):
+        raise ValueError(
+            f"pretraining_rate: the training diverged at {small.learning_rate:g}; use a smaller one"
+            " and another workdir"
+        )
+    losses = {name: result.history[name].item() for name in family.metrics}
+    print(
+        f"pretrained: {models.parameters(config):,} parameters, {len(train):,} blocks of {length},"
+        f" {small.epochs} epochs in {result.seconds:.0f} s (this call); best after epoch"
+        f" {losses['best_epoch']:.0f}, validation loss {losses['validation_loss']:.4g} nats/token"
+    )
+    base = workdir / "base"
+    if not (base / "config.json").is_file():
+        words.save(base)
+        weights.save(base, config, jax.tree.map(lambda leaf: leaf[0], result.params[0]))
+
+
+def _family(
+    small: Small,
+    config: Config,
+    settings: finetune.Settings,
+    words: Tokenizer,
+    text: Text,
+    train: np.ndarray,
+    validation: np.ndarray,
+) -> Family:
+    """One fit of new weights to the whole text; nothing is sampled or measured."""
+    network = models.model(config)
+
+    def unused(*inputs: object) -> None:
+        raise AssertionError("one generation samples nothing")
+
+    vocabulary = sorted(words.library.get_vocab().items())
+    return Family(
+        name="pretraining",
+        config={
+            "dataset": {"sha256": text.sha256},
+            "title": text.title,
+            "vocabulary_sha256": files.sha256(repr(vocabulary).encode()),
+            "positions": config.positions,
+            **small._asdict(),
+        },
+        pools=pools.rows(train.nbytes // len(train)),
+        metrics={
+            "train_loss": Metric("mean training loss of the last epoch", "nats/token"),
+            "validation_loss": Metric("loss on validation text, of the epoch kept", "nats/token"),
+            "best_epoch": Metric("epoch whose parameters are kept, from 0"),
+        },
+        thresholds={},
+        original=lambda key, request: pools.Rows(jnp.asarray(train), len(train)),
+        init=lambda key: models.init(config, key),
+        fit=finetune.steps(network, settings, train.shape[1], validation),
+        sample=unused,
+        measure=lambda *inputs: {},
+    )

@@ -1,0 +1,48 @@
+"""A tiny pretrained model with a tokenizer, and a text, in directories; nothing is downloaded."""
+
+import jax
+import numpy as np
+
+from collapse_jax import families
+from collapse_jax.lm import opt as models
+from collapse_jax.lm import tokenizer, weights
+from collapse_jax.lm.config import Config
+
+LENGTH = 8
+WORDS = "the a church tower was built by masons and their lord in stone of early style".split()
+
+
+def rows(count, seed=0):
+    """Sentences of few words, of which some are rare."""
+    rng = np.random.default_rng(seed)
+    shares = 1.0 / np.arange(1, len(WORDS) + 1)
+    chosen = rng.choice(WORDS, (count, 12), p=shares / shares.sum())
+    return [" ".join(row) + " .\n" for row in chosen]
+
+
+def make(directory, seed=0):
+    """Writes base/ (random weights) and text/ (three splits); gives back their paths."""
+    base, text = directory / "base", directory / "text"
+    text.mkdir(parents=True)
+    for number, (split, count) in enumerate({"train": 40, "validation": 8, "test": 12}.items()):
+        (text / f"{split}.txt").write_text("".join(rows(count, number)))
+    words = tokenizer.train(rows(60, 9), 280)
+    words.save(base)
+    config = Config(
+        vocabulary=words.vocabulary + 2, hidden=16, layers=1, heads=2, inner=24, positions=40,
+        embedding=16, dropout=0.0, init_std=0.1,
+    )  # fmt: skip
+    weights.save(base, config, models.init(config, jax.random.key(seed)))
+    return str(base), str(text)
+
+
+SETTINGS = {
+    "length": LENGTH, "blocks": 12, "epochs": 2, "batch": 4, "learning_rate": 3e-3, "beams": 2,
+    "decode_batch": 5, "test_blocks": 6, "kept_blocks": 3,
+}  # fmt: skip
+
+
+def family(directory, **settings):
+    """The language family on what `make` writes."""
+    base, text = make(directory)
+    return families.language(base, text, **{**SETTINGS, **settings})

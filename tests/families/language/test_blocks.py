@@ -1,0 +1,76 @@
+"""Rows of a text, tokenised and cut into blocks."""
+
+import numpy as np
+import pytest
+
+from collapse_jax.data import text_splits
+from collapse_jax.families.language import blocks
+from collapse_jax.lm import tokenizer
+from tests.families.language import small
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tokenizer.train(small.rows(60), 280)
+
+
+def one_by_one(words, rows):
+    ids = []
+    for row in rows:
+        ids.append(words.begin)
+        ids.extend(words.library.encode(row).ids)
+    return ids
+
+
+@pytest.mark.parametrize("length", [1, 7, 64])
+def test_blocks_are_rows_tokenised_one_by_one_in_a_row_and_cut(words, length):
+    rows = [*small.rows(9, 3), "", *small.rows(8, 4), ""]
+    found = blocks.of_rows(words, rows, length, "train")
+    ids = one_by_one(words, rows)
+    assert words.library.id_to_token(words.begin) == "</s>"
+    assert ids.count(words.begin) == len(rows)
+    assert found.dtype == np.int32
+    assert found.shape == (len(ids) // length, length)
+    assert found.ravel().tolist() == ids[: len(ids) - len(ids) % length]
+
+
+def made_text(rows):
+    return text_splits.Text("mine", rows, ("one two three\n",), ("a tower\n", ""), {}, "")
+
+
+@pytest.mark.parametrize("skip", [0.0, 0.5, 0.85])
+def test_a_text_is_cut_with_a_part_of_its_training_rows(words, skip):
+    rows = tuple(small.rows(20))
+    found = blocks.cut(words, made_text(rows), 4, skip)
+    chosen = {
+        "train": rows[round(20 * skip) :],
+        "validation": ("one two three\n",),
+        "test": ("a tower\n", ""),
+    }
+    for split, expected in chosen.items():
+        ids = one_by_one(words, expected)
+        assert getattr(found, split).ravel().tolist() == ids[: len(ids) // 4 * 4]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 36_718])
+def test_parts_that_meet_share_no_row_and_leave_none_out(count):
+    rows = range(count)
+    edges = [0.0, 0.1, 1 / 3, 0.5, 2 / 3, 0.75, 1.0]
+    parts = [blocks.part(rows, *pair) for pair in zip(edges[:-1], edges[1:], strict=True)]
+    assert [row for each in parts for row in each] == list(rows)
+
+
+@pytest.mark.parametrize("split", text_splits.SPLITS)
+def test_too_short_a_split_is_refused_by_name(words, split):
+    rows = tuple(small.rows(20))
+    text = text_splits.Text("mine", rows, rows, rows, {}, "")._replace(**{split: rows[:1]})
+    tokens = len(one_by_one(words, rows[:1]))
+    blocks.cut(words, text, tokens, 0.0)
+    with pytest.raises(ValueError, match=f"{tokens + 1} tokens in the {split} split") as caught:
+        blocks.cut(words, text, tokens + 1, 0.0)
+    assert str(caught.value).endswith(f"got {tokens} tokens")
+
+
+def test_a_part_of_no_rows_is_refused(words):
+    with pytest.raises(ValueError, match="in the train split, got 0 tokens"):
+        blocks.cut(words, made_text(tuple(small.rows(20))), 4, 0.99)

@@ -1,0 +1,52 @@
+"""Chains in turn: what a plain vmap gives, whatever is batched, in loops of their own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from collapse_jax.compiling import in_turn
+
+
+def collatz(key, start, step):
+    """Turns until 1 is reached, and a draw; the loop's length depends on the data."""
+
+    def turn(carry):
+        number, turns = carry
+        even = number % 2 == 0
+        return jnp.where(even, number // 2, 3 * number + 1), turns + step["size"]
+
+    _, turns = jax.lax.while_loop(lambda carry: carry[0] != 1, turn, (start, jnp.int32(0)))
+    return {"turns": turns, "draw": jax.random.normal(key)}
+
+
+KEYS = jax.random.split(jax.random.key(0), 4)
+STARTS = jnp.array([1, 6, 7, 27])
+STEP = {"size": jnp.int32(1)}
+
+
+@pytest.mark.parametrize("axes", [(0, 0, None), (None, 0, None), (0, None, None)])
+def test_equals_a_plain_vmap(axes):
+    given = [x if axis == 0 else jax.tree.map(lambda leaf: leaf[1], x)
+             for x, axis in zip((KEYS, STARTS), axes, strict=False)]  # fmt: skip
+    ours, plain = (
+        jax.jit(jax.vmap(function, in_axes=axes))(*given, STEP)
+        for function in (in_turn(collatz), collatz)
+    )
+    np.testing.assert_array_equal(ours["turns"], plain["turns"])
+    np.testing.assert_array_equal(ours["draw"], plain["draw"])
+    assert ours["turns"].shape == (4,)
+
+
+def test_without_vmap_it_is_the_function():
+    assert in_turn(collatz)(KEYS[0], STARTS[3], STEP)["turns"] == 111
+
+
+def test_every_chain_stops_by_itself():
+    """A plain vmap makes one loop of all chains; in turn, the loop is inside one over chains."""
+    plain, ours = (
+        str(jax.make_jaxpr(jax.vmap(function, (0, 0, None)))(KEYS, STARTS, STEP))
+        for function in (collatz, in_turn(collatz))
+    )
+    assert "scan[" not in plain
+    assert ours.index("scan[") < ours.index("while[")
