@@ -16,12 +16,10 @@ from collapse_jax.engine.chain import ChainState
 from collapse_jax.engine.fused import FusedEngine
 from collapse_jax.engine.progress import Progress
 from collapse_jax.engine.stepped import Flight, SteppedEngine
-from collapse_jax.results import summary
+from collapse_jax.results.records import Part, Record, over_chains, over_generations
 from collapse_jax.results.totals import Totals
 from collapse_jax.saving.checkpoint import DiskStore, MemoryStore
 from collapse_jax.saving.signals import Stopped, StopSignal
-
-Host = Mapping[str, Any]
 
 # Seconds between looks at signals, about: a preempted machine leaves half a minute.
 _SEGMENT_SECONDS = 5.0
@@ -58,7 +56,7 @@ class Cohort:
             device = devices[i % len(devices)]
             self._numbers.append(jax.device_put(numbers, device))
             self._valid.append(jax.device_put(numbers < first + count, device))
-        self._unsaved: list[tuple[int, int, Host]] = []
+        self._unsaved: list[Part] = []
         self._saved = time.monotonic()
         self._pace = 1.0  # generations that fit into the time of a segment
 
@@ -104,7 +102,7 @@ class Cohort:
         signal: StopSignal,
         bar: Progress,
         inside: "_Inside | None",
-    ) -> tuple[list[ChainState | None], Host]:
+    ) -> tuple[list[ChainState | None], Record]:
         """All batches through generations [start, stop)."""
         records = list(inside.records) if inside else []
         states = list(states)
@@ -161,21 +159,18 @@ class Cohort:
 
         return pause
 
-    def _join(self, records: Sequence[Host], length: int) -> Host:
-        """One record of all chains from those of the batches, whose leaves are [t, ...]."""
-        joined: dict[str, Any] = {}
-        for name, first in records[0].items():
-            if isinstance(first, Totals):
-                fields = ((field[:length] for field in record[name]) for record in records)
-                joined[name] = summary.merge([Totals(*batch) for batch in fields])
-            else:
-                values = [record[name][:length] for record in records]
-                joined[name] = np.concatenate(values, axis=1)[:, : self._count]
-        return joined
+    def _join(self, records: Sequence[Record], length: int) -> Record:
+        """One record of all chains from those of the batches, of which `length` entries count."""
+        joined = over_chains([jax.tree.map(lambda x: x[:length], dict(r)) for r in records])
+        return {
+            name: values if isinstance(values, Totals) else values[:, : self._count]
+            for name, values in joined.items()
+        }
 
     def _flush(self) -> None:
-        for start, stop, record in _merged(self._unsaved):
-            self._store.append(start, stop, record)
+        if self._unsaved:
+            whole = over_generations([record for *_, record in self._unsaved])
+            self._store.append(self._unsaved[0][0], self._unsaved[-1][1], whole)
         self._unsaved = []
 
     def _commit(self, done: int, states: list[ChainState | None]) -> None:
@@ -240,20 +235,3 @@ class Cohort:
 def _with_axes(tree: Any, *axes: int) -> Any:
     """Shapes with more leading axes."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
-
-
-def _merged(parts: Sequence[tuple[int, int, Host]]) -> list[tuple[int, int, Host]]:
-    """Consecutive records as one."""
-    if not parts:
-        return []
-
-    def join(*values):
-        return np.concatenate(values)
-
-    record = {
-        name: Totals(*map(join, *(part[2][name] for part in parts)))
-        if isinstance(value, Totals)
-        else join(*(part[2][name] for part in parts))
-        for name, value in parts[0][2].items()
-    }
-    return [(parts[0][0], parts[-1][1], record)]
