@@ -32,7 +32,7 @@ class Training(NamedTuple):
     """What one fit sees."""
 
     pool: Pool  # finite data that the regime chose
-    teacher: Params | None = None  # params that made the synthetic share
+    teacher: Params | None = None  # params that made the synthetic share; only fits are told
 
 
 class Origin(NamedTuple):
@@ -143,3 +143,8 @@ class Family(NamedTuple):
     check: Callable[[Any], None] = lambda sizes: None
     population: Any = None
     serves: Callable[[Any], None] = lambda regime: None
+
+
+def is_stepped(family: Family) -> bool:
+    """Whether any of a family's stages is cut into `Steps`."""
+    return any(isinstance(work, Steps) for work in (family.fit, family.sample, family.measure))

@@ -50,12 +50,23 @@ class ChainState(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One step of a generation, from entries of a workspace to new entries."""
+    """One step of a generation, from entries of a workspace to new entries.
+
+    Attributes:
+      name: of the step.
+      task: what is computed.
+      reads: (workspace) -> the entries that `inputs` needs.
+      inputs: (keys, entries) -> what `task` is called with.
+      outputs: (workspace, result of the task) -> new entries; computes nothing.
+      sized: whether the task or its inputs depend on the generation's sizes.
+    """
 
     name: str
     task: Callable[..., Any] | Steps
-    inputs: Callable[[Keys, Work], tuple[Any, ...]]  # what `task` is called with
-    outputs: Callable[[Work, Any], Work]  # (workspace, result) -> new entries
+    reads: Callable[[Work], Work]
+    inputs: Callable[[Keys, Work], tuple[Any, ...]]
+    outputs: Callable[[Work, Any], Work]
+    sized: bool = False
 
 
 def chain_key(root: jax.Array, chain: jax.Array | int) -> jax.Array:
@@ -73,18 +84,21 @@ def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[St
     fit = Stage(
         "fit",
         family.fit,
+        _reads("params", "training"),
         lambda keys, work: (keys(Purpose.FIT), work["params"], work["training"]),
         lambda work, result: {"params": result[0], "info": result[1]},
     )
     anchor = Stage(
         "anchor",
         family.anchor or (lambda key, params, training: None),
+        _reads("params", "training"),
         lambda keys, work: (keys(Purpose.ANCHOR), work["params"], work["training"]),
         lambda work, result: {"origin": work["origin"]._replace(anchor=result)},
     )
     measure = Stage(
         "measure",
         family.measure,
+        _measured,
         lambda keys, work: (
             keys(Purpose.MEASURE), work["params"], work["training"], work["origin"]
         ),
@@ -98,6 +112,16 @@ def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[St
             measure,
         ]
     return [*_later_data(family, regime, sizes), fit, measure]
+
+
+def _reads(*names: str) -> Callable[[Work], Work]:
+    return lambda work: {name: work[name] for name in names}
+
+
+def _measured(work: Work) -> Work:
+    """What measures see has one form at every generation: only fits ask for the teacher."""
+    training = work["training"]._replace(teacher=None)
+    return {"params": work["params"], "training": training, "origin": work["origin"]}
 
 
 def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
@@ -131,8 +155,10 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
     return Stage(
         "original",
         draw,
+        _reads(),
         lambda keys, work: (keys(Purpose.INIT), keys(Purpose.ORIGINAL)),
         outputs,
+        sized=True,
     )
 
 
@@ -148,17 +174,27 @@ def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
         if sizes.fresh:
             fresh = family.original(keys(Purpose.FRESH), actual.fresh)
         parts = Parts(work.get("synthetic"), fresh, work["kept"], work["origin"].data)
-        pool, kept = regime.assemble(keys(Purpose.ASSEMBLE), family.pools, parts, actual)
+        return regime.assemble(keys(Purpose.ASSEMBLE), family.pools, parts, actual)
+
+    def outputs(work, result):
+        pool, kept = result
         return {"training": Training(pool, teacher=work["params"]), "kept": kept}
 
     sample = Stage(
         "sample",
         family.sample,
+        _reads("params"),
         lambda keys, work: (keys(Purpose.SAMPLE), work["params"], realised(keys).synthetic),
         lambda work, result: {"synthetic": result},
+        sized=True,
     )
     assembling = Stage(
-        "assemble", assemble, lambda keys, work: (keys, work), lambda work, result: result
+        "assemble",
+        assemble,
+        _reads(*(["synthetic"] if sizes.synthetic else []), "kept", "origin"),
+        lambda keys, work: (keys, work),
+        outputs,
+        sized=True,
     )
     return [*([sample] if sizes.synthetic else []), assembling]
 
@@ -187,7 +223,8 @@ def generation(
     work: Work = {} if state is None else begin_work(state)
     for stage in stages(family, regime, sizes, first=state is None):
         # Without a barrier XLA fuses a stage into each of its uses, hashing and all.
-        result = jax.lax.optimization_barrier(run_to_end(stage.task, stage.inputs(keys, work)))
+        inputs = stage.inputs(keys, stage.reads(work))
+        result = jax.lax.optimization_barrier(run_to_end(stage.task, inputs))
         work = {**work, **stage.outputs(work, result)}
     return conclude(family, work, number, None if state is None else state.passages)
 

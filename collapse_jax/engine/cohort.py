@@ -194,9 +194,11 @@ class Cohort:
             return 0, [None] * len(self._numbers), None
         position = restored.position
         if "stage" in position:
-            states, records, (work, carry) = restored.tree
+            states, records, flown = restored.tree
+            places = [numbers.sharding for numbers in self._numbers]
+            work, carry = jax.device_put(flown, places[len(records)])
             inside = _Inside(records, Flight(position["stage"], work, carry))
-            return position["done"], list(states), inside
+            return position["done"], [*map(jax.device_put, states, places)], inside
         leaves, structure = jax.tree.flatten(restored.tree)
         states = [
             jax.device_put(

@@ -1,13 +1,16 @@
-"""What a run is refused for before it starts, and what is chosen by its size."""
+"""Pre-flight planning: batch size, history mode, memory checks."""
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from collapse_jax.config import RunConfig
+from collapse_jax.engine.recording import Recorder, every_chain, summaries
+from collapse_jax.engine.shapes import abstract_chain
 from collapse_jax.family import Family, Steps
 from collapse_jax.regimes import Regime
 
@@ -36,6 +39,75 @@ _CORE = BatchLimits(2**15, 2**28, 2**22)
 # A GPU is filled by more: exact Gaussian chains ran about 3 times as fast as in a core's batches,
 # rows at M = 1000 about 5 times, and those with 1 GB of rows more slowly again (BUILD_NOTES.md).
 _ACCELERATOR = BatchLimits(2**18, 2**30, 2**26)
+
+
+class Plan(NamedTuple):
+    """What is decided before a run starts.
+
+    Attributes:
+      batch: chains per compiled program.
+      keep: "chains" or "summary".
+      shapes: of one chain's state and metrics at the generation that needs the most room.
+      recorder: of what is kept.
+    """
+
+    batch: int
+    keep: str
+    shapes: Any
+    recorder: Recorder
+
+
+def plan(
+    family: Family, regime: Regime, config: RunConfig, stored: Mapping[str, Any] | None = None
+) -> Plan:
+    """Chooses what the config leaves open, and refuses a run that would not fit.
+
+    Args:
+      family, regime, config: of the run.
+      stored: the identity of the run that is resumed. Choices that depend on a run's length are
+        made once and then read back.
+
+    Raises:
+      ValueError: for more memory than there is, with the number.
+    """
+    root = jax.random.key(config.seed, impl=config.prng)
+    generation = peak(regime, config.generations)
+    shapes = abstract_chain(family, regime, generation, root)
+    batch = config.chains_per_batch
+    if not batch:
+        batch = (
+            stored["chains_per_batch"]
+            if stored
+            else batch_size(shapes, family, regime, config.chains, generation)
+        )
+    keep = config.keep
+    if keep == "auto":
+        keep = stored["keep"] if stored else choose_keep(shapes, config.chains, config.generations)
+    check_memory(
+        shapes=shapes,
+        family=family,
+        regime=regime,
+        config=config,
+        batch=batch,
+        keep=keep,
+        generation=generation,
+    )
+    metrics = shapes[1]
+    recorder = every_chain(metrics) if keep == "chains" else summaries(family.metrics, metrics)
+    return Plan(batch, keep, shapes, recorder)
+
+
+def check_processes() -> None:
+    """Refuses several processes, which would all write the same files.
+
+    Raises:
+      ValueError: with their number.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"processes: expected one process of JAX, got {jax.process_count()}; several are not"
+            " supported yet"
+        )
 
 
 def check_pair(family: Family, regime: Regime, generations: int) -> None:
