@@ -1,4 +1,4 @@
-"""One generation of one chain as a list of stages, and the state that it leaves; pure, no I/O."""
+"""One generation of one chain as a list of stages, and the state it returns; pure, no I/O."""
 
 import enum
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Work = dict[str, Any]
 
 
 class Purpose(enum.IntEnum):
-    """What a chain draws random numbers for in one generation; each has a key of its own."""
+    """Uses of random numbers within one generation of a chain; each has its own key."""
 
     INIT = 0
     ORIGINAL = 1
@@ -41,24 +41,24 @@ Keys = Callable[[Purpose], jax.Array]
 
 
 class ChainState(NamedTuple):
-    """What one chain carries from a generation to the next; its key follows from its number."""
+    """State of one chain between generations; its key is derived from its number."""
 
     params: Any
-    kept: Any  # what the regime remembers of earlier data, or None
+    kept: Any  # earlier data that the regime keeps, or None
     origin: Origin  # written once
-    passages: dict[str, jax.Array]  # i32[], first generation past a threshold; NEVER if not yet
+    passages: dict[str, jax.Array]  # i32[], first generation below a threshold, or NEVER
 
 
 class Stage(NamedTuple):
     """One step of a generation, from entries of a workspace to new entries.
 
     Attributes:
-      name: of the step.
-      task: what is computed.
+      name: name of the step.
+      task: the computation.
       reads: (workspace) -> the entries that `inputs` needs.
-      inputs: (keys, entries) -> what `task` is called with.
-      outputs: (workspace, result of the task) -> new entries; computes nothing.
-      sized: whether the task or its inputs depend on the generation's sizes.
+      inputs: (keys, entries) -> arguments of `task`.
+      outputs: (workspace, result of `task`) -> new entries; computes nothing.
+      sized: whether `task` or its inputs depend on the generation's sizes.
     """
 
     name: str
@@ -70,12 +70,12 @@ class Stage(NamedTuple):
 
 
 def chain_key(root: jax.Array, chain: jax.Array | int) -> jax.Array:
-    """The key of a chain: more chains, or a resume, never change it."""
+    """The key of a chain, which depends only on its number."""
     return jax.random.fold_in(root, chain)
 
 
 def generation_keys(key: jax.Array, generation: jax.Array | int) -> Keys:
-    """The keys of one chain's generation, by purpose: one hash each, none for unused purposes."""
+    """Keys of one generation of a chain by purpose: one hash each, and none if unused."""
     return lambda purpose: jax.random.fold_in(key, generation * len(Purpose) + purpose)
 
 
@@ -119,17 +119,17 @@ def _reads(*names: str) -> Callable[[Work], Work]:
 
 
 def _measured(work: Work) -> Work:
-    """What measures see has one form at every generation: only fits ask for the teacher."""
+    """Inputs of measures, of the same structure at every generation: only fits get the teacher."""
     training = work["training"]._replace(teacher=None)
     return {"params": work["params"], "training": training, "origin": work["origin"]}
 
 
 def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
-    """Params before the first fit, D_0, and what the regime keeps of it."""
+    """Draws D_0, the params before the first fit, and the part of D_0 that the regime keeps."""
 
     def draw(k_init, k_original):
-        # Of D_0 a part may be reused for ever: drawn from it where members can be told apart (a
-        # finite population has each once), else drawn on its own.
+        # A fixed part of D_0 may be reused for ever. It is drawn from D_0 where the pool can be
+        # subsampled (a finite original has each member once), else independently.
         k_data, k_fixed = (jax.random.fold_in(k_original, i) for i in range(2))
         if not (sizes.fresh and sizes.reused):
             data = fixed = family.original(k_data, sizes.fresh or sizes.reused)
@@ -163,7 +163,7 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
 
 
 def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
-    """Sample the model, then let the regime put the training set together."""
+    """Samples the model, then has the regime assemble the training set."""
 
     def realised(keys: Keys) -> Sizes:
         return regime.realise(keys(Purpose.REALISE), sizes) if regime.realise else sizes
@@ -207,10 +207,10 @@ def generation(
     number: jax.Array | int,
     state: ChainState | None,
 ) -> tuple[ChainState, Metrics, jax.Array]:
-    """One whole generation of one chain.
+    """Runs one generation of one chain.
 
     Args:
-      family, regime: what is repeated.
+      family, regime: what is run.
       sizes: of this generation; counts may be traced.
       key: the chain's key.
       number: the generation, i32[].
@@ -222,7 +222,7 @@ def generation(
     keys = generation_keys(key, number)
     work: Work = {} if state is None else begin_work(state)
     for stage in stages(family, regime, sizes, first=state is None):
-        # Without a barrier XLA fuses a stage into each of its uses, hashing and all.
+        # Without a barrier XLA recomputes a stage, hashing included, in each of its uses.
         inputs = stage.inputs(keys, stage.reads(work))
         result = jax.lax.optimization_barrier(run_to_end(stage.task, inputs))
         work = {**work, **stage.outputs(work, result)}
@@ -230,14 +230,14 @@ def generation(
 
 
 def begin_work(state: ChainState) -> Work:
-    """The workspace of a later generation before its first stage."""
+    """Workspace of a later generation before its first stage."""
     return {"params": state.params, "kept": state.kept, "origin": state.origin}
 
 
 def conclude(
     family: Family, work: Work, number: jax.Array | int, passages: dict[str, jax.Array] | None
 ) -> tuple[ChainState, Metrics, jax.Array]:
-    """State, metrics and finiteness from a workspace that has been through all stages."""
+    """State, metrics and finiteness from the workspace after all stages."""
     metrics = work["metrics"]
     if set(metrics) != set(family.metrics):
         raise ValueError(

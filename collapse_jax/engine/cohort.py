@@ -1,4 +1,4 @@
-"""Chains that advance together, from generation 0 or a checkpoint to the end of a run.
+"""A cohort: chains that advance together, from generation 0 or a checkpoint to the end.
 
 Axis legend: n chains of a batch; t generations of a record.
 """
@@ -21,19 +21,19 @@ from collapse_jax.results.totals import Totals
 from collapse_jax.saving.checkpoint import DiskStore, MemoryStore
 from collapse_jax.saving.signals import Stopped, StopSignal
 
-# Seconds between looks at signals, about: a preempted machine leaves half a minute.
+# Approximate seconds between checks for signals; preemption gives about 30 s of notice.
 _SEGMENT_SECONDS = 5.0
 
 
 class _Inside(NamedTuple):
-    """Where a restored run stands inside a generation."""
+    """Progress of a restored run within a generation."""
 
-    records: Sequence[Any]  # of the batches that are through it
+    records: Sequence[Any]  # of the batches that have finished it
     flight: Flight  # of the next batch
 
 
 class Cohort:
-    """Chains first ... first + count - 1, in batches of `batch` dealt out to the devices."""
+    """Chains first ... first + count - 1, in batches of `batch`, assigned to devices in rotation."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Cohort:
         first: int,
         count: int,
     ) -> None:
-        """Nothing runs yet; the last batch is filled up with chains that are not recorded."""
+        """Runs nothing yet. The last batch is padded with chains that are not recorded."""
         self._engine, self._root = engine, root
         self._store, self._config = store, config
         self._count, self._batch, self._devices = count, batch, devices
@@ -63,7 +63,7 @@ class Cohort:
     def advance(
         self, stop: StopSignal, bar: Progress
     ) -> tuple[list[ChainState | None], dict[str, np.ndarray]]:
-        """Runs all generations that are missing.
+        """Runs the remaining generations.
 
         Returns:
           The batches' last states, and first passages, {name: i32[chain]}.
@@ -103,10 +103,10 @@ class Cohort:
         bar: Progress,
         inside: "_Inside | None",
     ) -> tuple[list[ChainState | None], Record]:
-        """All batches through generations [start, stop)."""
+        """Runs all batches through generations [start, stop)."""
         records = list(inside.records) if inside else []
         states = list(states)
-        waiting = len(records)  # the first whose record is not on the host
+        waiting = len(records)  # first batch whose record is not on the host yet
 
         def fetch() -> None:
             nonlocal waiting
@@ -135,7 +135,7 @@ class Cohort:
     def _between(
         self, done: int, states: list[Any], records: list[Any], signal: StopSignal, bar: Progress
     ) -> Callable[[Flight], None]:
-        """What a stepped engine calls between pieces: saves now and then, and leaves if asked."""
+        """The stepped engine's callback between pieces: saves when due, stops when requested."""
         assert isinstance(self._engine, SteppedEngine)
         stages = self._engine.stage_names(done)
 
@@ -160,7 +160,7 @@ class Cohort:
         return pause
 
     def _join(self, records: Sequence[Record], length: int) -> Record:
-        """One record of all chains from those of the batches, of which `length` entries count."""
+        """One record of all chains from the batches' first `length` entries."""
         joined = over_chains([jax.tree.map(lambda x: x[:length], dict(r)) for r in records])
         return {
             name: values if isinstance(values, Totals) else values[:, : self._count]
@@ -179,7 +179,7 @@ class Cohort:
         self._saved = time.monotonic()
 
     def _stacked(self, states: Sequence[Any]) -> Any:
-        """The batches' states as one tree, leaves [batch, n, ...]: few arrays to save."""
+        """The batches' states as one tree, leaves [batch, n, ...], so that few arrays are saved."""
 
         def stack(*batches: Any) -> Any:
             if jax.dtypes.issubdtype(batches[0].dtype, jax.dtypes.prng_key):
@@ -209,7 +209,7 @@ class Cohort:
         return position["done"], states, None
 
     def _abstract(self, position: Mapping[str, Any]) -> Any:
-        """Shapes and dtypes of what was saved at a position."""
+        """Shapes and dtypes of the tree saved at a position."""
         done = position["done"]
         batches = len(self._numbers)
         if "stage" not in position:
@@ -235,5 +235,5 @@ class Cohort:
 
 
 def _with_axes(tree: Any, *axes: int) -> Any:
-    """Shapes with more leading axes."""
+    """The same shapes with additional leading axes."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)

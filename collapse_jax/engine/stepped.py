@@ -21,18 +21,18 @@ from collapse_jax.regimes import Regime, Sizes
 
 
 class Flight(NamedTuple):
-    """Where inside a generation a batch is."""
+    """Progress of one batch within a generation: stage, workspace, carry."""
 
     stage: int
-    work: Any  # the workspace, leaves [n, ...]
-    carry: Any  # of the stage's Steps if they have begun, else None
+    work: Any  # workspace, leaves [n, ...]
+    carry: Any  # carry of the stage's Steps once they have begun, else None
 
 
 Pause = Callable[[Flight], None]
 
 
 class SteppedEngine:
-    """One generation at a time, each piece of each stage a compiled program."""
+    """Runs one generation at a time; each piece of each stage is a compiled program."""
 
     def __init__(self, family: Family, regime: Regime, recorder: Recorder) -> None:
         """Nothing is compiled before it is needed."""
@@ -47,7 +47,7 @@ class SteppedEngine:
         return start + 1
 
     def stage_names(self, number: int) -> list[str]:
-        """Of generation `number`, in their order."""
+        """Names of the stages of generation `number`, in order."""
         return [stage.name for stage in self._stages(number)]
 
     def advance(
@@ -61,15 +61,18 @@ class SteppedEngine:
         flight: Flight | None = None,
         pause: Pause = lambda flight: None,
     ) -> tuple[ChainState, Record]:
-        """Generation `start` of one batch.
+        """Runs generation `start` of one batch.
 
         Args:
           root: the key that all chains' keys come from.
           start, stop: the generation, and the one after it.
-          numbers, valid: chain numbers i32[n], and which of them are recorded.
+          numbers, valid: chain numbers i32[n], and which of them are recorded, bool[n].
           state: after the previous generation; None at generation 0.
-          flight: where to go on inside the generation; None for its start.
-          pause: called between pieces with the present flight.
+          flight: progress to continue from; None for the start of the generation.
+          pause: called between pieces with the current flight.
+
+        Returns:
+          The state after the generation, and its record.
         """
         del stop
         place = self._place(root, start, numbers)
@@ -104,7 +107,7 @@ class SteppedEngine:
     def abstract_flight(
         self, root: jax.Array, number: int, numbers: Any, state: Any, stage: int, begun: bool
     ) -> Flight:
-        """Shapes and dtypes of a flight, found by following the stages without running them."""
+        """Shapes and dtypes of a flight, traced through the stages without running them."""
         place = self._place(root, number, numbers)
         shape = shapes.shape_of(self._family, self._regime, number)
 
@@ -173,7 +176,7 @@ class SteppedEngine:
         return function
 
     def _build_repeated(self, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Whether any chain goes on, and a piece of a stage: the same in every generation."""
+        """Programs of a stage: whether any chain is active, and one piece for all chains."""
         task = getattr(self._family, name)
 
         def active(carry: Any) -> Any:
@@ -193,7 +196,7 @@ class SteppedEngine:
         return hoisted(active), hoisted(advance)
 
     def _concluding(self, work: chain.Work, chains: int) -> chain.Work:
-        """What concludes a generation, in one form for all of them."""
+        """Inputs of `_conclude`, of the same structure at every generation."""
         read = {name: work[name] for name in ("params", "metrics", "kept", "origin")}
         never = np.full(chains, NEVER, np.int32)
         names = (*self._family.thresholds, "nonfinite")
