@@ -33,7 +33,7 @@ class _Inside(NamedTuple):
 
 
 class Cohort:
-    """Chains first ... first + count - 1, in batches of `batch`, assigned to devices in rotation."""
+    """Chains first ... first + count - 1, in batches of `batch`, dealt to the devices."""
 
     def __init__(
         self,
