@@ -9,6 +9,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
+
 PRNGS = ("philox4x32", "threefry2x32", "threefry4x32")
 KEEPS = ("auto", "chains", "summary")
 
@@ -42,36 +45,34 @@ class RunConfig:
     prng: str = setting("philox4x32", "Random number generator.", PRNGS)
 
     def __post_init__(self) -> None:
-        """Refuses values outside their range."""
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.type is int and (isinstance(value, bool) or not isinstance(value, int)):
-                raise ValueError(f"{field.name}: expected an integer, got {value!r}")
-        for name in ("chains", "generations", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.checkpoint_seconds >= 0:
-            raise ValueError(
-                f"checkpoint_seconds: expected 0 or more, got {self.checkpoint_seconds}"
-            )
-        if self.chains_per_batch < 0:
-            raise ValueError(f"chains_per_batch: expected 0 or more, got {self.chains_per_batch}")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected an integer in [0, 2^32), got {self.seed}")
+        """Refuses values outside their range, and keeps the others as plain Python values."""
         if self.workdir == "":
-            raise ValueError("workdir: expected a path, got ''")
-        check_choice("keep", self.keep, KEEPS)
+            raise SettingError("workdir: expected a path, got ''")
+        counts = ("chains", "generations", "checkpoint_every", "keep_checkpoints")
+        checked: dict[str, Any] = {
+            name: arguments.integer(name, getattr(self, name), at_least=1) for name in counts
+        }
+        checked["chains_per_batch"] = arguments.integer(
+            "chains_per_batch", self.chains_per_batch, at_least=0
+        )
+        checked["seed"] = arguments.integer("seed", self.seed, at_least=0, below=2**32)
+        checked["checkpoint_seconds"] = arguments.number(
+            "checkpoint_seconds", self.checkpoint_seconds, at_least=0, infinite=True
+        )
+        checked["keep"] = arguments.choice("keep", self.keep, KEEPS)
         if self.prng in ("rbg", "unsafe_rbg"):
-            raise ValueError(
+            raise SettingError(
                 f"prng: {self.prng} is refused, since its batched draws depend on the batch;"
                 f" expected one of {', '.join(PRNGS)}"
             )
         if self.prng == "philox2x32":
-            raise ValueError(
+            raise SettingError(
                 "prng: philox2x32 is refused, since its 32-bit keys collide between chains;"
                 f" expected one of {', '.join(PRNGS)}"
             )
-        check_choice("prng", self.prng, PRNGS)
+        checked["prng"] = arguments.choice("prng", self.prng, PRNGS)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 REGIMES = ("replace", "preserve", "fresh", "accumulate", "subsample", "mixture")
@@ -110,14 +111,13 @@ class RegimeConfig:
 
     def __post_init__(self) -> None:
         """Refuses an unknown regime, shares that are none, and settings it would not use."""
-        check_choice("regime", self.regime, REGIMES)
+        arguments.choice("regime", self.regime, REGIMES)
         for name, users in _USED_BY.items():
             if getattr(self, name) not in (None, False) and self.regime not in users:
-                raise ValueError(
+                raise SettingError(
                     f"{name}: only for regime {' or '.join(users)}, got regime {self.regime}"
                 )
-        if not 0 <= self.fraction <= 1:
-            raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.fraction}")
+        arguments.share("real_fraction", self.fraction)
 
     @property
     def sizes(self) -> int | list[int]:
@@ -136,7 +136,7 @@ class RegimeConfig:
         text = "0.8,0.1,0.1" if self.mixture is None else self.mixture
         listed = numbers("mixture", text, float)
         if len(listed) != 3:
-            raise ValueError(f"mixture: expected three shares, got {self.mixture!r}")
+            raise SettingError(f"mixture: expected three shares, got {self.mixture!r}")
         return listed
 
 
@@ -149,7 +149,7 @@ class SnapshotConfig:
     def __post_init__(self) -> None:
         """Refuses what is no generation."""
         if min(self.generations) < 0:
-            raise ValueError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
+            raise SettingError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
 
     @property
     def generations(self) -> list[int]:
@@ -163,13 +163,7 @@ def numbers(name: str, text: str, kind: type) -> list[Any]:
         return [kind(part) for part in text.split(",")]
     except ValueError:
         expected = "integers" if kind is int else "numbers"
-        raise ValueError(f"{name}: expected comma-separated {expected}, got {text!r}") from None
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuses a value that is not among the choices, by name."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        raise SettingError(f"{name}: expected comma-separated {expected}, got {text!r}") from None
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

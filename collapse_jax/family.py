@@ -124,8 +124,8 @@ class Family(NamedTuple):
       measure: (key, params, training, origin) -> {name: array}, or Steps.
       anchor: (key, params, training) -> anchor, once after generation 0, or None.
       population: the original law, for closed forms; f64[symbol] for discrete.
-      check: (sizes of a generation) -> None, or a ValueError why this family can't be fitted so.
-      serves: (regime) -> None, or a ValueError why this family can't be run under it.
+      check: (sizes of a generation) -> None, or a SettingError why this family can't be fitted so.
+      serves: (regime) -> None, or a SettingError why this family can't be run under it.
     """
 
     name: str

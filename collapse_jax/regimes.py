@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.family import Request
 from collapse_jax.pools import Pool, Pools
 
@@ -87,7 +88,7 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
     The share is redrawn from D_0 each generation, or with `fixed` the same part of it every time
     (Shumailov et al. 2024 keep 10 %; Bertrand et al., arXiv 2310.00429).
     """
-    schedule, share = _schedule(samples), _fraction("fraction", fraction)
+    schedule, share = _schedule(samples), arguments.share("fraction", fraction)
 
     def sizes(generation: int) -> Sizes:
         whole, (real, synthetic) = schedule.request(generation), schedule.divide(generation, share)
@@ -99,7 +100,7 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
             synthetic = schedule.asking(max(int(whole.count) - int(real.count), 0))
             whole = schedule.asking(int(real.count) + int(synthetic.count))
         if real.count > schedule.size(0):
-            raise ValueError(
+            raise SettingError(
                 f"preserve: generation {generation} wants {real.count} original samples,"
                 f" but D_0 has {schedule.size(0)}"
             )
@@ -132,7 +133,7 @@ def fresh(samples: Samples, fraction: float, independent: bool = False) -> Regim
     Exactly round(fraction * M) members, or with `independent` each member with that probability
     (the "fresh data loop" of Alemohammad et al., arXiv 2307.01850).
     """
-    schedule, share = _schedule(samples), _fraction("fraction", fraction)
+    schedule, share = _schedule(samples), arguments.share("fraction", fraction)
 
     def sizes(generation: int) -> Sizes:
         whole, (real, synthetic) = schedule.request(generation), schedule.divide(generation, share)
@@ -226,11 +227,11 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
     """
     schedule = _schedule(samples)
     shares = [
-        _fraction(name, value)
+        arguments.share(name, value)
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
     ]
     if abs(sum(shares) - 1.0) > 1e-6:
-        raise ValueError(f"mixture: alpha + beta + gamma must be 1, got {sum(shares):g}")
+        raise SettingError(f"mixture: alpha + beta + gamma must be 1, got {sum(shares):g}")
 
     def sizes(generation: int) -> Sizes:
         whole = schedule.request(generation)
@@ -245,7 +246,7 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
             ("D_0", reused.count, schedule.size(0)),
         ):
             if asked > there:
-                raise ValueError(
+                raise SettingError(
                     f"mixture: generation {generation} wants {asked} samples of {source},"
                     f" which has {there}"
                 )
@@ -331,7 +332,7 @@ def _schedule(samples: Samples) -> _Schedule:
     else:
         config = sizes = [_integer(size) for size in samples]
         if not sizes:
-            raise ValueError("samples: expected at least one size, got an empty sequence")
+            raise SettingError("samples: expected at least one size, got an empty sequence")
 
         def schedule(generation: int) -> int:
             return sizes[min(generation, len(sizes) - 1)]
@@ -354,12 +355,4 @@ def _schedule(samples: Samples) -> _Schedule:
 
 
 def _integer(size: Any) -> int:
-    if not isinstance(size, int | np.integer) or not 2 <= size < 2**31:
-        raise ValueError(f"samples: expected an integer in [2, 2^31), got {size!r}")
-    return int(size)
-
-
-def _fraction(name: str, value: float) -> float:
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name}: expected a share in [0, 1], got {value!r}")
-    return float(value)
+    return arguments.integer("samples", size, at_least=2, below=2**31)

@@ -29,7 +29,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from collapse_jax.config import check_choice, from_flags, setting
+from collapse_jax import arguments
+from collapse_jax.config import from_flags, setting
 from experiments import launch
 
 if TYPE_CHECKING:
@@ -60,11 +61,9 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
-        check_choice("suite", self.suite, SUITES)
-        if self.repeats < 5:
-            raise ValueError(f"repeats: expected at least 5, got {self.repeats}")
-        if self.chains < 1:
-            raise ValueError(f"chains: expected at least 1, got {self.chains}")
+        arguments.choice("suite", self.suite, SUITES)
+        arguments.integer("repeats", self.repeats, at_least=5)
+        arguments.integer("chains", self.chains, at_least=1)
 
 
 def measure(config: BenchmarkConfig) -> "Iterator[Case]":

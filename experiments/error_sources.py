@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.config import from_flags, setting
 from experiments import launch
 
@@ -52,23 +54,15 @@ class ErrorSourcesConfig:
         from collapse_jax.error_sources.truth import parse_modes
 
         for name in ("gaussian_steps", "mixture_steps", "neural_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.generations < 2:
-            raise ValueError(
-                "generations: expected at least 2, to tell what acts once from what lasts, got"
-                f" {self.generations}"
-            )
-        if self.chains < 2:
-            raise ValueError(
-                f"chains: expected at least 2, for a standard error, got {self.chains}"
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed: expected an integer in [0, 2^32), got {self.seed}")
+            arguments.integer(name, getattr(self, name), at_least=1)
+        # What acts once is told from what lasts, and a mean has a standard error.
+        arguments.integer("generations", self.generations, at_least=2)
+        arguments.integer("chains", self.chains, at_least=2)
+        arguments.integer("seed", self.seed, at_least=0, below=2**32)
         if not self.workdir:
-            raise ValueError(f"workdir: expected a path, got {self.workdir!r}")
+            raise SettingError(f"workdir: expected a path, got {self.workdir!r}")
         if self.samples not in self.listed:
-            raise ValueError(f"samples: expected one of sizes {self.sizes}, got {self.samples}")
+            raise SettingError(f"samples: expected one of sizes {self.sizes}, got {self.samples}")
         parse_modes(self.truth)
 
     @property
@@ -77,11 +71,11 @@ class ErrorSourcesConfig:
         try:
             sizes = sorted({int(part) for part in self.sizes.split(",")})
         except ValueError:
-            raise ValueError(
+            raise SettingError(
                 f"sizes: expected comma-separated integers, got {self.sizes!r}"
             ) from None
         if sizes[0] < 10 or sizes[-1] > 10**8:
-            raise ValueError(f"sizes: expected integers in [10, 10^8], got {self.sizes!r}")
+            raise SettingError(f"sizes: expected integers in [10, 10^8], got {self.sizes!r}")
         return sizes
 
 
@@ -149,10 +143,10 @@ def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
         try:
             stored = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ValueError(f"workdir: {path} cannot be read: {error}") from error
+            raise SettingError(f"workdir: {path} cannot be read: {error}") from error
         changed = differences(stored, settings)
         if changed:
-            raise ValueError(
+            raise SettingError(
                 f"workdir: {directory.path} holds another study ({'; '.join(changed)}); use another"
                 " workdir or the same settings"
             )

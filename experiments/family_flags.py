@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.config import numbers, setting
 
 
@@ -44,7 +46,7 @@ class DiscreteConfig:
         """Refuses a corpus beside given probabilities."""
         for name in ("dataset", "vocabulary", "data_dir"):
             if self.probabilities is not None and getattr(self, name) is not None:
-                raise ValueError(
+                raise SettingError(
                     f"{name}: only for a corpus, got probabilities={self.probabilities!r} too"
                 )
 
@@ -230,8 +232,7 @@ class LanguageConfig:
 
     def __post_init__(self) -> None:
         """Refuses arms that are none, and a share that is none."""
-        if not 0 <= self.real_fraction <= 1:
-            raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.real_fraction}")
+        arguments.share("real_fraction", self.real_fraction)
         assert self.listed
 
     @property
@@ -241,13 +242,13 @@ class LanguageConfig:
         for arm in self.arms.split(","):
             regime, _, epochs = arm.partition(":")
             if regime not in ARMS or not epochs.isdecimal() or int(epochs) < 1:
-                raise ValueError(
+                raise SettingError(
                     f"arms: expected regime:epochs with a regime of {', '.join(ARMS)} and at least"
                     f" one epoch, got {arm!r}"
                 )
             found.append((regime, int(epochs)))
         if len(set(found)) < len(found):
-            raise ValueError(f"arms: expected each once, got {self.arms!r}")
+            raise SettingError(f"arms: expected each once, got {self.arms!r}")
         return found
 
 

@@ -21,6 +21,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.config import RunConfig, SnapshotConfig, from_flags
 from experiments import launch
 from experiments.family_flags import LanguageConfig, SmallModelConfig
@@ -96,12 +97,12 @@ def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> N
     from experiments import pretraining
 
     if not importlib.util.find_spec("tokenizers"):
-        raise ValueError("language models need the extra lm: pip install 'collapse_jax[lm]'")
+        raise SettingError("language models need the extra lm: pip install 'collapse_jax[lm]'")
     if how.workdir is None:
-        raise ValueError("workdir: expected a path; the arms and the small model are kept there")
+        raise SettingError("workdir: expected a path; the arms and the small model are kept there")
     if config.base is None:
         if "://" in how.workdir:
-            raise ValueError(
+            raise SettingError(
                 f"workdir: expected a local path, where the small model is trained, got"
                 f" {how.workdir}; or a --base"
             )

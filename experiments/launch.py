@@ -2,16 +2,15 @@
 
 import dataclasses
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import app, flags, logging
 
 from collapse_jax import config as configs
+from collapse_jax.arguments import SettingError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,7 +106,7 @@ def _keep_compiled() -> None:
 
 
 def _explain(error: Exception) -> None:
-    """Errors that a user can act on, without a traceback; others as they are."""
+    """Errors that a user can act on, without a traceback; others, bugs to be seen, as they are."""
     from collapse_jax.saving.checkpoint import CheckpointError
     from collapse_jax.saving.signals import Stopped
 
@@ -115,19 +114,9 @@ def _explain(error: Exception) -> None:
         print(error, file=sys.stderr)
         # As from a shell whose child died of it: a retry loop sees that the run is not complete.
         sys.exit(128 + error.number)
-    raised_here = _raised_by_us(error)
-    if isinstance(error, CheckpointError) or (
-        isinstance(error, ValueError | FileNotFoundError) and raised_here
-    ):
+    if isinstance(error, SettingError | CheckpointError):
         _fail(str(error))
     raise error
-
-
-def _raised_by_us(error: Exception) -> bool:
-    """Whether our own code found the fault; a library's ValueError is a bug of ours to be seen."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = {Path(__file__).parent, Path(configs.__file__).parent}
-    return bool(ours & set(Path(frames[-1].filename).parents))
 
 
 def _fail(message: str) -> None:

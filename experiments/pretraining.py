@@ -4,7 +4,6 @@ The training is a run of a family of its own, with one generation, so that it is
 as any other.
 """
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import pools, regimes, runner
+from collapse_jax import arguments, pools, regimes, runner
+from collapse_jax.arguments import SettingError
 from collapse_jax.data import files
 from collapse_jax.data.text_splits import Text
 from collapse_jax.families.language import blocks as texts
@@ -46,14 +46,11 @@ class Small(NamedTuple):
 
 
 def check(small: Small) -> None:
-    """Raises ValueError for a setting outside its range, by the name it has on the command line."""
-    for name, value in (("epochs", small.epochs), ("batch", small.batch)):
-        if value < 1:
-            raise ValueError(f"pretraining_{name}: expected at least 1, got {value}")
-    if not 0 < small.learning_rate < math.inf:
-        raise ValueError(f"pretraining_rate: expected above 0, got {small.learning_rate}")
-    if not 0 < small.share < 1:
-        raise ValueError(f"pretraining_share: expected a share in (0, 1), got {small.share}")
+    """Raises SettingError for one outside its range, by the name it has on the command line."""
+    arguments.integer("pretraining_epochs", small.epochs, at_least=1)
+    arguments.integer("pretraining_batch", small.batch, at_least=1)
+    arguments.number("pretraining_rate", small.learning_rate, above=0)
+    arguments.share("pretraining_share", small.share, above=0, below=1)
 
 
 def tokenizer_of(workdir: Path, text: Text, small: Small) -> Tokenizer:
@@ -99,7 +96,7 @@ def pretrain(
     train = texts.of_rows(words, rows, length, "train")
     validation = texts.of_rows(words, text.validation, length, "validation")
     if len(train) < small.batch:
-        raise ValueError(
+        raise SettingError(
             f"pretraining_batch: expected at most the {len(train)} blocks of the text's part, got"
             f" {small.batch}"
         )
@@ -112,7 +109,7 @@ def pretrain(
         workdir=str(workdir / "pretraining"), checkpoint_seconds=120.0, progress=True,
     )  # fmt: skip
     if not bool(result.history["finite"].all()):
-        raise ValueError(
+        raise SettingError(
             f"pretraining_rate: the training diverged at {small.learning_rate:g}; use a smaller one"
             " and another workdir"
         )

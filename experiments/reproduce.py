@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from collapse_jax.config import check_choice, from_flagfile, from_flags, setting
+from collapse_jax import arguments
+from collapse_jax.config import from_flagfile, from_flags, setting
 from experiments import launch
 from experiments.family_flags import DiscreteConfig
 
@@ -42,7 +43,7 @@ class ReproduceConfig:
 
     def __post_init__(self) -> None:
         """Refuses an unknown preset."""
-        check_choice("preset", self.preset, PRESETS)
+        arguments.choice("preset", self.preset, PRESETS)
 
 
 @dataclasses.dataclass(frozen=True)

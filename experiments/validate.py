@@ -7,7 +7,9 @@ about five minutes on 2 cores.
 """
 
 import dataclasses
+import sys
 
+from collapse_jax import arguments
 from collapse_jax.config import from_flags, setting
 from experiments import launch
 
@@ -21,8 +23,7 @@ class ValidateConfig:
 
     def __post_init__(self) -> None:
         """Refuses too few chains for a standard error."""
-        if self.chains < 100:
-            raise ValueError(f"chains: expected at least 100, got {self.chains}")
+        arguments.integer("chains", self.chains, at_least=100)
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
     worst = validation.worst(checks)
     print(f"{len(checks)} checks, largest |z| {worst:.2f}")
     if not worst <= 4:
-        raise ValueError(f"a closed form is missed: the largest |z| is {worst:.2f}, expected <= 4")
+        sys.exit(f"error: a closed form is missed: the largest |z| is {worst:.2f}, expected <= 4")
 
 
 if __name__ == "__main__":

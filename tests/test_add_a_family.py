@@ -80,5 +80,5 @@ def test_conformance(guide, in_steps, monkeypatch):
 
 
 def test_bad_arguments_are_named(guide):
-    with pytest.raises(ValueError, match="mean: expected more than 0, got -1"):
+    with pytest.raises(ValueError, match="mean: expected a finite number > 0, got -1"):
         guide.exponential(mean=-1)

@@ -15,11 +15,11 @@ from collapse_jax.config import RegimeConfig, RunConfig, differences, fingerprin
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"chains": 0}, "chains: expected at least 1, got 0"),
-        ({"generations": 0}, "generations: expected at least 1, got 0"),
-        ({"checkpoint_every": -3}, "checkpoint_every: expected at least 1, got -3"),
-        ({"keep_checkpoints": 0}, "keep_checkpoints: expected at least 1, got 0"),
-        ({"chains_per_batch": -1}, "chains_per_batch: expected 0 or more, got -1"),
+        ({"chains": 0}, "chains: expected an integer >= 1, got 0"),
+        ({"generations": 0}, "generations: expected an integer >= 1, got 0"),
+        ({"checkpoint_every": -3}, "checkpoint_every: expected an integer >= 1, got -3"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints: expected an integer >= 1, got 0"),
+        ({"chains_per_batch": -1}, "chains_per_batch: expected an integer >= 0, got -1"),
         ({"seed": -1}, "seed: expected an integer in [0, 2^32), got -1"),
         ({"seed": 2**32}, "seed: expected an integer in [0, 2^32), got 4294967296"),
         ({"keep": "all"}, "keep: expected one of auto, chains, summary, got 'all'"),

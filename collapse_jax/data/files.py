@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from collapse_jax.arguments import MissingFileError, SettingError
+
 ENVIRONMENT_VARIABLE = "COLLAPSE_JAX_DATA"
 
 DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -60,7 +62,7 @@ def read(path: Path) -> bytes:
         raw = path.read_bytes()
         return DECOMPRESS[path.suffix](raw) if path.suffix in DECOMPRESS else raw
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(
+        raise SettingError(
             f"expected a complete {path.suffix or 'plain'} file at {path}, but reading it failed: "
             f"{error}; copy or fetch it again"
         ) from error
@@ -104,12 +106,12 @@ def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None])
             partial.write_bytes(raw)
             partial.replace(target)
         except OSError as error:
-            raise ValueError(
+            raise SettingError(
                 f"expected to write {target}, but: {error.strerror or error}; set --data_dir or "
                 f"{ENVIRONMENT_VARIABLE} to a directory that can be written"
             ) from error
         return
-    raise FileNotFoundError("; ".join(problems))
+    raise MissingFileError("; ".join(problems))
 
 
 def _download(source: str, label: str) -> bytes:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax.arguments import MissingFileError, SettingError
 from collapse_jax.data import files
 
 DIGITS = "digits"
@@ -71,7 +72,7 @@ def load_images(name: str, data_dir: str | os.PathLike[str] | None = None) -> Im
     else:
         directory = Path(os.path.expanduser(name))
         if not directory.is_dir():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"dataset: expected {DIGITS}, {MNIST} or a directory of idx files, got {name!r}, "
                 "and there is no such directory"
             )
@@ -114,7 +115,7 @@ def _download(name: str, target: Path) -> None:
     try:
         files.fetch(sources, target, lambda raw: _verify(name, MD5[name], raw, "the download"))
     except FileNotFoundError as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"expected MNIST's {name} at {target.parent / name} (or .gz, .xz), found no file, and "
             f"could not download it ({error}); put the four idx files there, set --data_dir or "
             f"{files.ENVIRONMENT_VARIABLE} to the directory that holds mnist, or use "
@@ -125,7 +126,7 @@ def _download(name: str, target: Path) -> None:
 def _verify(name: str, expected: str, raw: bytes, source: str) -> None:
     found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
     if found != expected:
-        raise ValueError(
+        raise SettingError(
             f"expected MNIST's {name}, MD5 {expected} after decompression, got {found} "
             f"({len(raw):,} bytes) from {source}; fetch it again, or give the directory as the "
             "dataset to use it as it is"
@@ -135,7 +136,7 @@ def _verify(name: str, expected: str, raw: bytes, source: str) -> None:
 def _there(plain: Path) -> Path:
     path = files.find(plain)
     if path is None:
-        raise FileNotFoundError(f"dataset: expected {plain} (or .gz, .xz), found no file")
+        raise MissingFileError(f"dataset: expected {plain} (or .gz, .xz), found no file")
     return path
 
 
@@ -147,17 +148,17 @@ def _idx_set(paths: dict[str, Path]) -> tuple[np.ndarray, ...]:
         images = _idx(images_at, _IMAGES_MAGIC)
         labels = _idx(labels_at, _LABELS_MAGIC)
         if images.shape[1] != images.shape[2]:
-            raise ValueError(
+            raise SettingError(
                 f"expected square images in {images_at}, got {images.shape[1]}x{images.shape[2]}"
             )
         if len(images) != len(labels):
-            raise ValueError(
+            raise SettingError(
                 f"expected a label for each of the {len(images):,} images of {images_at}, got "
                 f"{len(labels):,} in {labels_at}"
             )
         arrays += [images.reshape(len(images), -1).copy(), labels.copy()]
     if arrays[0].shape[1] != arrays[2].shape[1]:
-        raise ValueError(
+        raise SettingError(
             f"expected training and test images of one size, got {arrays[0].shape[1]} and "
             f"{arrays[2].shape[1]} pixels"
         )
@@ -173,16 +174,16 @@ def _idx(path: Path, magic: int) -> np.ndarray:
     dims = magic & 0xFF
     found = int.from_bytes(raw[:4], "big")
     if len(raw) < 4 or found != magic:
-        raise ValueError(
+        raise SettingError(
             f"expected the magic number {magic:#010x} at the start of {path}, got {found:#010x}"
         )
     header = 4 + 4 * dims
     shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, header, 4)]
     size = int(np.prod(shape, dtype=np.int64))
     if not size:
-        raise ValueError(f"expected entries in {path}, got none")
+        raise SettingError(f"expected entries in {path}, got none")
     if len(raw) != header + size:
-        raise ValueError(
+        raise SettingError(
             f"expected {size:,} bytes of {' x '.join(map(str, shape))} entries after the header of "
             f"{path}, got {max(len(raw) - header, 0):,}; copy or fetch it again"
         )

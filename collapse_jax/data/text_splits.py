@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from collapse_jax.arguments import MissingFileError, SettingError
 from collapse_jax.data import files, word_counts
 from collapse_jax.data.word_counts import PYDOC_TOPICS, WIKITEXT_2
 
@@ -83,7 +84,7 @@ def load_text(
     else:
         path = Path(os.path.expanduser(name))
         if not path.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"dataset: expected {WIKITEXT_2_RAW}, {WIKITEXT_2}, {PYDOC_TOPICS}, or the path of"
                 f" a directory or a text file, got {name!r}, and there is no such file"
             )
@@ -91,7 +92,7 @@ def load_text(
         rows, sources = _cut(_file_rows(path)), [path.name] * 3
     for split, of_split in zip(SPLITS, rows, strict=True):
         if not any(row.strip() for row in of_split):
-            raise ValueError(f"{name}: expected words in the {split} split, got none")
+            raise SettingError(f"{name}: expected words in the {split} split, got none")
     checksum = files.sha256("\0".join("\n".join(of_split) for of_split in rows).encode())
     named = dict(zip(SPLITS, sources, strict=True))
     train, validation, test = map(tuple, rows)
@@ -126,7 +127,7 @@ def _fetched(name: str, split: str, expected: Path, revision: str | None) -> Pat
         return Path(hf_hub_download(_HUB, file, repo_type="dataset", revision=revision))
     except Exception as error:  # out of reach or not there; kinds of errors vary by version
         reason = files.first_line(error)
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"expected the {split} split of {name} at {expected} (or .gz, .xz) or in the hub's"
             f" {_HUB} as {file}, which could not be fetched ({reason}); set --data_dir or"
             f" {files.ENVIRONMENT_VARIABLE} to the directory that holds it, or use"
@@ -137,7 +138,7 @@ def _fetched(name: str, split: str, expected: Path, revision: str | None) -> Pat
 def _verify(plain: str, raw: bytes, source: str) -> None:
     found = files.sha256(raw)
     if found != SHA256.get(plain, found):
-        raise ValueError(
+        raise SettingError(
             f"expected WikiText-2's {plain}, SHA-256 {SHA256[plain]} after decompression, from"
             f" {source}, got {found} ({len(raw):,} bytes); fetch it again, or give the file's path"
             " as the dataset to use it as it is"
@@ -154,7 +155,7 @@ def _parquet(path: Path) -> list[str]:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise ValueError(
+        raise SettingError(
             f"expected pyarrow, to read {path}, which is not installed; install the extra lm"
         ) from error
     try:
@@ -165,7 +166,7 @@ def _parquet(path: Path) -> list[str]:
         return rows
     except Exception as error:  # pyarrow's kinds of errors are many
         reason = files.first_line(error)
-        raise ValueError(
+        raise SettingError(
             f"expected a complete parquet file with a column text at {path}: {reason}"
         ) from error
 
@@ -183,7 +184,7 @@ def _split_file(directory: Path, split: str) -> Path:
     plain = directory / f"{split}.txt"
     path = files.find(plain) or directory / f"{split}.parquet"
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"dataset: expected the {split} split at {plain} (or .gz, .xz) or {path}, found no file"
         )
     return path

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax.arguments import MissingFileError, SettingError
 from collapse_jax.data import files
 
 WIKITEXT_2 = "wikitext-2"
@@ -89,7 +90,7 @@ def load_corpus(
         title, raw = path.name, files.read(path)
         tally = Counter(decode(raw, str(path)).split())
     if not tally:
-        raise ValueError(f"expected a text with words in it, got none in {name!r}; give another")
+        raise SettingError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
     words, counts = zip(*ranked, strict=True)
     corpus = Corpus(name, title, words, np.array(counts, np.int64), files.sha256(raw))
@@ -99,7 +100,7 @@ def load_corpus(
 def _pool_rare_words(corpus: Corpus, vocabulary: int) -> Corpus:
     types = len(corpus.words)
     if not 1 <= vocabulary <= types:
-        raise ValueError(
+        raise SettingError(
             f"expected a vocabulary from 1 to {types}, the word types of {corpus.title}, got "
             f"{vocabulary}; choose one in that range, or none to keep every word"
         )
@@ -107,7 +108,7 @@ def _pool_rare_words(corpus: Corpus, vocabulary: int) -> Corpus:
         return corpus
     kept = corpus.words[:vocabulary]
     if OTHER in kept:
-        raise ValueError(
+        raise SettingError(
             f"expected {OTHER} to be free for the pooled words, but {corpus.title} uses it as a "
             "word; rename it there, or give no vocabulary"
         )
@@ -122,7 +123,7 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
     plain = files.data_dir(override) / "wikitext-2" / "wiki.train.tokens"
     path = files.find(plain)
     if path is None:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"expected WikiText-2's training split at {plain} (or .gz, .xz), found no file; set "
             f"--data_dir or {files.ENVIRONMENT_VARIABLE} to the directory that holds wikitext-2, "
             "or make the file from the Hugging Face data set Salesforce/wikitext, configuration "
@@ -131,7 +132,7 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
         )
     raw = files.read(path)
     if files.sha256(raw) != SHA256[WIKITEXT_2]:
-        raise ValueError(
+        raise SettingError(
             f"expected WikiText-2's training split at {path}, SHA-256 {SHA256[WIKITEXT_2]} after "
             f"decompression, got {files.sha256(raw)} ({len(raw):,} bytes); fetch it again, or "
             "give the file's path as the corpus to use it as it is"
@@ -148,7 +149,7 @@ def pydoc_topics() -> dict[str, str]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise ValueError(
+        raise SettingError(
             "expected Python's own pydoc_data.topics, but this Python was installed without it "
             f"({error}); name another corpus, or a text file of your own"
         ) from error
@@ -167,7 +168,7 @@ def _english_words(text: str) -> list[str]:
 def _user_path(name: str) -> Path:
     path = Path(os.path.expanduser(name))
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"expected a corpus ({WIKITEXT_2}, {PYDOC_TOPICS}) or the path of a text file, got "
             f"{name!r}, and there is no such file; correct the name, or give the path in full"
         )
@@ -188,4 +189,6 @@ def decode(raw: bytes, source: str) -> str:
             problem = f"byte 0x{raw[error.start]:02x} at {error.start:,}, which is not UTF-8"
     else:
         problem = f"a NUL at byte {nul:,}"
-    raise ValueError(f"expected UTF-8 text in {source}, got {problem}; convert it, or give another")
+    raise SettingError(
+        f"expected UTF-8 text in {source}, got {problem}; convert it, or give another"
+    )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.config import RunConfig
 from collapse_jax.engine.recording import Recorder, every_chain, summaries
 from collapse_jax.engine.shapes import abstract_chain
@@ -119,13 +120,13 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
     """
     if regime.subsamples and family.pools.subsample is None:
         instead = "; use sampler=rows" if "sampler" in family.config else ""
-        raise ValueError(
+        raise SettingError(
             f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
             f" with {family.pools.name} cannot (a subsample of merged moments would be wrong)"
             f"{instead}"
         )
     if regime.realise is not None and family.pools.name == "moments":
-        raise ValueError(
+        raise SettingError(
             f"regime: {regime.name} with independent members has a random number of real samples,"
             f" which {family.name} with moments cannot serve; use sampler=rows"
         )
@@ -194,13 +195,13 @@ def check_memory(
     available = _memory()
     history = 2 * _bytes(metrics) * config.chains * config.generations
     if keep == "chains" and history > available:
-        raise ValueError(
+        raise SettingError(
             f"keep: every chain's history of {config.chains} chains x {config.generations}"
             f" generations needs {history / 1e9:.1f} GB, and there are {available / 1e9:.1f} GB;"
             " use keep=summary"
         )
     if needed > available:
-        raise ValueError(
+        raise SettingError(
             f"memory: {config.chains} chains of {family.name} under {regime.name} need about"
             f" {needed / 1e9:.1f} GB at generation {generation}, and there are"
             f" {available / 1e9:.1f} GB; use fewer chains, samples or generations"

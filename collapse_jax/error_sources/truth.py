@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.error_sources.model_classes import GRID, NARROWEST, merged_neighbours
 from collapse_jax.families.gmm import originals
 
@@ -46,21 +47,21 @@ def parse_modes(given: str | None) -> Modes:
         return THREE_MODES
     weights, means, covariances = originals.truth(given)
     if means.shape[1] != 1:
-        raise ValueError(f"truth.means: expected one dimension, got {means.shape[1]}")
+        raise SettingError(f"truth.means: expected one dimension, got {means.shape[1]}")
     if len(weights) < 2 or min(weights) <= 0:
-        raise ValueError(
+        raise SettingError(
             f"truth.weights: expected at least 2, all positive, got {weights.tolist()}"
         )
     variances = covariances.ravel()
     if min(variances) < NARROWEST**2:
-        raise ValueError(
+        raise SettingError(
             f"truth.covariances: expected variances of at least {NARROWEST**2:g}, got"
             f" {variances.tolist()}"
         )
     modes = Modes(weights, means.ravel(), np.sqrt(variances))
     low, high = _span(modes)
     if low < GRID[0] or high > GRID[-1]:
-        raise ValueError(
+        raise SettingError(
             "truth: expected its modes, their neighbours merged and the Gaussian of its moments"
             f" to lie within [{GRID[0]:g}, {GRID[-1]:g}] by {_REACH} deviations on either side,"
             f" got {low:.3g} to {high:.3g}"

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics.multinomial import multinomial
 from collapse_jax.pools import Counts
@@ -56,6 +57,7 @@ def discrete(
     Raises:
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
+    tail = arguments.share("tail", tail, above=0, below=1)
     population = _population(np.asarray(probabilities), tail)
     law = population.probabilities
     heterozygosity = 1.0 - float(np.sum(law**2))
@@ -87,7 +89,7 @@ def discrete(
     def check(sizes: Any) -> None:
         total = max(sizes.training.count, sizes.previous.count + sizes.synthetic.count)
         if total >= 2**31:
-            raise ValueError(
+            raise SettingError(
                 f"samples: counts are exact below 2^31 draws in all, got {total}; use fewer samples"
                 " or generations"
             )
@@ -178,14 +180,12 @@ def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
 
 def _population(given: np.ndarray, tail: float) -> _Population:
     if given.ndim != 1 or given.size < 2:
-        raise ValueError(
+        raise SettingError(
             f"probabilities: expected a vector of at least 2 symbols, got shape {given.shape}"
         )
     values = given.astype(np.float64)
     if not np.all(np.isfinite(values)) or np.any(values < 0) or values.sum() <= 0:
-        raise ValueError("probabilities: expected finite numbers >= 0 with a positive sum")
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
+        raise SettingError("probabilities: expected finite numbers >= 0 with a positive sum")
     law = values / values.sum()
     whole = np.all(values == np.round(values)) and 1 < values.sum() < 2**31
     weights = values.astype(np.int32) if whole else values.astype(np.float32)

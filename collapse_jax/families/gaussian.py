@@ -17,7 +17,8 @@ import numpy as np
 from jax.scipy import special
 from scipy.stats import norm
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics import affine, linalg, random
 from collapse_jax.numerics.affine import Affine
@@ -57,7 +58,11 @@ def gaussian(
     Raises:
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
-    _check_arguments(dim, estimator, sampler, sampling_bias, tail)
+    dim = arguments.integer("dim", dim, at_least=1)
+    estimator = arguments.choice("estimator", estimator, ESTIMATORS)
+    sampler = arguments.choice("sampler", sampler, SAMPLERS)
+    sampling_bias = arguments.number("sampling_bias", sampling_bias, above=0)
+    tail = arguments.share("tail", tail, above=0, below=1)
     location, spread = _original_moments(dim, mean, covariance)
     population = affine.from_factor(
         jnp.asarray(location, jnp.float32), jnp.asarray(np.linalg.cholesky(spread), jnp.float32)
@@ -266,39 +271,24 @@ def _original_moments(
     location = np.zeros(dim) if mean is None else np.asarray(mean, np.float64)
     spread = np.eye(dim) if covariance is None else np.asarray(covariance, np.float64)
     if location.shape != (dim,):
-        raise ValueError(f"mean: expected shape ({dim},), got {location.shape}")
+        raise SettingError(f"mean: expected shape ({dim},), got {location.shape}")
     if spread.shape != (dim, dim):
-        raise ValueError(f"covariance: expected shape ({dim}, {dim}), got {spread.shape}")
+        raise SettingError(f"covariance: expected shape ({dim}, {dim}), got {spread.shape}")
     if not np.allclose(spread, spread.T) or np.min(np.linalg.eigvalsh(spread)) <= 0:
-        raise ValueError("covariance: expected a symmetric positive definite matrix")
+        raise SettingError("covariance: expected a symmetric positive definite matrix")
     return location, spread
-
-
-def _check_arguments(
-    dim: int, estimator: str, sampler: str, sampling_bias: float, tail: float
-) -> None:
-    if dim < 1:
-        raise ValueError(f"dim: expected at least 1, got {dim}")
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
-    if not 0 < sampling_bias < math.inf:
-        raise ValueError(f"sampling_bias: expected more than 0, got {sampling_bias}")
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
 
 
 def _check_sizes(dim: int, estimator: str, sampler: str, sizes: Any) -> None:
     """Every fit must have full rank."""
     if sizes.training.count - 1 < dim:
-        raise ValueError(
+        raise SettingError(
             f"samples: a Gaussian of dim {dim} needs at least {dim + 1} samples a generation,"
             f" got {sizes.training.count}"
         )
     drawn = [sizes.synthetic.count, sizes.fresh.count, sizes.reused.count]
     if sampler == "exact" and max(drawn) - 1 < dim:
-        raise ValueError(
+        raise SettingError(
             f"samples: the exact sampler at dim {dim} needs a part of at least {dim + 1} samples"
             f" from one source, got at most {max(drawn)}; use sampler=rows"
         )

@@ -16,7 +16,8 @@ import numpy as np
 from jax.scipy import special
 from scipy.stats import norm
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics import affine, random
 from collapse_jax.numerics.affine import Affine
@@ -56,10 +57,10 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
     Raises:
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
-    _check_arguments(centres, dim, bandwidth, tail)
-    centres, dim = int(centres), int(dim)
-    if not isinstance(bandwidth, str):
-        bandwidth = float(bandwidth)  # 1 and 1.0 are the same run
+    centres = arguments.integer("centres", centres, at_least=1)
+    dim = arguments.integer("dim", dim, at_least=1)
+    bandwidth = _bandwidth(bandwidth)
+    tail = arguments.share("tail", tail, above=0, below=1)
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
         bits = jax.random.bits(key, (request.capacity, dim))
@@ -81,7 +82,7 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
 
     def check(sizes: Any) -> None:
         if sizes.synthetic.count > centres:
-            raise ValueError(
+            raise SettingError(
                 f"centres: expected at least {sizes.synthetic.count}, the draws of a generation,"
                 f" got {centres}"
             )
@@ -227,14 +228,13 @@ def _metrics(dim: int) -> dict[str, Metric]:
     }
 
 
-def _check_arguments(centres: int, dim: int, bandwidth: float | str, tail: float) -> None:
-    for name, value in (("centres", centres), ("dim", dim)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
-    named = isinstance(bandwidth, str)
-    if bandwidth not in RULES if named else not 0 < float(bandwidth) < math.inf:
-        raise ValueError(
-            f"bandwidth: expected a positive number or one of {', '.join(RULES)}, got {bandwidth!r}"
-        )
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
+def _bandwidth(given: float | str) -> float | str:
+    """A positive number, or the name of a rule."""
+    if isinstance(given, str) and given in RULES:
+        return given
+    try:
+        return arguments.number("bandwidth", given, above=0)
+    except SettingError:
+        raise SettingError(
+            f"bandwidth: expected a positive number or one of {', '.join(RULES)}, got {given!r}"
+        ) from None

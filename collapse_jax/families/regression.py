@@ -6,13 +6,14 @@ weights' error, so data and models are kept relative to w, and no digit is lost 
 Axis legend: d dimension, T rows.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics import linalg, random
 from collapse_jax.pools import Count, Pools
@@ -57,8 +58,10 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
     Raises:
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
-    _check_arguments(dim, noise, design)
-    dim, noise, same = int(dim), float(noise), design == "same"
+    dim = arguments.integer("dim", dim, at_least=1)
+    noise = arguments.number("noise", noise, above=0)
+    design = arguments.choice("design", design, DESIGNS)
+    same = design == "same"
 
     def original(key: jax.Array, request: Request) -> Gram:
         return _draw(key, jnp.zeros(dim), request.count, noise)
@@ -189,19 +192,10 @@ def _metrics(noise: float) -> dict[str, Metric]:
     }
 
 
-def _check_arguments(dim: int, noise: float, design: str) -> None:
-    if isinstance(dim, bool) or not isinstance(dim, int | np.integer) or dim < 1:
-        raise ValueError(f"dim: expected an integer >= 1, got {dim!r}")
-    if not 0 < noise < math.inf:
-        raise ValueError(f"noise: expected a standard deviation > 0, got {noise}")
-    if design not in DESIGNS:
-        raise ValueError(f"design: expected one of {', '.join(DESIGNS)}, got {design!r}")
-
-
 def _check_sizes(dim: int, sizes: Any) -> None:
     """The expected excess risk of a fit to T rows is finite for T > d + 1 alone."""
     if sizes.training.count <= dim + 1:
-        raise ValueError(
+        raise SettingError(
             f"samples: a regression of dim {dim} needs more than {dim + 1} samples a generation,"
             f" got {sizes.training.count}"
         )
@@ -211,7 +205,7 @@ def _check_same_design(regime: Any) -> None:
     """The same X can only be labelled anew as a whole."""
     later = regime.sizes(1)
     if later.fresh or later.reused or not regime.constant_samples:
-        raise ValueError(
+        raise SettingError(
             f"regime: {regime.name} mixes data sets or changes their size, which regression with"
             " design=same cannot serve; use design=new"
         )

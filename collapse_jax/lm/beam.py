@@ -8,12 +8,13 @@ vocabulary.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.lm import cache as caches
 from collapse_jax.lm import decoding, sampling
@@ -107,23 +108,22 @@ def search(
     Raises:
       ValueError: for an argument outside its range, or prompts that leave no room.
     """
-    for name, value, least in (
-        ("beams", beams, 1), ("new_tokens", new_tokens, 1), ("min_new_tokens", min_new_tokens, 0)
-    ):  # fmt: skip
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-    if not 1 <= returned <= beams:
-        raise ValueError(f"returned: expected 1 to beams = {beams}, got {returned}")
+    beams = arguments.integer("beams", beams, at_least=1)
+    new_tokens = arguments.integer("new_tokens", new_tokens, at_least=1)
+    min_new_tokens = arguments.integer("min_new_tokens", min_new_tokens, at_least=0)
+    returned = arguments.integer("returned", returned, at_least=1)
+    if returned > beams:
+        raise SettingError(f"returned: expected at most beams = {beams}, got {returned}")
     if min_new_tokens > new_tokens:
-        raise ValueError(
+        raise SettingError(
             f"min_new_tokens: expected at most new_tokens = {new_tokens}, got {min_new_tokens}"
         )
-    if not 0 < repetition_penalty < math.inf:
-        raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
-    if not math.isfinite(length_penalty):
-        raise ValueError(f"length_penalty: expected a finite number, got {length_penalty}")
+    repetition_penalty = arguments.number("repetition_penalty", repetition_penalty, above=0)
+    length_penalty = arguments.number("length_penalty", length_penalty)
     if not isinstance(early_stopping, bool) and early_stopping != "never":
-        raise ValueError(f"early_stopping: expected True, False or 'never', got {early_stopping!r}")
+        raise SettingError(
+            f"early_stopping: expected True, False or 'never', got {early_stopping!r}"
+        )
     check(model.config, prompts, new_tokens)
     if beams == 1:
         key = jax.random.key(0)  # nothing is drawn

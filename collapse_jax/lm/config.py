@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from collapse_jax import arguments
+from collapse_jax.arguments import MissingFileError, SettingError
+
 # Config field -> key of config.json, where they differ.
 _KEYS = {
     "hidden": "hidden_size",
@@ -69,19 +72,18 @@ class Config:
     def __post_init__(self) -> None:
         """Checks every field."""
         for name in ("vocabulary", "hidden", "layers", "heads", "inner", "positions", "embedding"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+            checked = arguments.integer(name, getattr(self, name), at_least=1)
+            object.__setattr__(self, name, checked)
         if self.hidden % self.heads:
-            raise ValueError(
+            raise SettingError(
                 f"heads: expected a divisor of hidden = {self.hidden}, got {self.heads}"
             )
         if self.final_norm and not self.norm_before:
-            raise ValueError("final_norm: expected False where norm_before is False")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected a share below 1, got {self.dropout}")
+            raise SettingError("final_norm: expected False where norm_before is False")
+        object.__setattr__(self, "dropout", arguments.share("dropout", self.dropout, below=1))
         for name in ("begin", "end", "pad"):
             if not 0 <= getattr(self, name) < self.vocabulary:
-                raise ValueError(
+                raise SettingError(
                     f"{name}: expected an id below vocabulary = {self.vocabulary},"
                     f" got {getattr(self, name)}"
                 )
@@ -103,13 +105,13 @@ def from_json(values: Mapping[str, Any], source: str = "config") -> Config:
       ValueError: for another architecture, or an entry that this port does not know or accept.
     """
     if values.get("model_type") != "opt":
-        raise ValueError(
+        raise SettingError(
             f"{source}: model_type: expected 'opt', got {values.get('model_type')!r}; other"
             " architectures are not ported"
         )
     for key, known in _KNOWN.items():
         if values.get(key, known) != known:
-            raise ValueError(f"{source}: {key}: expected {known!r}, got {values[key]!r}")
+            raise SettingError(f"{source}: {key}: expected {known!r}, got {values[key]!r}")
     given: dict[str, Any] = {}
     for field in dataclasses.fields(Config):
         key = _KEYS.get(field.name, field.name)
@@ -121,7 +123,7 @@ def from_json(values: Mapping[str, Any], source: str = "config") -> Config:
     try:
         return Config(**given)
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise SettingError(f"{source}: {error}") from error
 
 
 def read(path: Path) -> Config:
@@ -134,11 +136,11 @@ def read(path: Path) -> Config:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(f"expected a config.json at {path}, but there is none") from None
+        raise MissingFileError(f"expected a config.json at {path}, but there is none") from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"expected JSON at {path}, but reading it failed: {error}") from error
+        raise SettingError(f"expected JSON at {path}, but reading it failed: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"expected a JSON object at {path}, got a {type(values).__name__}")
+        raise SettingError(f"expected a JSON object at {path}, got a {type(values).__name__}")
     return from_json(values, str(path))
 
 
@@ -161,5 +163,5 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     """The value, if it has a field's type; a whole number serves as a float."""
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
+        raise SettingError(f"{name}: expected {kind.__name__}, got {value!r}")
     return value

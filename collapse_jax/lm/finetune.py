@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.family import Metrics, Steps, Training, run_to_end
 from collapse_jax.lm import cross_entropy
@@ -61,27 +62,25 @@ class Settings(NamedTuple):
     chunk: int = 0
     recompute: bool = False
 
-    def check(self) -> None:
-        """Raises ValueError for a setting outside its range."""
+    def check(self) -> "Settings":
+        """The same as plain Python values; raises SettingError for one outside its range."""
+        checked: dict[str, Any] = {
+            "schedule": arguments.choice("schedule", self.schedule, SCHEDULES)
+        }
         for name in ("epochs", "batch", "accumulate"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+            checked[name] = arguments.integer(name, getattr(self, name), at_least=1)
         if self.batch % self.accumulate:
-            raise ValueError(
+            raise SettingError(
                 f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
             )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule: expected one of {SCHEDULES}, got {self.schedule!r}")
+        checked["chunk"] = arguments.integer("chunk", self.chunk, at_least=0)
         for name in ("learning_rate", "epsilon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
+            checked[name] = arguments.number(name, getattr(self, name), above=0)
         for name in ("warmup", "beta_1", "beta_2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "clip", "chunk"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+            checked[name] = arguments.share(name, getattr(self, name), below=1)
+        for name in ("weight_decay", "clip"):
+            checked[name] = arguments.number(name, getattr(self, name), at_least=0)
+        return self._replace(**checked)
 
 
 class Perplexity(NamedTuple):
@@ -106,12 +105,12 @@ def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
       blocks: ids i32[M, T].
     """
     if blocks.ndim != 2 or not len(blocks) or not np.issubdtype(blocks.dtype, np.integer):
-        raise ValueError(
+        raise SettingError(
             f"{name}: expected at least one block, integers in one row a block, got {blocks.dtype}"
             f" of shape {blocks.shape}"
         )
     if not 2 <= blocks.shape[1] <= config.positions + 1:  # of the last token no position is read
-        raise ValueError(
+        raise SettingError(
             f"{name}: expected blocks of 2 to {config.positions + 1} tokens, got {blocks.shape[1]}"
         )
     check_ids(name, config, blocks)
@@ -120,7 +119,7 @@ def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
 def check_batch(blocks: int, batch: int) -> None:
     """Refuses training sets of fewer blocks than a training step takes."""
     if blocks < batch:
-        raise ValueError(
+        raise SettingError(
             f"batch: expected at most the {blocks:,} blocks of a training set, got {batch:,}"
         )
 
@@ -189,8 +188,7 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
     Raises:
       ValueError: for blocks that the model cannot read, or a batch of none.
     """
-    if batch < 1:
-        raise ValueError(f"batch: expected at least 1, got {batch}")
+    batch = arguments.integer("batch", batch, at_least=1)
     check_blocks("blocks", model.config, blocks)
     of_blocks = compiled(lambda params, part: losses(model, params, part).mean(axis=1))
     batch = min(batch, len(blocks))
@@ -325,10 +323,10 @@ def steps(
     Raises:
       ValueError: for settings outside their range, or without validation blocks.
     """
-    settings.check()
+    settings = settings.check()
     check_blocks("validation", model.config, validation)
     if validation.shape[1] != length:
-        raise ValueError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
+        raise SettingError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
     work = 6 * models.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
     course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)

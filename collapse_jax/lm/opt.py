@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.lm import layers
 from collapse_jax.lm.config import Config
 
@@ -56,7 +57,7 @@ def model(config: Config, dtype: Any = jnp.float32) -> Model:
       ValueError: for another type.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype: expected float32 or bfloat16, got {jnp.dtype(dtype)}")
+        raise SettingError(f"dtype: expected float32 or bfloat16, got {jnp.dtype(dtype)}")
     return Model(config, nnx.split(_abstract(config))[0], dtype)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.lm.config import Config
 
 
@@ -31,10 +32,10 @@ def prompts(config: Config, texts: Sequence[Sequence[int]] | np.ndarray) -> Prom
     """
     rows = [np.asarray(text) for text in texts]
     if not rows or not all(row.size for row in rows):
-        raise ValueError("prompts: expected at least one, and none of them empty")
+        raise SettingError("prompts: expected at least one, and none of them empty")
     for row in rows:
         if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
-            raise ValueError(
+            raise SettingError(
                 f"prompts: expected ids, integers in one row a prompt, got {row.dtype} of shape"
                 f" {row.shape}"
             )
@@ -52,7 +53,7 @@ def check_ids(name: str, config: Config, ids: np.ndarray) -> None:
     """Raises ValueError, naming what they are, unless all ids are in the vocabulary."""
     least, most = int(ids.min()), int(ids.max())
     if least < 0 or most >= config.vocabulary:
-        raise ValueError(
+        raise SettingError(
             f"{name}: expected ids below the vocabulary's {config.vocabulary}, got"
             f" {least if least < 0 else most}"
         )
@@ -62,10 +63,12 @@ def check(config: Config, given: Prompts, new_tokens: int) -> None:
     """Raises ValueError unless the model knows all ids, and all new tokens have positions."""
     check_ids("prompts", config, given.tokens)
     if not (np.diff(given.mask.astype(int), axis=1) >= 0).all() or not given.mask[:, -1].all():
-        raise ValueError("prompts: expected padding on the left of every prompt, and nowhere else")
+        raise SettingError(
+            "prompts: expected padding on the left of every prompt, and nowhere else"
+        )
     longest = int(given.mask.sum(axis=1).max())
     if longest + new_tokens > config.positions:
-        raise ValueError(
+        raise SettingError(
             f"prompts: expected at most {config.positions - new_tokens} tokens, as the model has"
             f" {config.positions} positions and {new_tokens} are new, got {longest}"
         )

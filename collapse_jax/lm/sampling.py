@@ -4,12 +4,13 @@ Axis legend: B prompts, S new tokens at most, T tokens of a prompt, V vocabulary
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.lm import cache as caches
 from collapse_jax.lm import decoding
@@ -81,19 +82,16 @@ def sample(
     Raises:
       ValueError: for an argument outside its range, or prompts that leave no room.
     """
-    if new_tokens < 1 or not 0 <= min_new_tokens <= new_tokens:
-        raise ValueError(
-            "min_new_tokens: expected 0 to new_tokens, and those at least 1, got"
-            f" {min_new_tokens} and {new_tokens}"
+    new_tokens = arguments.integer("new_tokens", new_tokens, at_least=1)
+    min_new_tokens = arguments.integer("min_new_tokens", min_new_tokens, at_least=0)
+    if min_new_tokens > new_tokens:
+        raise SettingError(
+            f"min_new_tokens: expected at most new_tokens = {new_tokens}, got {min_new_tokens}"
         )
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature: expected at least 0, got {temperature}")
-    if top_k < 0:
-        raise ValueError(f"top_k: expected at least 0, got {top_k}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p: expected above 0 and at most 1, got {top_p}")
-    if not 0 < repetition_penalty < math.inf:
-        raise ValueError(f"repetition_penalty: expected above 0, got {repetition_penalty}")
+    temperature = arguments.number("temperature", temperature, at_least=0)
+    top_k = arguments.integer("top_k", top_k, at_least=0)
+    top_p = arguments.share("top_p", top_p, above=0)
+    repetition_penalty = arguments.number("repetition_penalty", repetition_penalty, above=0)
     check(model.config, prompts, new_tokens)
     settings = Settings(
         jnp.float32(temperature), jnp.int32(top_k or model.config.vocabulary),

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from collapse_jax import arguments
+from collapse_jax.arguments import MissingFileError, SettingError
+
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BEGIN, PAD = "</s>", "<pad>"
 # In the order of their ids in OPT's vocabulary.
@@ -76,11 +79,11 @@ def load(directory: str | os.PathLike[str]) -> Tokenizer:
     paths = [Path(directory, name) for name in (VOCABULARY, MERGES)]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"expected a tokenizer's file at {path}, but there is none")
+            raise MissingFileError(f"expected a tokenizer's file at {path}, but there is none")
     try:
         library = ByteLevelBPETokenizer.from_file(*map(str, paths))
     except Exception as error:  # the library raises bare exceptions
-        raise ValueError(f"expected a byte-level BPE in {directory}: {error}") from error
+        raise SettingError(f"expected a byte-level BPE in {directory}: {error}") from error
     _check_merges(*paths)
     return _tokenizer(library, str(directory))
 
@@ -97,9 +100,7 @@ def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """
     from tokenizers import ByteLevelBPETokenizer
 
-    least = 256 + len(SPECIAL)
-    if vocabulary < least:
-        raise ValueError(f"vocabulary: expected at least {least}, got {vocabulary}")
+    vocabulary = arguments.integer("vocabulary", vocabulary, at_least=256 + len(SPECIAL))
     library = ByteLevelBPETokenizer()
     library.train_from_iterator(
         texts, vocabulary, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
@@ -117,7 +118,7 @@ def _check_merges(vocabulary: Path, merges: Path) -> None:
     words = json.loads(vocabulary.read_text(encoding="utf-8"))
     missing = [w for w in words if len(w) > 1 and w not in made and not _UNMERGED.fullmatch(w)]
     if missing:
-        raise ValueError(
+        raise SettingError(
             f"expected all merges of {vocabulary.name} in {merges}, got none for {len(missing):,}"
             f" of its entries, such as {missing[0]!r}"
         )
@@ -126,7 +127,7 @@ def _check_merges(vocabulary: Path, merges: Path) -> None:
 def _tokenizer(library: Any, source: str) -> Tokenizer:
     begin, pad = (library.token_to_id(token) for token in (BEGIN, PAD))
     if begin is None or pad is None:
-        raise ValueError(f"{source}: expected the tokens {BEGIN} and {PAD} in the vocabulary")
+        raise SettingError(f"{source}: expected the tokens {BEGIN} and {PAD} in the vocabulary")
     # As in OPT's tokenizer, which has no others: "<unk>" in a text is text.
     library.add_special_tokens([BEGIN, PAD])
     return Tokenizer(library, begin, pad)

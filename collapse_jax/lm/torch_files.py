@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from collapse_jax.arguments import SettingError
+
 _STORAGES: dict[str, Any] = {
     "FloatStorage": np.float32,
     "HalfStorage": np.float16,
@@ -44,16 +46,16 @@ def read(path: Path) -> dict[str, np.ndarray]:
             folder = member.removesuffix("data.pkl")
             loaded = _Unpickler(io.BytesIO(archive.read(member)), archive, folder).load()
     except _Refused as error:
-        raise ValueError(f"refused to read {path}: {error}") from error
+        raise SettingError(f"refused to read {path}: {error}") from error
     except Exception as error:  # what a damaged pickle raises is anything
-        raise ValueError(
+        raise SettingError(
             f"expected a complete PyTorch file (zip, since 1.6) at {path}: {error or repr(error)}"
         ) from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"expected tensors by name in {path}, got {type(loaded).__name__}")
+        raise SettingError(f"expected tensors by name in {path}, got {type(loaded).__name__}")
     for name, array in loaded.items():
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise ValueError(
+            raise SettingError(
                 f"expected tensors by name in {path}, got {type(array).__name__} at {name!r}"
             )
     return dict(loaded)

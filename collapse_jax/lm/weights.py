@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.arguments import MissingFileError, SettingError
 from collapse_jax.data import files
 from collapse_jax.lm import config as configs
 from collapse_jax.lm import opt as models
@@ -67,9 +68,9 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     if text and local.is_dir():
         return local
     if local.is_file():
-        raise FileNotFoundError(f"{expected}, which is a file")
+        raise MissingFileError(f"{expected}, which is a file")
     if not text or text.startswith(("/", ".", "~")):  # as no id does
-        raise FileNotFoundError(f"{expected}, and there is no such directory")
+        raise MissingFileError(f"{expected}, and there is no such directory")
     from huggingface_hub import HfApi, errors, snapshot_download
 
     fetch = functools.partial(snapshot_download, text, revision=revision)
@@ -81,13 +82,13 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
         wanted = ["config.json", *TOKENIZER_FILES, *_weight_patterns(listed)]
         return Path(fetch(allow_patterns=wanted))
     except unknown as error:
-        raise FileNotFoundError(f"{expected}: {files.first_line(error)}") from error
+        raise MissingFileError(f"{expected}: {files.first_line(error)}") from error
     except Exception as reason:  # out of reach; the kinds of transport errors vary by version
         try:
             return Path(fetch(local_files_only=True))
         except errors.LocalEntryNotFoundError as error:
             why = files.first_line(reason)
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"{expected}: the hub is out of reach ({why}), and it was not fetched before"
             ) from error
 
@@ -106,11 +107,11 @@ def read(directory: Path) -> Arrays:
         arrays: Arrays = {}
         for path in paths:
             if not path.is_file():
-                raise FileNotFoundError(f"expected weights at {path}, which an index lists")
+                raise MissingFileError(f"expected weights at {path}, which an index lists")
             arrays.update(kind.read(path))
         return arrays
     known = ", ".join(kind.single for kind in _FORMATS)
-    raise FileNotFoundError(f"expected weights in {directory} ({known}), but there are none")
+    raise MissingFileError(f"expected weights in {directory} ({known}), but there are none")
 
 
 def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> Params:
@@ -151,13 +152,13 @@ def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> 
             made.append(np.asarray(array, np.float32))
     faults += [f"{name} is not expected" for names in given.values() for name in names]
     if faults:
-        raise ValueError(f"{source}: weights do not fit the config: {'; '.join(faults)}")
+        raise SettingError(f"{source}: weights do not fit the config: {'; '.join(faults)}")
     params: Params = jax.tree.unflatten(structure, made)
     words = params["embed_tokens"]["embedding"]
     for name in heads:
         head = arrays[name].T if name.endswith("kernel") else arrays[name]
         if head.shape != words.shape or not np.all(np.asarray(head, np.float32) == words):
-            raise ValueError(
+            raise SettingError(
                 f"{source}: {name} differs from the word embedding; OPT's are the same (tied)"
             )
     return params
@@ -180,7 +181,7 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
 
     expected = models.shapes(config)
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
-        raise ValueError("params: expected those of a model of the config, got others")
+        raise SettingError("params: expected those of a model of the config, got others")
     target = Path(directory)
     if target.is_file():
         raise NotADirectoryError(f"expected a directory at {target}, got a file")
@@ -228,7 +229,7 @@ def _files(directory: Path, kind: _Format) -> list[Path]:
         if not all(isinstance(name, str) and Path(name).name == name for name in listed):
             raise ValueError("a file name outside the directory")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"expected an index of weights at {index}: {error!r}") from error
+        raise SettingError(f"expected an index of weights at {index}: {error!r}") from error
     return [directory / name for name in sorted(listed)]
 
 
@@ -251,7 +252,7 @@ def _read_safetensors(path: Path) -> Arrays:
     try:
         return {name: np.asarray(array) for name, array in load_file(path).items()}
     except (SafetensorError, ValueError, OSError) as error:
-        raise ValueError(f"expected a complete safetensors file at {path}: {error}") from error
+        raise SettingError(f"expected a complete safetensors file at {path}: {error}") from error
 
 
 def _read_msgpack(path: Path) -> Arrays:
@@ -263,7 +264,7 @@ def _read_msgpack(path: Path) -> Arrays:
         flat = flatten_dict(nested, sep=".")
         return {name: np.asarray(array) for name, array in flat.items()}
     except Exception as error:  # msgpack's own kinds of errors are many
-        raise ValueError(
+        raise SettingError(
             f"expected a complete msgpack file of weights at {path}: {error or repr(error)}"
         ) from error
 

@@ -9,6 +9,7 @@ import xarray as xr
 from etils import epath
 from matplotlib.figure import Figure
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.reports import figures, page, run_section
 from collapse_jax.results import closed_forms, survival, table
 from collapse_jax.runner import Result
@@ -33,7 +34,7 @@ def write_all(
     try:
         return _write_all(epath.Path(workdir), result, drawn or {})
     except OSError as error:
-        raise ValueError(
+        raise SettingError(
             f"workdir: cannot write the results to {workdir}: {error.strerror or error}; the run"
             " itself is saved, the same command continues"
         ) from error

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import MATMUL_PRECISION
 from collapse_jax.config import differences, fingerprint
 from collapse_jax.saving.checkpoint import CheckpointError, explained
@@ -37,7 +38,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"workdir: cannot create {path}: {error.strerror}") from error
+            raise SettingError(f"workdir: cannot create {path}: {error.strerror}") from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -58,7 +59,7 @@ class Workdir:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(
+                raise SettingError(
                     f"workdir: another process is running in {self.path}; wait for it to end, or"
                     " use another workdir"
                 ) from None
@@ -107,7 +108,7 @@ class Workdir:
         else:
             changed = differences(stored["identity"], json.loads(json.dumps(identity)))
             if changed:
-                raise ValueError(
+                raise SettingError(
                     f"workdir: {self.path} holds a run with another config ({'; '.join(changed)});"
                     " use another workdir or the same settings"
                 )
@@ -138,12 +139,12 @@ class Workdir:
             ("chains", stored["chains"], chains),
         ):
             if new < old:
-                raise ValueError(
+                raise SettingError(
                     f"{name}: {self.path} holds a run of {old}, which cannot shrink to {new}"
                 )
         if chains > stored["chains"]:
             if stored["chains"] % batch:
-                raise ValueError(
+                raise SettingError(
                     f"chains: only whole batches can be added, and the {stored['chains']} chains in"
                     f" {self.path} do not fill batches of {batch}"
                 )

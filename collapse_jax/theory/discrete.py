@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, xlog1py, xlogy
 
+from collapse_jax import arguments
 from collapse_jax.theory.schedule import (
     Floats,
     Integers,
@@ -28,10 +29,10 @@ def _check_frequency(frequency: ArrayLike) -> Floats:
 
 
 def _check_law(frequencies: ArrayLike) -> Floats:
-    """Return frequencies f64[..., symbol], or raise ValueError unless they sum to 1."""
+    """Return frequencies f64[..., symbol], or raise SettingError unless they sum to 1."""
     law = check_share("frequencies", np.asarray(frequencies, dtype=np.float64))
     if law.ndim == 0 or not np.allclose(law.sum(axis=-1), 1, rtol=0, atol=1e-9):
-        raise ValueError(f"frequencies must sum to 1 over the last axis, got {frequencies!r}")
+        raise arguments.refusal("frequencies", "a sum of 1 over the last axis", frequencies)
     return law
 
 
@@ -127,7 +128,7 @@ def symbol_survival_bound(expected_count: ArrayLike, fits: Integers) -> Floats:
     """
     expected = np.asarray(expected_count, dtype=np.float64)
     if not np.all(expected >= 0):
-        raise ValueError(f"expected_count must be >= 0, got {expected_count!r}")
+        raise arguments.refusal("expected_count", "numbers >= 0", expected_count)
     return -np.expm1(-expected / check_integers("fits", fits, 1))
 
 
@@ -239,7 +240,7 @@ def fixed_count_steady_homozygosity(
     samples = check_constant_samples(samples, minimum=1)
     real: NDArray[Any] = check_integers("real_samples", real_samples, 0) / samples
     if np.any(real > 1):
-        raise ValueError(f"real_samples must be <= samples = {samples}, got {real_samples!r}")
+        raise arguments.refusal("real_samples", f"at most samples = {samples}", real_samples)
     kept = (1 - real) ** 2
     true = np.sum(_check_law(frequencies) ** 2, axis=-1)
     inflow = (1 - kept) * true + (1 - real * true) / samples

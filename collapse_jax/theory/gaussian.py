@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import poch
 
+from collapse_jax import arguments
 from collapse_jax.theory.schedule import (
     Floats,
     Integers,
     SampleSizes,
     check_integers,
-    check_positive,
     running_product,
     running_sum,
     unroll,
@@ -29,10 +29,8 @@ Estimator: TypeAlias = Literal["unbiased", "ml"]
 
 
 def check_estimator(estimator: Estimator) -> None:
-    """Raise ValueError unless `estimator` is a known variance estimator."""
-    known = get_args(Estimator)
-    if estimator not in known:
-        raise ValueError(f"estimator must be one of {known}, got {estimator!r}")
+    """Raise SettingError unless `estimator` is a known variance estimator."""
+    arguments.choice("estimator", estimator, get_args(Estimator))
 
 
 def c4(samples: SampleSizes) -> Floats:
@@ -85,7 +83,7 @@ def standard_deviation_factor(samples: SampleSizes, estimator: Estimator = "unbi
 
 def _bias_power(sampling_bias: float, fits: NDArray[np.int64]) -> Floats:
     """lambda^(n-1), and 1 at n = 0: the first fit sees real rows, which are not scaled."""
-    check_positive("sampling_bias", sampling_bias)
+    arguments.number("sampling_bias", sampling_bias, above=0)
     return np.float64(sampling_bias) ** np.maximum(fits - 1, 0)
 
 
@@ -204,7 +202,7 @@ def mean_squared_drift(
         [0.0, 0.02, 1.0]
     """
     sizes, fits = unroll(samples, fits)
-    check_positive("sampling_bias", sampling_bias)
+    arguments.number("sampling_bias", sampling_bias, above=0)
     seen = running_product(sampling_bias * variance_factor(sizes, estimator), np.arange(len(sizes)))
     return variance * running_sum(seen / sizes, fits)
 
@@ -291,7 +289,7 @@ def standard_deviation_exceedance_bound(
     """
     epsilon = np.asarray(threshold, dtype=np.float64)
     if not np.all(epsilon > 0):
-        raise ValueError(f"threshold must be > 0, got {threshold!r}")
+        raise arguments.refusal("threshold", "numbers > 0", threshold)
     sizes, counts = unroll(samples, fits)
     decay = np.exp(-running_sum(1 / (4 * sizes), counts))
     bound: Floats = np.minimum(1.0, np.sqrt(variance) / epsilon * decay)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import polygamma, psi
 
+from collapse_jax import arguments
 from collapse_jax.theory.gaussian import Estimator, variance_factor
 from collapse_jax.theory.schedule import (
     Floats,
@@ -16,7 +17,6 @@ from collapse_jax.theory.schedule import (
     SampleSizes,
     check_constant_samples,
     check_integers,
-    check_positive,
     running_sum,
     unroll,
 )
@@ -29,7 +29,7 @@ def _degrees_of_freedom(
     dimension = int(check_integers("dimension", dimension, 1))
     sizes, counts = unroll(samples, fits)
     if np.any(check_integers("samples", samples, 2) <= dimension):
-        raise ValueError(f"samples must be > dimension = {dimension}, got {samples!r}")
+        raise arguments.refusal("samples", f"more than dimension = {dimension}", samples)
     return sizes, sizes[:, None] - 1 - np.arange(dimension), counts
 
 
@@ -62,7 +62,7 @@ def expected_log_determinant(
     sizes, freedom, counts = _degrees_of_freedom(samples, fits, dimension)
     scale = np.log(2 / (sizes - 1)) + np.log(variance_factor(sizes, estimator))
     terms = np.sum(psi(freedom / 2) + scale[:, None], axis=-1)
-    check_positive("sampling_bias", sampling_bias)
+    arguments.number("sampling_bias", sampling_bias, above=0)
     bias = dimension * np.maximum(counts - 1, 0) * np.log(sampling_bias)
     return np.asarray(log_determinant + bias + running_sum(terms, counts))[()]
 
@@ -105,7 +105,7 @@ def expected_log_variance(
         Mean of the natural logarithm of the variance, of the shape of `fits`; at `variance` 1 the
         mean of ln(sigma_n^2 / sigma^2).
     """
-    check_positive("variance", variance)
+    arguments.number("variance", variance, above=0)
     return expected_log_determinant(
         samples,
         fits,

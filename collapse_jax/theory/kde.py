@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from collapse_jax import arguments
 from collapse_jax.theory.schedule import (
     Floats,
     Integers,
     SampleSizes,
     check_constant_samples,
     check_integers,
-    check_positive,
     running_sum,
     unroll,
 )
@@ -53,8 +53,7 @@ def kde_bandwidth_factor(rule: str, samples: SampleSizes, dimension: int = 1) ->
         >>> round(float(kde_bandwidth_factor("scott", 100)), 4)
         0.3981
     """
-    if rule not in RULES:
-        raise ValueError(f"rule must be one of {RULES}, got {rule!r}")
+    arguments.choice("rule", rule, RULES)
     sizes = check_integers("samples", samples, 2)
     effective = sizes * (1.0 if rule == "scott" else (dimension + 2) / 4)
     return np.asarray(effective ** (-1 / (dimension + 4)))[()]
@@ -98,7 +97,7 @@ def kde_moments(
     """
     sizes, counts = unroll(samples, fits)
     if not 0 <= real_samples <= sizes.min(initial=np.iinfo(np.int64).max):
-        raise ValueError(f"real_samples must be in 0..samples, got {real_samples!r}")
+        raise arguments.refusal("real_samples", "0 to samples", real_samples)
     add, factors = _density(bandwidth, sizes, dimension)
     spread, drift = [variance], [0.0]
     for size, factor in zip(sizes, factors, strict=True):
@@ -170,7 +169,7 @@ def kde_expected_tail_mass(
         >>> [round(float(v), 4) for v in kde_expected_tail_mass([0, 1, 10], 0.5, 0.02)]
         [0.02, 0.0375, 0.2137]
     """
-    check_positive("bandwidth", bandwidth)
+    arguments.number("bandwidth", bandwidth, above=0)
     counts = check_integers("fits", fits, 0)
     last = int(counts.max(initial=0))
     widened = np.sqrt(1 + np.arange(last + 2) * bandwidth**2)
@@ -194,5 +193,5 @@ def _density(
     if isinstance(bandwidth, str):
         squared = kde_bandwidth_factor(bandwidth, pooled, dimension) ** 2
         return 0.0, 1 + squared * pooled / (pooled - 1)
-    check_positive("bandwidth", bandwidth)
+    arguments.number("bandwidth", bandwidth, above=0)
     return bandwidth**2, np.ones(len(pooled))

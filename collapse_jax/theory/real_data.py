@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import gammaln
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.theory.gaussian import Estimator, check_estimator
 from collapse_jax.theory.schedule import (
     Floats,
@@ -147,7 +149,7 @@ def fixed_count_steady_state(
     check_estimator(estimator)
     real = check_integers("real_samples", real_samples, 0) / samples
     if np.any(real > 1):
-        raise ValueError(f"real_samples must be <= samples = {samples}, got {real_samples!r}")
+        raise arguments.refusal("real_samples", f"at most samples = {samples}", real_samples)
     if estimator == "ml":
         drift = variance / (samples * real * (2 - real) + 1 - real)
         return SteadyState(drift, variance - drift)
@@ -197,9 +199,9 @@ def random_count_steady_state(
 
 
 def _check_bounded(margin: Floats, name: str, value: object, samples: int) -> None:
-    """Raise ValueError unless the share of real rows is large enough for a steady state."""
+    """Raise SettingError unless the share of real rows is large enough for a steady state."""
     if not np.all(margin > 0):
-        raise ValueError(
-            f"{name} must be larger for the unbiased fit to have a steady state at "
-            f"samples = {samples}, got {value!r}"
+        raise SettingError(
+            f"{name}: expected more, for the unbiased fit to have a steady state at"
+            f" samples = {samples}, got {value!r}"
         )

@@ -12,12 +12,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from scipy.special import digamma
 
+from collapse_jax import arguments
 from collapse_jax.theory.schedule import (
     Floats,
     Integers,
     SampleSizes,
     check_constant_samples,
-    check_positive,
     running_sum,
     unroll,
 )
@@ -46,7 +46,7 @@ def regression_excess_risk(
         >>> [float(v) for v in regression_excess_risk(14, [0, 1, 5], dimension=3)]
         [0.0, 0.3, 1.5]
     """
-    check_positive("noise_variance", noise_variance)
+    arguments.number("noise_variance", noise_variance, above=0)
     sizes, counts = unroll(samples, fits, minimum=dimension + 2)
     return noise_variance * running_sum(dimension / (sizes - dimension - 1), counts)
 
@@ -75,7 +75,7 @@ def regression_accumulate_excess_risk(
     Returns:
         Expected excess risk in squared units of y, of the shape of `fits`.
     """
-    check_positive("noise_variance", noise_variance)
+    arguments.number("noise_variance", noise_variance, above=0)
     check_design(design)
     sizes, counts = unroll(check_constant_samples(samples, dimension + 2), fits, dimension + 2)
     i = np.arange(1.0, len(sizes) + 1)
@@ -103,7 +103,7 @@ def regression_accumulate_limit(
     Returns:
         Limit of the expected excess risk in squared units of y.
     """
-    check_positive("noise_variance", noise_variance)
+    arguments.number("noise_variance", noise_variance, above=0)
     check_design(design)
     samples, lost = check_constant_samples(samples, dimension + 2), dimension + 1
     if design == "same":
@@ -112,6 +112,5 @@ def regression_accumulate_limit(
 
 
 def check_design(design: str) -> None:
-    """Raise ValueError unless `design` is a known one."""
-    if design not in ("same", "new"):
-        raise ValueError(f"design must be one of ('same', 'new'), got {design!r}")
+    """Raise SettingError unless `design` is a known one."""
+    arguments.choice("design", design, ("same", "new"))

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from collapse_jax import arguments
+
 Floats: TypeAlias = NDArray[np.float64]
 """Real input or result of any shape; a scalar where every input is a scalar."""
 
@@ -21,33 +23,27 @@ SampleSizes: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 
 
 def check_integers(name: str, values: Integers, minimum: int) -> NDArray[np.int64]:
-    """Return `values` as int64, or raise ValueError unless all are integers >= `minimum`."""
+    """Return `values` as int64, or raise SettingError unless all are integers >= `minimum`."""
     array = np.asarray(values)
     whole = np.issubdtype(array.dtype, np.integer) or array.size == 0
     if not whole or np.any(array < minimum):
-        raise ValueError(f"{name} must be integers >= {minimum}, got {values!r}")
+        raise arguments.refusal(name, f"integers >= {minimum}", values)
     return array.astype(np.int64)
 
 
 def check_constant_samples(samples: int, minimum: int = 2) -> int:
-    """Return one constant sample size, or raise ValueError for a schedule or a small one."""
+    """Return one constant sample size, or raise SettingError for a schedule or a small one."""
     sizes = check_integers("samples", samples, minimum)
     if sizes.ndim:
-        raise ValueError(f"samples must be one integer here, not a schedule, got {samples!r}")
+        raise arguments.refusal("samples", "one integer, not a schedule", samples)
     return int(sizes)
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless `value` is finite and > 0."""
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be finite and > 0, got {value!r}")
-
-
 def check_share(name: str, share: float | Floats) -> Floats:
-    """Return `share` as float64, or raise ValueError unless it lies in [0, 1]."""
+    """Return `share` as float64, or raise SettingError unless it lies in [0, 1]."""
     array = np.asarray(share, dtype=np.float64)
     if not np.all((array >= 0) & (array <= 1)):
-        raise ValueError(f"{name} must lie in [0, 1], got {share!r}")
+        raise arguments.refusal(name, "shares in [0, 1]", share)
     return array
 
 
@@ -71,7 +67,7 @@ def unroll(
     if sizes.ndim == 0:
         return np.full(last, sizes), counts
     if sizes.ndim > 1 or len(sizes) < last:
-        raise ValueError(f"samples must hold one size for each of {last} fits, got {samples!r}")
+        raise arguments.refusal("samples", f"one size for each of {last} fits", samples)
     return sizes[:last], counts
 
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.lm import beam, finetune, weights
 from collapse_jax.lm import opt as models
@@ -133,7 +134,7 @@ def _case(suite: str, how: _How, repeats: int, work: float, target: str, memory:
 
 def _check_peer(suite: str) -> None:
     if not importlib.util.find_spec("transformers"):
-        raise ValueError(
+        raise SettingError(
             f"suite: {suite} compares with transformers, which is not installed; install the extra"
             " benchmark"
         )

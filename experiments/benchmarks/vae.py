@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax import pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.families.vae import model as models
 from collapse_jax.families.vae import training
@@ -40,7 +41,7 @@ def cases(repeats: int = 7, images: int = 10_240, chains: int = 8) -> Iterator[C
       chains: of the case with many chains.
     """
     if not importlib.util.find_spec("torch"):
-        raise ValueError(
+        raise SettingError(
             "suite: vae compares with PyTorch, which is not installed; install the extra benchmark"
         )
     peak = peak_rate()

@@ -372,9 +372,9 @@ def test_a_changed_truth_file_is_another_study(tmp_path):
         # Each mode within the grid, but not the Gaussian of the whole, nor that of the far pair.
         ({"truth": as_json([0.7, 0.3], [4, -6], [0.09, 0.25])}, "got -17.4 to 19.4"),
         ({"truth": as_json([0.99, 0.005, 0.005], [0, 5, 8], [1, 0.1, 0.1])}, "got -4.72 to 12.6"),
-        ({"chains": 1}, "chains: expected at least 2"),
-        ({"generations": 1}, "generations: expected at least 2"),
-        ({"neural_steps": 0}, "neural_steps: expected at least 1, got 0"),
+        ({"chains": 1}, "chains: expected an integer >= 2"),
+        ({"generations": 1}, "generations: expected an integer >= 2"),
+        ({"neural_steps": 0}, "neural_steps: expected an integer >= 1, got 0"),
         ({"sizes": "1,2"}, "sizes: expected integers in"),
         ({"sizes": "x"}, "sizes: expected comma-separated integers, got 'x'"),
         ({"samples": 77}, "samples: expected one of sizes 100,1000"),

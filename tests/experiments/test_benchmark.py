@@ -213,7 +213,7 @@ def test_missing_data_are_named_in_the_case(tmp_path):
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match="repeats: expected at least 5, got 4"):
+    with pytest.raises(ValueError, match="repeats: expected an integer >= 5, got 4"):
         benchmark.BenchmarkConfig(repeats=4)
     with pytest.raises(ValueError, match="suite: expected one of"):
         benchmark.BenchmarkConfig(suite="everything")

@@ -209,11 +209,11 @@ def test_top_is_top_k_with_equal_values_in_order():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beams": 0}, "beams: expected at least 1, got 0"),
-        ({"new_tokens": 0}, "new_tokens: expected at least 1, got 0"),
-        ({"returned": 4, "beams": 3}, "returned: expected 1 to beams = 3, got 4"),
+        ({"beams": 0}, "beams: expected an integer >= 1, got 0"),
+        ({"new_tokens": 0}, "new_tokens: expected an integer >= 1, got 0"),
+        ({"returned": 4, "beams": 3}, "returned: expected at most beams = 3, got 4"),
         ({"min_new_tokens": 9, "new_tokens": 8}, "min_new_tokens: expected at most new_tokens"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty: expected above 0, got 0.0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: expected a finite number > 0, got 0.0"),
         ({"early_stopping": "often"}, "early_stopping: expected True, False or 'never'"),
         ({"early_stopping": [1]}, "early_stopping: expected True, False or 'never'"),
         ({"length_penalty": float("nan")}, "length_penalty: expected a finite number, got nan"),

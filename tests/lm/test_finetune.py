@@ -166,15 +166,15 @@ def test_schedules():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs: expected at least 1, got 0"),
+        ({"epochs": 0}, "epochs: expected an integer >= 1, got 0"),
         ({"accumulate": 3}, "accumulate: expected a divisor of batch = 4, got 3"),
         ({"schedule": "step"}, "schedule: expected one of"),
-        ({"learning_rate": 0.0}, "learning_rate: expected above 0"),
-        ({"warmup": 1.0}, "warmup: expected 0 to below 1"),
-        ({"clip": -1.0}, "clip: expected at least 0"),
-        ({"beta_1": 2.0}, "beta_1: expected 0 to below 1, got 2.0"),
-        ({"epsilon": 0.0}, "epsilon: expected above 0, got 0.0"),
-        ({"epochs": 1.5}, "epochs: expected at least 1, got 1.5"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a finite number > 0"),
+        ({"warmup": 1.0}, r"warmup: expected a share in \[0, 1\)"),
+        ({"clip": -1.0}, "clip: expected a finite number >= 0"),
+        ({"beta_1": 2.0}, r"beta_1: expected a share in \[0, 1\), got 2.0"),
+        ({"epsilon": 0.0}, "epsilon: expected a finite number > 0, got 0.0"),
+        ({"epochs": 1.5}, "epochs: expected an integer >= 1, got 1.5"),
     ],
 )
 def test_bad_settings_are_named(change, message):
@@ -216,5 +216,5 @@ def test_evaluation_of_nothing_is_refused():
     model, params = models.model(SMALL), weights(SMALL)
     with pytest.raises(ValueError, match="blocks: expected at least one block"):
         finetune.evaluate(model, params, blocks(0))
-    with pytest.raises(ValueError, match="batch: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch: expected an integer >= 1, got 0"):
         finetune.evaluate(model, params, blocks(2), batch=0)

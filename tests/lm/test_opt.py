@@ -169,8 +169,8 @@ def test_configs_as_json(tmp_path):
         ({"activation_function": "gelu"}, "activation_function: expected 'relu', got 'gelu'"),
         ({"num_attention_heads": 5}, "heads: expected a divisor of hidden = 32, got 5"),
         ({"hidden_size": "wide"}, "hidden_size: expected int, got 'wide'"),
-        ({"num_hidden_layers": 0}, "layers: expected at least 1, got 0"),
-        ({"dropout": 1}, "dropout: expected a share below 1, got 1"),
+        ({"num_hidden_layers": 0}, "layers: expected an integer >= 1, got 0"),
+        ({"dropout": 1}, r"dropout: expected a share in \[0, 1\), got 1"),
         ({"eos_token_id": 53}, "end: expected an id below vocabulary = 53, got 53"),
     ],
 )

@@ -131,12 +131,15 @@ def test_bfloat16_scores_are_about_those_of_float32(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -1.0}, "temperature: expected at least 0, got -1.0"),
-        ({"temperature": float("nan")}, "temperature: expected at least 0, got nan"),
-        ({"top_k": -1}, "top_k: expected at least 0, got -1"),
-        ({"top_p": 0.0}, "top_p: expected above 0 and at most 1, got 0.0"),
-        ({"new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens: expected 0 to new_tokens"),
-        ({"repetition_penalty": -1.0}, "repetition_penalty: expected above 0"),
+        ({"temperature": -1.0}, "temperature: expected a finite number >= 0, got -1.0"),
+        ({"temperature": float("nan")}, "temperature: expected a finite number >= 0, got nan"),
+        ({"top_k": -1}, "top_k: expected an integer >= 0, got -1"),
+        ({"top_p": 0.0}, r"top_p: expected a share in \(0, 1\], got 0.0"),
+        (
+            {"new_tokens": 3, "min_new_tokens": 4},
+            "min_new_tokens: expected at most new_tokens = 3, got 4",
+        ),
+        ({"repetition_penalty": -1.0}, "repetition_penalty: expected a finite number > 0"),
         ({"new_tokens": 45}, "prompts: expected at most 3 tokens"),
     ],
 )

@@ -89,7 +89,7 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(ValueError, match="vocabulary: expected at least 260, got 100"):
+    with pytest.raises(ValueError, match="vocabulary: expected an integer >= 260, got 100"):
         tokenizers.train(TEXTS, 100)
     with pytest.raises(FileNotFoundError, match=r"expected a tokenizer's file at .*vocab.json"):
         tokenizers.load(tmp_path)

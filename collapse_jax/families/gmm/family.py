@@ -4,7 +4,6 @@ Axis legend: k components, d dimensions, M rows.
 """
 
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import in_turn
-from collapse_jax.config import check_choice
 from collapse_jax.families.gmm import em, mixtures, originals
 from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.families.gmm.originals import Truth
@@ -60,11 +59,16 @@ def gmm(
     Raises:
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
-    settings = em.Settings(covariance, tolerance, max_iterations, regularisation)
-    _check_arguments(components, start, starts, settings, tail)
-    # Of Python's types, in which 0 and 0.0 are the same run.
-    components, starts, tail = int(components), int(starts), float(tail)
-    settings = em.Settings(covariance, float(tolerance), int(max_iterations), float(regularisation))
+    components = arguments.integer("components", components, at_least=1)
+    start = arguments.choice("start", start, STARTS)
+    starts = arguments.integer("starts", starts, at_least=1)
+    settings = em.Settings(
+        arguments.choice("covariance", covariance, em.COVARIANCES),
+        arguments.number("tolerance", tolerance, at_least=0),
+        arguments.integer("max_iterations", max_iterations, at_least=1),
+        arguments.number("regularisation", regularisation, at_least=0),
+    )
+    tail = arguments.share("tail", tail, above=0, below=1)
     reference = _reference(truth, tail)
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
@@ -72,7 +76,7 @@ def gmm(
 
     def check(sizes: Any) -> None:
         if sizes.training.count < components:
-            raise ValueError(
+            raise SettingError(
                 f"components: expected at most samples = {sizes.training.count}, got {components}"
             )
 
@@ -138,7 +142,7 @@ def _reference(given: str | Mapping[str, Any], tail: float) -> _Reference:
     )
     self_product = float(mixtures.inner_product(mixture, mixture))
     if not math.isfinite(self_product):
-        raise ValueError(
+        raise SettingError(
             "truth.covariances: expected an original whose integral of p^2 is finite in single"
             f" precision, got {original.covariances.tolist()}"
         )
@@ -292,30 +296,3 @@ def _metrics(reference: _Reference) -> dict[str, Metric]:
             "EM iterations of the fit", "iterations", (), 5.0, 1e6, nonnegative=True
         ),
     }  # fmt: skip
-
-
-def _check_arguments(
-    components: int, start: str, starts: int, settings: em.Settings, tail: float
-) -> None:
-    counts = {
-        "components": components,
-        "starts": starts,
-        "max_iterations": settings.max_iterations,
-    }
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
-    check_choice("covariance", settings.covariance, em.COVARIANCES)
-    check_choice("start", start, STARTS)
-    for name, value in (
-        ("tolerance", settings.tolerance),
-        ("regularisation", settings.regularisation),
-    ):
-        if not _is_real(value) or not 0 <= value < math.inf:
-            raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-    if not _is_real(tail) or not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail!r}")
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

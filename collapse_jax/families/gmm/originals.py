@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import logsumexp, ndtr
 
+from collapse_jax.arguments import SettingError
+
 NAMES = ("two-gaussians", "blob")
 _FIELDS = ("weights", "means", "covariances")
 # Lengths may be up to 1e9, standard deviations down to 1e-9: single precision, to 1e38, then holds
@@ -92,7 +94,7 @@ def truth(given: str | Mapping[str, Any]) -> Truth:
     if isinstance(given, Mapping):
         return _checked(given)
     if not isinstance(given, str):
-        raise ValueError(f"truth: expected a name, JSON, a JSON file or a mapping, got {given!r}")
+        raise SettingError(f"truth: expected a name, JSON, a JSON file or a mapping, got {given!r}")
     if given == "two-gaussians":
         return Truth(np.array([0.5, 0.5]), np.array([[-2.0, 0.0], [2.0, 0.0]]), np.stack([_I, _I]))
     if given == "blob":
@@ -120,35 +122,35 @@ def _read(given: str) -> Mapping[str, Any]:
         try:
             text = Path(given).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:  # also of a text or a path that is none
-            raise ValueError(
+            raise SettingError(
                 f"truth: expected {', '.join(NAMES)}, JSON, or a JSON file, got {given!r}, which"
                 f" cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
             ) from error
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"truth: expected JSON, got {given!r}: {error}") from error
+        raise SettingError(f"truth: expected JSON, got {given!r}: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"truth: expected a JSON object, got {type(value).__name__}")
+        raise SettingError(f"truth: expected a JSON object, got {type(value).__name__}")
     return value
 
 
 def _checked(given: Mapping[str, Any]) -> Truth:
     if set(given) != set(_FIELDS):
-        raise ValueError(f"truth: expected the fields {', '.join(_FIELDS)}, got {list(given)}")
+        raise SettingError(f"truth: expected the fields {', '.join(_FIELDS)}, got {list(given)}")
     weights, means, covariances = (_array(name, given[name]) for name in _FIELDS)
     if weights.ndim != 1 or weights.size < 1:
-        raise ValueError(f"truth.weights: expected shape (k,), got {weights.shape}")
+        raise SettingError(f"truth.weights: expected shape (k,), got {weights.shape}")
     count = weights.size
     if means.ndim != 2 or means.shape[0] != count or means.shape[1] < 1:
-        raise ValueError(f"truth.means: expected shape ({count}, d), got {means.shape}")
+        raise SettingError(f"truth.means: expected shape ({count}, d), got {means.shape}")
     dim = means.shape[1]
     if covariances.shape != (count, dim, dim):
-        raise ValueError(
+        raise SettingError(
             f"truth.covariances: expected shape ({count}, {dim}, {dim}), got {covariances.shape}"
         )
     if np.any(weights < 0) or weights.sum() <= 0:
-        raise ValueError(
+        raise SettingError(
             f"truth.weights: expected numbers >= 0 with a positive sum, got {weights.tolist()}"
         )
     for i, covariance in enumerate(covariances):
@@ -159,7 +161,7 @@ def _checked(given: Mapping[str, Any]) -> Truth:
             wanted = "symmetric positive definite matrices"
             if smallest > 0:
                 wanted = f"variances of at least {_SMALLEST_VARIANCE:g} in every direction"
-            raise ValueError(
+            raise SettingError(
                 f"truth.covariances: expected {wanted}, got {covariance.tolist()} for component {i}"
             )
     return Truth(weights / weights.sum(), means, covariances)
@@ -172,11 +174,11 @@ def _array(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         shown = " ".join(repr(value).split())  # arrays print on several lines
-        raise ValueError(f"truth.{name}: expected an array of numbers, got {shown}") from error
+        raise SettingError(f"truth.{name}: expected an array of numbers, got {shown}") from error
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"truth.{name}: expected finite numbers, got {array.tolist()}")
+        raise SettingError(f"truth.{name}: expected finite numbers, got {array.tolist()}")
     if np.any(np.abs(array) > _LARGEST[name]):
-        raise ValueError(
+        raise SettingError(
             f"truth.{name}: expected numbers up to {_LARGEST[name]:g}, got {array.tolist()}"
         )
     return array

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.lm import tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.opt import Params
@@ -45,7 +46,7 @@ def load(name: str, revision: str | None = None) -> Base:
 
 def _check(directory: Path, config: Config, params: Params, words: Tokenizer) -> None:
     if words.vocabulary > config.vocabulary:
-        raise ValueError(
+        raise SettingError(
             f"base: {directory}: expected a tokenizer with ids below the model's"
             f" {config.vocabulary:,}, got {words.vocabulary - 1:,}"
         )
@@ -54,13 +55,13 @@ def _check(directory: Path, config: Config, params: Params, words: Tokenizer) ->
         (tokenizer.PAD, words.pad, "pad_token_id", config.pad),
     ):
         if id_ != expected:
-            raise ValueError(
+            raise SettingError(
                 f"base: {directory}: expected the config's {field} {expected} for {token} in the"
                 f" tokenizer's vocabulary, got {id_}"
             )
     for path, leaf in jax.tree.leaves_with_path(params):
         if not np.isfinite(leaf).all():
-            raise ValueError(
+            raise SettingError(
                 f"base: {directory}: expected finite weights, got others in"
                 f" {weights.published_name(path)}"
             )

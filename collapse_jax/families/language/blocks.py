@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.data.text_splits import Text
 from collapse_jax.lm.tokenizer import Tokenizer
 
@@ -66,17 +68,16 @@ def of_rows(words: Tokenizer, rows: Sequence[str], length: int, name: str) -> np
     ids = np.concatenate([np.zeros(0, np.int32), *map(np.array, words.encode_all(rows))])
     count = len(ids) // length
     if not count:
-        raise ValueError(
+        raise SettingError(
             f"dataset: expected at least one block of {length} tokens in the {name} split, got"
             f" {len(ids)} tokens"
         )
     return ids[: count * length].reshape(count, length).astype(np.int32)
 
 
-def check_length(length: int) -> None:
-    """Refuses blocks that are too short for measures of 4-grams."""
-    if length < 4:
-        raise ValueError(f"length: expected at least 4 tokens a block, got {length}")
+def check_length(length: int) -> int:
+    """The length; refuses blocks that are too short for measures of 4-grams."""
+    return arguments.integer("length", length, at_least=4)
 
 
 def _first(name: str, rows: np.ndarray, count: int | None) -> np.ndarray:
@@ -84,5 +85,7 @@ def _first(name: str, rows: np.ndarray, count: int | None) -> np.ndarray:
     if count is None:
         return rows
     if not 1 <= count <= len(rows):
-        raise ValueError(f"{name}: expected 1 to the {len(rows):,} blocks there are, got {count:,}")
+        raise SettingError(
+            f"{name}: expected 1 to the {len(rows):,} blocks there are, got {count:,}"
+        )
     return rows[:count]

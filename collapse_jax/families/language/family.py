@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import in_turn
-from collapse_jax.config import check_choice
 from collapse_jax.data.text_splits import load_text
 from collapse_jax.families.language import base as bases
 from collapse_jax.families.language import blocks as texts
@@ -102,18 +102,20 @@ def language(
         not fit its tokenizer or the blocks.
       FileNotFoundError: if there is no such model or text.
     """
-    check_choice("start", start, STARTS)
-    check_choice("dtype", dtype, DTYPES)
+    start = arguments.choice("start", start, STARTS)
+    dtype = arguments.choice("dtype", dtype, DTYPES)
     settings = finetune.Settings(
         epochs, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip=clip,
         chunk=chunk, recompute=recompute,
-    )  # fmt: skip
-    settings.check()
+    ).check()  # fmt: skip
     chosen = writing.Decoder(
         decoder, beams, temperature, top_k, top_p, repetition_penalty, decode_batch
-    )
-    chosen.check()
-    _check_shares(skip, tail, kept_blocks)
+    ).check()
+    length = texts.check_length(length)
+    skip = arguments.share("skip", skip, below=1)
+    tail = arguments.share("tail", tail, above=0, below=1)
+    if kept_blocks is not None:
+        kept_blocks = arguments.integer("kept_blocks", kept_blocks, at_least=0)
     pretrained = bases.load(base, revision)
     config = pretrained.config
     _check_lengths(config.positions, config.vocabulary, length)
@@ -210,7 +212,7 @@ def _enough(blocks: int, batch: int) -> Callable[[Sizes], None]:
         original = sum(request.count for request in (sizes.fresh, sizes.reused) if request)
         for wanted in (original, sizes.synthetic.count):
             if wanted > blocks:
-                raise ValueError(
+                raise SettingError(
                     f"samples: expected at most the {blocks:,} blocks of the training text, got"
                     f" {wanted:,}"
                 )
@@ -229,28 +231,18 @@ def _prompt(
     prompts.check_ids("prompt", pretrained.config, ids)
     room = pretrained.config.positions - length
     if len(ids) > room:
-        raise ValueError(f"prompt: expected at most {room} tokens, got {len(ids)}")
+        raise SettingError(f"prompt: expected at most {room} tokens, got {len(ids)}")
     return ids
 
 
-def _check_shares(skip: float, tail: float, kept_blocks: int | None) -> None:
-    if not 0 <= skip < 1:
-        raise ValueError(f"skip: expected a share below 1, got {skip}")
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a share in (0, 1), got {tail}")
-    if kept_blocks is not None and kept_blocks < 0:
-        raise ValueError(f"kept_blocks: expected 0 or more, got {kept_blocks}")
-
-
 def _check_lengths(positions: int, vocabulary: int, length: int) -> None:
-    texts.check_length(length)
     if 2 * length > positions:
-        raise ValueError(
+        raise SettingError(
             f"length: expected at most {positions // 2} tokens a block, as the model has"
             f" {positions} positions and writes as many as it reads, got {length}"
         )
     if vocabulary > statistics.LARGEST_VOCABULARY:
-        raise ValueError(
+        raise SettingError(
             f"base: expected a vocabulary of at most {statistics.LARGEST_VOCABULARY:,}, got"
             f" {vocabulary:,}"
         )

@@ -1,6 +1,5 @@
 """Texts that a model writes: for every prompt the next T tokens, some prompts at a time."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import pools
-from collapse_jax.config import check_choice
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.family import Request, Steps
 from collapse_jax.lm import beam, sampling
 from collapse_jax.lm.opt import Model, Params
@@ -36,24 +35,22 @@ class Decoder(NamedTuple):
     repetition_penalty: float = 1.0
     batch: int = 64
 
-    def check(self) -> None:
-        """Raises ValueError for a setting outside its range."""
-        check_choice("decoder", self.kind, DECODERS)
-        for name, value, least in (
-            ("beams", self.beams, 2), ("top_k", self.top_k, 0), ("decode_batch", self.batch, 1)
-        ):  # fmt: skip
-            if value < least:
-                raise ValueError(f"{name}: expected at least {least}, got {value}")
-        for name in ("temperature", "repetition_penalty"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: expected above 0 and at most 1, got {self.top_p}")
+    def check(self) -> "Decoder":
+        """The same as plain Python values; raises SettingError for one outside its range."""
+        checked = Decoder(
+            arguments.choice("decoder", self.kind, DECODERS),
+            arguments.integer("beams", self.beams, at_least=2),
+            arguments.number("temperature", self.temperature, above=0),
+            arguments.integer("top_k", self.top_k, at_least=0),
+            arguments.share("top_p", self.top_p, above=0),
+            arguments.number("repetition_penalty", self.repetition_penalty, above=0),
+            arguments.integer("decode_batch", self.batch, at_least=1),
+        )
         unused = Decoder()
         for name in ("temperature", "top_k", "top_p"):
-            value = getattr(self, name)
-            if self.kind == "beam" and value != getattr(unused, name):
-                raise ValueError(f"{name}: beam search has none, expected decoder sample")
+            if checked.kind == "beam" and getattr(checked, name) != getattr(unused, name):
+                raise SettingError(f"{name}: beam search has none, expected decoder sample")
+        return checked
 
 
 class Writing(NamedTuple):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.arguments import SettingError
 from collapse_jax.data.images import ImageSet, load_images
 
 _HIDDEN, _BATCH, _EPOCHS, _IMAGES = 64, 128, 10, 20_000
@@ -41,7 +42,7 @@ def train(name: str, data_dir: str | None) -> tuple[Classifier, float]:
 
     images = load_images(name, data_dir)
     if len(classes(images)) < 2:
-        raise ValueError(
+        raise SettingError(
             f"dataset: expected images of two classes or more, got one in {images.title}"
         )
     chosen = np.random.default_rng(0).permutation(len(images.train))[:_IMAGES]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import pools
+from collapse_jax import arguments, pools
+from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import in_turn
-from collapse_jax.config import check_choice
 from collapse_jax.data.images import ImageSet, load_images
 from collapse_jax.families.vae import classifier, measures, training
 from collapse_jax.families.vae import model as models
@@ -79,16 +79,24 @@ def vae(
       ValueError: for an argument outside its range, or images that are not what they should be.
       FileNotFoundError: if there are no images.
     """
+    model = arguments.choice("model", model, MODELS)
+    synthetic = arguments.choice("synthetic", synthetic, SYNTHETIC)
+    decoder = arguments.choice("decoder", decoder, DECODERS)
     settings = training.Settings(
-        epochs, batch, learning_rate, weight_decay, optimizer, reconstruction, kl_weight, start,
-        decoder == "bernoulli", chains_together,
-    )  # fmt: skip
-    check_choice("model", model, MODELS)
-    check_choice("synthetic", synthetic, SYNTHETIC)
-    check_choice("decoder", decoder, DECODERS)
-    _check_settings(settings)
+        arguments.integer("epochs", epochs, at_least=1),
+        arguments.integer("batch", batch, at_least=1),
+        arguments.number("learning_rate", learning_rate, above=0),
+        arguments.number("weight_decay", weight_decay, at_least=0),
+        arguments.choice("optimizer", optimizer, tuple(training.OPTIMIZERS)),
+        arguments.choice("reconstruction", reconstruction, models.RECONSTRUCTIONS),
+        arguments.number("kl_weight", kl_weight, at_least=0),
+        arguments.choice("start", start, STARTS),
+        decoder == "bernoulli",
+        arguments.integer("chains_together", chains_together, at_least=1),
+    )
+    tail = arguments.share("tail", tail, above=0, below=1)
     images = load_images(dataset, data_dir)
-    _check_measures(images, test_images, pictures, tail)
+    _check_measures(images, test_images, pictures)
     if model == "conv":
         network = models.convolutional(images.side, latent)
     else:
@@ -191,12 +199,12 @@ def _generated(
 def _enough(images: ImageSet, batch: int) -> Callable[[Sizes], None]:
     def check(sizes: Sizes) -> None:
         if sizes.training.count < batch:
-            raise ValueError(
+            raise SettingError(
                 f"batch: expected at most samples = {sizes.training.count}, got {batch}"
             )
         original = sum(request.count for request in (sizes.fresh, sizes.reused) if request)
         if original > len(images.train):
-            raise ValueError(
+            raise SettingError(
                 f"samples: expected at most the {len(images.train):,} training images of"
                 f" {images.title}, got {original:,}"
             )
@@ -206,34 +214,18 @@ def _enough(images: ImageSet, batch: int) -> Callable[[Sizes], None]:
 
 def _without_memory(regime: Regime) -> None:
     if regime.remembers:
-        raise ValueError(
+        raise SettingError(
             f"regime: {regime.name} keeps the images of earlier generations, which vae with"
             " images drawn anew for each minibatch cannot; use synthetic=fixed"
         )
 
 
-def _check_settings(settings: training.Settings) -> None:
-    check_choice("optimizer", settings.optimizer, tuple(training.OPTIMIZERS))
-    check_choice("reconstruction", settings.reconstruction, models.RECONSTRUCTIONS)
-    check_choice("start", settings.start, STARTS)
-    for name in ("epochs", "batch", "chains_together"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {getattr(settings, name)}")
-    if not 0 < settings.learning_rate < math.inf:
-        raise ValueError(f"learning_rate: expected more than 0, got {settings.learning_rate}")
-    for name in ("weight_decay", "kl_weight"):
-        if not 0 <= getattr(settings, name) < math.inf:
-            raise ValueError(f"{name}: expected 0 or more, got {getattr(settings, name)}")
-
-
-def _check_measures(images: ImageSet, test_images: int, pictures: int, tail: float) -> None:
+def _check_measures(images: ImageSet, test_images: int, pictures: int) -> None:
     least, most = measures.features.NEIGHBOURS + 1, len(images.test)
     if not least <= test_images <= most:
-        raise ValueError(
+        raise SettingError(
             f"test_images: expected {least} to the {most:,} test images of {images.title}, got"
             f" {test_images}"
         )
     if not 0 <= pictures <= test_images:
-        raise ValueError(f"pictures: expected 0 to test_images = {test_images}, got {pictures}")
-    if not 0 < tail < 1:
-        raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")
+        raise SettingError(f"pictures: expected 0 to test_images = {test_images}, got {pictures}")

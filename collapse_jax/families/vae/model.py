@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from collapse_jax import arguments
+from collapse_jax.arguments import SettingError
 from collapse_jax.numerics import convolution
 
 Params = dict[str, Any]
@@ -63,7 +65,7 @@ def convolutional(side: int = 28, latent: int = 20) -> Model:
       ValueError: if the side is no multiple of 4, or the latent dimension is below 1.
     """
     if side % 4 or side < 4:
-        raise ValueError(f"model: conv wants a side that is a multiple of 4 pixels, got {side}")
+        raise SettingError(f"model: conv wants a side that is a multiple of 4 pixels, got {side}")
     return _model("conv", side, latent, lambda rngs: _Convolutional(side, latent, rngs))
 
 
@@ -73,14 +75,12 @@ def perceptron(side: int = 28, hidden: int = 400, latent: int = 20) -> Model:
     Raises:
       ValueError: if a layer has no units.
     """
-    if hidden < 1:
-        raise ValueError(f"hidden: expected at least 1, got {hidden}")
+    hidden = arguments.integer("hidden", hidden, at_least=1)
     return _model("mlp", side, latent, lambda rngs: _Perceptron(side * side, hidden, latent, rngs))
 
 
 def _model(name: str, side: int, latent: int, build: Callable[[nnx.Rngs], _Autoencoder]) -> Model:
-    if latent < 1:
-        raise ValueError(f"latent: expected at least 1, got {latent}")
+    latent = arguments.integer("latent", latent, at_least=1)
     module = build(nnx.Rngs(0))
     graph, state = nnx.split(module)
     bounds, structure = jax.tree.flatten(jax.tree.map(np.asarray, nnx.to_pure_dict(state)))
