@@ -4,7 +4,7 @@ import dataclasses
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,6 @@ from absl import app, flags, logging
 from collapse_jax import config as configs
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from collapse_jax.family import Family
     from collapse_jax.regimes import Regime
     from collapse_jax.runner import Result
@@ -161,13 +159,13 @@ def run(
     family: "Family",
     regime: "Regime",
     config: configs.RunConfig,
-    figures: "Callable[[Result], Mapping[str, Figure]] | None" = None,
+    generations: Sequence[int] = (0,),
 ) -> "Result":
     """Runs, writes figures and report if there is a workdir, and prints a summary.
 
     Args:
       family, regime, config: what is run.
-      figures: what else to draw of the result.
+      generations: that the family's own figures show, where they show single ones.
     """
     from collapse_jax import runner
     from collapse_jax.reports.files import digest, write_all
@@ -177,6 +175,6 @@ def run(
     settings = dataclasses.asdict(config)
     result = runner.run(family, regime, progress=True, flagfile=text, **settings)
     if config.workdir:
-        write_all(config.workdir, result, figures(result) if figures else None)
+        write_all(config.workdir, result, generations)
     print(digest(result))
     return result

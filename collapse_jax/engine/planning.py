@@ -44,19 +44,13 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
     Raises:
       ValueError: naming both, and why.
     """
+    family.serves(regime)
     if regime.subsamples and family.pools.subsample is None:
-        instead = "; use sampler=rows" if "sampler" in family.config else ""
         raise ValueError(
             f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
-            f" with {family.pools.name} cannot (a subsample of merged moments would be wrong)"
-            f"{instead}"
+            f" with {family.pools.name} cannot (a subsample of merged {family.pools.name} would be"
+            " wrong)"
         )
-    if regime.realise is not None and family.pools.name == "moments":
-        raise ValueError(
-            f"regime: {regime.name} with independent members has a random number of real samples,"
-            f" which {family.name} with moments cannot serve; use sampler=rows"
-        )
-    family.serves(regime)
     seen = set()
     for generation in range(generations):
         sizes = regime.sizes(generation)

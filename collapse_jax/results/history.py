@@ -29,7 +29,9 @@ def every_chain(cohorts: Sequence[Sequence[Part]], family: Family, generations: 
                 block[:, start:stop] = np.moveaxis(record[name], 0, 1)
             blocks.append(block)
         values = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        attributes = {"long_name": metric.long_name, "units": metric.units}
+        attributes: dict[str, Any] = {"long_name": metric.long_name, "units": metric.units}
+        if metric.original is not None:
+            attributes["original"] = metric.original
         data[name] = (("chain", "generation", *metric.dims), values, attributes)
     chains = data["finite"][1].shape[0]
     coords = {"chain": np.arange(chains), "generation": np.arange(generations), **family.coords}
