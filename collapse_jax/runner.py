@@ -144,6 +144,7 @@ def _run(
         "title": f"{family.name}, {regime.name}",
         "family": json.dumps(identity["family"]),
         "regime": json.dumps(identity["regime"]),
+        "description": family.description,
         "seed": config.seed,
         "fingerprint": fingerprint(identity),
     }

@@ -9,29 +9,10 @@ settings (2050 generations; about a minute):
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
 from experiments import launch
 from experiments.family_flags import GmmConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from collapse_jax.runner import Result
-
-
-def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
-    """Density panels of chain 0, if every chain was kept."""
-    from collapse_jax.families.gmm import figures
-
-    if "component_mean" not in result.history:
-        print(
-            "densities: left out, since the history of single chains was not kept (--keep=chains)"
-        )
-        return {}
-    return {"densities": figures.densities(result.history, generations)}
 
 
 def main() -> None:
@@ -42,9 +23,7 @@ def main() -> None:
     snapshots = from_flags(SnapshotConfig).generations
     family = gmm(**dataclasses.asdict(from_flags(GmmConfig)))
     regime = launch.regime(from_flags(RegimeConfig))
-    launch.run(
-        family, regime, from_flags(RunConfig), figures=lambda result: draw(result, snapshots)
-    )
+    launch.run(family, regime, from_flags(RunConfig), snapshots)
 
 
 if __name__ == "__main__":

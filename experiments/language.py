@@ -84,8 +84,7 @@ def run(
     results = {}
     for label, (family, regime, place) in pairs.items():
         settings = dataclasses.replace(how, workdir=str(place))
-        figures = functools.partial(_figures, generations=snapshots.generations)
-        results[label] = launch.run(family, regime, settings, figures)
+        results[label] = launch.run(family, regime, settings, snapshots.generations)
     places = {label: place / "plots" for label, (_, _, place) in pairs.items()}
     return _write(config, base, snapshots.generations, zero_shot, results, directory, places)
 
@@ -201,16 +200,6 @@ def _stored(path: Any, identity: dict[str, Any]) -> "Perplexity | None":
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         pass
     return None
-
-
-def _figures(result: "Result", generations: list[int]) -> "dict[str, Any]":
-    from collapse_jax.families.language import figures
-
-    drawn = (
-        figures.histograms(result.summary, generations),
-        figures.survival(result.summary),
-    )
-    return dict(zip(_OWN, drawn, strict=True))
 
 
 def _write(

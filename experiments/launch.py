@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,6 @@ from collapse_jax import config as configs
 from collapse_jax.arguments import SettingError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from collapse_jax.family import Family
     from collapse_jax.regimes import Regime
     from collapse_jax.runner import Result
@@ -150,13 +148,13 @@ def run(
     family: "Family",
     regime: "Regime",
     config: configs.RunConfig,
-    figures: "Callable[[Result], Mapping[str, Figure]] | None" = None,
+    generations: Sequence[int] = (0,),
 ) -> "Result":
     """Runs, writes figures and report if there is a workdir, and prints a summary.
 
     Args:
       family, regime, config: what is run.
-      figures: what else to draw of the result.
+      generations: that the family's own figures show, where they show single ones.
     """
     from collapse_jax import runner
     from collapse_jax.reports.files import digest, write_all
@@ -166,6 +164,6 @@ def run(
     settings = dataclasses.asdict(config)
     result = runner.run(family, regime, progress=True, flagfile=text, **settings)
     if config.workdir:
-        write_all(config.workdir, result, figures(result) if figures else None)
+        write_all(config.workdir, result, generations)
     print(digest(result))
     return result

@@ -75,7 +75,7 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     """The paper's Gaussian, for several M and under several regimes."""
     from collapse_jax import regimes
     from collapse_jax.families import gaussian
-    from collapse_jax.reports import figures, page
+    from collapse_jax.reports import figures, moment_figures, page
     from collapse_jax.results import closed_forms
 
     family = gaussian()
@@ -102,7 +102,9 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
         for label, regime in others.items()
     }
     drawn = {
-        "estimation_error": figures.estimation_error({k: r.history for k, r in runs.items()}),
+        "estimation_error": moment_figures.estimation_error(
+            {k: r.history for k, r in runs.items()}
+        ),
         "regimes": figures.overlay(compared, "log_variance", theory),
     }
     paths = figures.save(drawn, workdir / "gaussian_regimes")
@@ -141,7 +143,6 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     """The paper's mixture at its sample sizes, and the same with original data kept."""
     from collapse_jax import regimes
     from collapse_jax.families import gmm
-    from collapse_jax.families.gmm.figures import densities
     from collapse_jax.reports import figures, files, page
 
     family, generations = gmm(), scale.mixture_generations
@@ -153,8 +154,7 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     size = 1_000
     result = results[size]
     snapshots = [g for g in (0, 50, 100, 150, 200, 350, 2000) if g < generations]
-    drawn = {"densities": densities(result.history, snapshots)}
-    yield files.write_all(str(result.config.workdir), result, drawn)
+    yield files.write_all(str(result.config.workdir), result, snapshots)
     kept = run(family, regimes.preserve(size, 0.1), workdir / "gmm_preserve")
     by_size = {f"N = {n:,}": one.summary for n, one in results.items()}
     by_regime = {"replace": result.summary, "preserve 10 %": kept.summary}
@@ -198,12 +198,10 @@ def _autoencoders(
     """A family of autoencoders, and beside it the same with original images kept."""
     from collapse_jax import regimes
     from collapse_jax.reports import figures, files, page
-    from experiments.vae import draw
 
     run = functools.partial(_run, chains=chains, generations=generations, every=1)
     result = run(family, regimes.replace(size), workdir)
-    drawn = draw(result, [0, 1, 2, 5, 10, 20])
-    yield files.write_all(str(result.config.workdir), result, drawn)
+    yield files.write_all(str(result.config.workdir), result, [0, 1, 2, 5, 10, 20])
     if not with_preserve:  # which would compile once more
         return
     kept = run(family, regimes.preserve(size, 0.1), workdir.with_name(f"{workdir.name}_preserve"))
@@ -250,10 +248,11 @@ def kde_section(scale: _Scale, workdir: Path) -> "Section":
     size, length = 100, 100
     run = functools.partial(_run, chains=scale.chains // 4, generations=length)
     regime = regimes.replace(size)
-    families = {"h = 0.01": kde(size, bandwidth=0.01), "Scott": kde(size)}
+    bandwidths: dict[str, float | str] = {"h = 0.01": 0.01, "Scott": "scott"}
+    families = {label: kde(size, bandwidth=bandwidth) for label, bandwidth in bandwidths.items()}
     runs = {
-        label: run(family, regime, workdir / f"kde_{family.config['bandwidth']}").summary
-        for label, family in families.items()
+        label: run(families[label], regime, workdir / f"kde_{bandwidth}").summary
+        for label, bandwidth in bandwidths.items()
     }
     theory = {
         label: closed_forms.curves(family, regime, length, heavy_tailed=True)

@@ -16,32 +16,10 @@ million images, for which two cores need three days; meant for a GPU or TPU, int
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
 from experiments import launch
 from experiments.family_flags import VaeConfig
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from collapse_jax.runner import Result
-
-
-def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
-    """Pictures, if every chain was kept; latent density and shares of the classes."""
-    from collapse_jax.families.vae import figures
-
-    drawn = {
-        "latent_density": figures.latent_density(result.summary, generations),
-        "class_share": figures.class_shares(result.summary),
-    }
-    if "picture" in result.history:
-        drawn["picture"] = figures.grids(result.history, generations)
-    else:
-        print("  no pictures are drawn: they need keep=chains and pictures above 0")
-    return drawn
 
 
 def main() -> None:
@@ -52,9 +30,7 @@ def main() -> None:
     config, snapshots = from_flags(VaeConfig), from_flags(SnapshotConfig).generations
     family = vae(**dataclasses.asdict(config))
     regime = launch.regime(from_flags(RegimeConfig))
-    launch.run(
-        family, regime, from_flags(RunConfig), figures=lambda result: draw(result, snapshots)
-    )
+    launch.run(family, regime, from_flags(RunConfig), snapshots)
     _, right = classifier.train(config.dataset, config.data_dir)
     print(f"  classes are told by a classifier that is right on {right:.1%} of test images")
 

@@ -103,10 +103,10 @@ def check_processes() -> None:
     """Rejects several JAX processes, which would all write the same files.
 
     Raises:
-      ValueError: if there is more than one.
+      SettingError: if there is more than one.
     """
     if jax.process_count() > 1:
-        raise ValueError(
+        raise SettingError(
             f"processes: expected one process of JAX, got {jax.process_count()}; several are not"
             " supported yet"
         )
@@ -118,19 +118,13 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
     Raises:
       ValueError: with the names of both and the reason.
     """
+    family.serves(regime)
     if regime.subsamples and family.pools.subsample is None:
-        instead = "; use sampler=rows" if "sampler" in family.config else ""
         raise SettingError(
             f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
-            f" with {family.pools.name} cannot (a subsample of merged moments would be wrong)"
-            f"{instead}"
+            f" with {family.pools.name} cannot (a subsample of merged {family.pools.name} would be"
+            " wrong)"
         )
-    if regime.realise is not None and family.pools.name == "moments":
-        raise SettingError(
-            f"regime: {regime.name} with independent members has a random number of real samples,"
-            f" which {family.name} with moments cannot serve; use sampler=rows"
-        )
-    family.serves(regime)
     seen = set()
     for generation in range(generations):
         sizes = regime.sizes(generation)

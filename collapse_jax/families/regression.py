@@ -6,17 +6,29 @@ weights' error, so data and models are kept relative to w, and no digit is lost 
 Axis legend: d dimension, T rows.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import arguments
+from collapse_jax import arguments, theory
 from collapse_jax.arguments import SettingError
-from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.family import (
+    Curves,
+    Family,
+    Metric,
+    Metrics,
+    Origin,
+    Request,
+    Threshold,
+    Training,
+)
 from collapse_jax.numerics import linalg, random
 from collapse_jax.pools import Count, Pools
+from collapse_jax.regimes import Regime, Sizes
+from collapse_jax.results.closed_forms import training_sizes
 
 DESIGNS = ("same", "new")
 # Up to this dimension chi-squares are polynomials, one a column; beyond it, programs grow too long.
@@ -112,7 +124,24 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
         coords={"dimension": np.arange(dim)},
         check=lambda sizes: _check_sizes(dim, sizes),
         serves=_check_same_design if same else lambda regime: None,
+        description=f"design {design}" + (f", d = {dim}" if dim > 1 else ""),
+        closed_forms=functools.partial(_closed_forms, dim, noise, design),
     )
+
+
+def _closed_forms(dim: int, noise: float, design: str, regime: Regime, generations: int) -> Curves:
+    """The excess risk; its variance over chains is finite for T > d + 3 alone."""
+    fits, samples = np.arange(1, generations + 1), training_sizes(regime, generations)
+    options: dict[str, Any] = {"dimension": dim, "noise_variance": noise**2}
+    if regime.name == "replace":
+        curve = theory.regression_excess_risk(samples, fits, **options)
+    elif regime.name == "accumulate" and regime.constant_samples:
+        options["design"] = design
+        curve = theory.regression_accumulate_excess_risk(samples[0], fits, **options)
+    else:
+        return {}
+    heavy_tailed = np.full(generations, min(samples) <= dim + 3)
+    return {("excess_risk", "mean"): np.ma.masked_where(heavy_tailed, curve)}
 
 
 def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
@@ -174,12 +203,18 @@ def _metrics(noise: float) -> dict[str, Metric]:
         "excess_risk": Metric(
             "excess risk, |fitted - true weights|^2",
             "units of y^2",
-            (),
-            1e-3 * squared,
-            1e6 * squared,
+            scale=1e-3 * squared,
+            limit=1e6 * squared,
             nonnegative=True,
+            symbol=r"|\hat w_n-w|^2",
         ),
-        "log_excess_risk": Metric("log of the excess risk", "ln(units of y^2)", (), 0.5, 1e3),
+        "log_excess_risk": Metric(
+            "log of the excess risk",
+            "ln(units of y^2)",
+            scale=0.5,
+            limit=1e3,
+            symbol=r"\ln|\hat w_n-w|^2",
+        ),
         "noise_share": Metric(
             "noise's share of the squared error of predictions",
             scale=1e-2,
@@ -192,7 +227,7 @@ def _metrics(noise: float) -> dict[str, Metric]:
     }
 
 
-def _check_sizes(dim: int, sizes: Any) -> None:
+def _check_sizes(dim: int, sizes: Sizes) -> None:
     """The expected excess risk of a fit to T rows is finite for T > d + 1 alone."""
     if sizes.training.count <= dim + 1:
         raise SettingError(
@@ -201,7 +236,7 @@ def _check_sizes(dim: int, sizes: Any) -> None:
         )
 
 
-def _check_same_design(regime: Any) -> None:
+def _check_same_design(regime: Regime) -> None:
     """The same X can only be labelled anew as a whole."""
     later = regime.sizes(1)
     if later.fresh or later.reused or not regime.constant_samples:

@@ -20,7 +20,9 @@ def every_chain(cohorts: Sequence[Sequence[Part]], family: Family, generations: 
     data = {}
     for name, metric in names.items():
         values = np.ascontiguousarray(np.moveaxis(of_run(cohorts, name, generations), 0, 1))
-        attributes = {"long_name": metric.long_name, "units": metric.units}
+        attributes: dict[str, Any] = {"long_name": metric.long_name, "units": metric.units}
+        if metric.original is not None:
+            attributes["original"] = metric.original
         data[name] = (("chain", "generation", *metric.dims), values, attributes)
     chains = data["finite"][1].shape[0]
     coords = {"chain": np.arange(chains), "generation": np.arange(generations), **family.coords}

@@ -118,10 +118,11 @@ def _variables(
     def labelled(what: str) -> dict[str, Any]:
         return {"long_name": f"{what} {metric.long_name}", "units": metric.units}
 
-    mean_attributes = labelled("mean over finite chains of the")
+    mean_attributes: dict[str, Any] = labelled("mean over finite chains of the")
+    if metric.symbol:
+        mean_attributes["symbol"] = metric.symbol
     if metric.original is not None:
         mean_attributes["original"] = metric.original
-
     return {
         f"{name}_count": (dims, count, {"long_name": "number of finite chains", "units": "1"}),
         f"{name}_mean": (dims, mean, mean_attributes),

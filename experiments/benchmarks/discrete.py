@@ -88,7 +88,7 @@ class Numpy:
         self._counts, self._chains, self._generations = counts, chains, generations
         self._with_metrics = with_metrics
         self._rng = np.random.default_rng(0)
-        self._law = family.population
+        self._law = counts / counts.sum()
         self._log_law = np.log(self._law)
         self._edges = np.asarray(family.coords["frequency_bin"])
         self._bins = np.searchsorted(self._edges, self._law, side="right") - 1

@@ -3,7 +3,7 @@
 Axis legend: M blocks of a training set, T tokens of a block, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,16 @@ from collapse_jax.families.language import base as bases
 from collapse_jax.families.language import blocks as texts
 from collapse_jax.families.language import measures, writing
 from collapse_jax.families.language.blocks import Blocks
-from collapse_jax.family import Family, Request, Steps, Threshold, all_finite
+from collapse_jax.family import (
+    Curves,
+    Family,
+    OwnFigures,
+    Request,
+    RunData,
+    Steps,
+    Threshold,
+    all_finite,
+)
 from collapse_jax.lm import finetune, prompts
 from collapse_jax.lm import opt as models
 from collapse_jax.lm.opt import Params
@@ -170,7 +179,20 @@ def language(
         anchor=measured.anchor,
         coords=measures.coords(length),
         check=_enough(len(cut.train), batch),
+        description=text.title,
+        figures=_figures,
     )  # fmt: skip
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    from collapse_jax.families.language import figures
+
+    del curves
+    drawn = {
+        "perplexity_density": figures.histograms(run.summary, generations),
+        "survival": figures.survival(run.summary),
+    }
+    return OwnFigures(drawn, replaces=tuple(drawn))
 
 
 def _one_by_one(steps: Steps) -> Steps:

@@ -4,7 +4,8 @@ Axis legend: M images of a training set, D pixels.
 """
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,15 @@ from collapse_jax.data.images import ImageSet, load_images
 from collapse_jax.families.vae import classifier, measures, training
 from collapse_jax.families.vae import model as models
 from collapse_jax.families.vae.measures import Measures
-from collapse_jax.family import Family, Request, Threshold, Training
+from collapse_jax.family import (
+    Curves,
+    Family,
+    OwnFigures,
+    Request,
+    RunData,
+    Threshold,
+    Training,
+)
 from collapse_jax.regimes import Regime, Sizes
 
 MODELS = ("conv", "mlp")
@@ -154,7 +163,28 @@ def vae(
         },
         check=_enough(images, batch),
         serves=_without_memory if live else lambda regime: None,
+        description=f"{model}, {images.name}, {synthetic} images",
+        figures=_figures,
     )
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    """Latent density and shares of the classes; images, if every chain was kept."""
+    from collapse_jax.families.vae import figures
+
+    del curves
+    drawn = {
+        "latent_density": figures.latent_density(run.summary, generations),
+        "class_share": figures.class_shares(run.summary),
+    }
+    if "picture" in run.history:
+        drawn["picture"] = figures.grids(run.history, generations)
+    elif "picture_mean" in run.summary:
+        warnings.warn(
+            "pictures: left out, since the history of single chains was not kept (--keep=chains)",
+            stacklevel=2,
+        )
+    return OwnFigures(drawn, replaces=tuple(drawn))
 
 
 def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveRows]:

@@ -205,7 +205,10 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
             "variance of a pixel's mean over generated images, mean over pixels", "white^2",
             (), 0.01, 1.0, nonnegative=True,
         ),
-        "log_variance": Metric("log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2),
+        "log_variance": Metric(
+            "log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2,
+            symbol=r"\ln\sigma_n^2",
+        ),
         "tail_mass": share("share of encoder means beyond generation 0's tail quantiles"),
     }  # fmt: skip
     if pictures:

@@ -7,8 +7,10 @@ Gaussian family, rows are kept in a frame, so that no scale underflows.
 Axis legend: d dimension, C centres, M rows.
 """
 
+import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +20,22 @@ from scipy.stats import norm
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.families.kde.closed_forms import closed_forms
+from collapse_jax.family import (
+    Curves,
+    Family,
+    Metric,
+    Metrics,
+    Origin,
+    OwnFigures,
+    Request,
+    RunData,
+    Threshold,
+    Training,
+)
 from collapse_jax.numerics import affine, random
 from collapse_jax.numerics.affine import Affine
+from collapse_jax.regimes import Sizes
 
 RULES = ("scott", "silverman")
 
@@ -80,7 +95,7 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
         del key, origin
         return _measure(params, training.pool, tail)
 
-    def check(sizes: Any) -> None:
+    def check(sizes: Sizes) -> None:
         if sizes.synthetic.count > centres:
             raise SettingError(
                 f"centres: expected at least {sizes.synthetic.count}, the draws of a generation,"
@@ -105,7 +120,22 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
         measure=measure,
         coords={"dimension": np.arange(dim)} if dim > 1 else {},
         check=check,
+        description=f"bandwidth {bandwidth}" + (f", d = {dim}" if dim > 1 else ""),
+        closed_forms=functools.partial(closed_forms, dim, bandwidth, tail),
+        figures=_figures,
     )
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    """As for Gaussians, without the decay of the variance, which a bandwidth may make grow."""
+    from collapse_jax.reports import moment_figures
+
+    del generations
+    drawn = {
+        "mean_drift": moment_figures.mean_drift(run.summary, curves),
+        "estimation_error": moment_figures.estimation_error({"": run.history}),
+    }
+    return OwnFigures(drawn, replaces=("mean",))
 
 
 def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
@@ -198,22 +228,38 @@ def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
 
 
 def _metrics(dim: int) -> dict[str, Metric]:
-    def distance(text: str, units: str) -> Metric:
-        return Metric(text, units, (), 0.01, 1e6, nonnegative=True)
+    def distance(text: str, units: str, symbol: str) -> Metric:
+        return Metric(text, units, (), 0.01, 1e6, nonnegative=True, symbol=symbol)
 
     dims = ("dimension",) if dim > 1 else ()
     per_dimension = ", mean over dimensions" if dim > 1 else ""
     return {
-        "mean": Metric("mean of the density", "data units", dims, 0.2, 1e3),
-        "variance": distance(f"variance of the density{per_dimension}", "data units^2"),
+        "mean": Metric(
+            "mean of the density",
+            "data units",
+            dims,
+            scale=0.2,
+            limit=1e3,
+            original=(0.0,) * dim if dim > 1 else 0.0,
+            symbol=r"\mu_n",
+        ),
+        "variance": distance(
+            f"variance of the density{per_dimension}", "data units^2", r"\sigma_n^2"
+        ),
         "log_variance": Metric(
             "log of the mean marginal variance" if dim > 1 else "log-variance of the density",
             "ln(data units^2)",
             scale=0.5,
             limit=1e3,
+            original=0.0,
+            symbol=r"\ln\sigma_n^2",
         ),
         "log_bandwidth": Metric(
-            f"log of the bandwidth{per_dimension}", "ln(data units)", scale=0.5, limit=1e3
+            f"log of the bandwidth{per_dimension}",
+            "ln(data units)",
+            scale=0.5,
+            limit=1e3,
+            symbol=r"\ln h_n",
         ),
         "tail_mass": Metric(
             "density's probability beyond the original's tail quantiles",
@@ -222,9 +268,13 @@ def _metrics(dim: int) -> dict[str, Metric]:
             nonnegative=True,
         ),
         "w2_squared_bound": distance(
-            "lower bound on the squared 2-Wasserstein distance to the original", "data units^2"
+            "lower bound on the squared 2-Wasserstein distance to the original",
+            "data units^2",
+            r"\mathrm{lower\ bound\ on}\ W_2^2",
         ),
-        "kl_bound": distance("lower bound on KL(density || original)", "nats"),
+        "kl_bound": distance(
+            "lower bound on KL(density || original)", "nats", r"\mathrm{lower\ bound\ on\ KL}"
+        ),
     }
 
 
