@@ -34,7 +34,7 @@ class BatchLimits(NamedTuple):
 # A core's cache: rows of 1024 chains x M = 1000 (4 MB) run a third faster than those of 8192.
 _CORE = BatchLimits(2**15, 2**28, 2**22)
 # A GPU is filled by more: exact Gaussian chains ran about 3 times as fast as in a core's batches,
-# rows at M = 1000 about 5 times, and those with 1 GB of rows more slowly again (BUILD_NOTES.md).
+# rows at M = 1000 about 5 times, and those with 1 GB of rows slower again (docs/benchmarks.md).
 _ACCELERATOR = BatchLimits(2**18, 2**30, 2**26)
 
 
