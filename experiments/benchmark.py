@@ -14,8 +14,8 @@ PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8 times the 
 search of OPT-125m at least 1.5, 2 and 4 times as fast as transformers' at 4, 16 and 64 prompts, a
 step of fine-tuning 1.2 times (processors with AVX-512; with AVX2 3.7 times at 64, and no faster); a
 whole generation of both; a checkpoint every 50 generations costs less than 5 % (missed: see
-BUILD_NOTES.md). Both sides run in turn in one process; medians; what is timed on our side includes
-the default metrics and fetching the record. More than an hour on two quiet cores, most of it
+docs/benchmarks.md). Both sides alternate in one process; medians; our time includes the default
+metrics and fetching the record. More than an hour on two quiet cores, most of it
 transformers' beam search:
 
   python -m experiments.benchmark --suite=all --data_dir=...

@@ -79,7 +79,7 @@ class ErrorSourcesConfig:
         return sizes
 
 
-# Steps of exact fits between generations; BUILD_NOTES.md says by how much they miss the maximum.
+# Steps of exact fits between generations; docs/results.md says by how much they miss the maximum.
 EXACT_STEPS = {"gmm": 60, "neural": 30}
 
 

@@ -4,8 +4,8 @@ Claim (Shumailov et al. 2024): trained on what the model before generated, an au
 loses the shape of its latent space; seen through generation 0's encoder its images draw together
 until the digits are one blur. On 10,000 MNIST images with 10 epochs the standard deviation of that
 encoder's mean falls from 0.95 at generation 0 to 0.74 at generation 4, and to 0.79 if a tenth of
-original images is kept (BUILD_NOTES.md; 3 chains, 45 minutes on 2 cores each). `quick` (8x8 digits,
-a perceptron; less than a minute):
+original images is kept (docs/results.md; 3 chains, 45 minutes on 2 cores each). `quick` (8x8
+digits, a perceptron; less than a minute):
 
   python -m experiments.vae --flagfile=experiments/presets/vae_quick.flags --workdir=runs/vae
 
