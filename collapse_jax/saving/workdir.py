@@ -5,7 +5,6 @@ A workdir belongs to one process at a time: see `Workdir.lock`.
 
 import contextlib
 import json
-import os
 import platform
 import subprocess
 import warnings
@@ -50,22 +49,20 @@ class Workdir:
         if not self._local:
             yield
             return
-        import fcntl
+        from filelock import FileLock, Timeout
 
-        path = self.path / "lock"
-        with explained(path):
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        held = FileLock(self.path / "lock")
+        with explained(self.path / "lock"), contextlib.suppress(Timeout):
+            held.acquire(timeout=0)
+        if not held.is_locked:
+            raise SettingError(
+                f"workdir: another process is running in {self.path}; wait for it to end, or"
+                " use another workdir"
+            )
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingError(
-                    f"workdir: another process is running in {self.path}; wait for it to end, or"
-                    " use another workdir"
-                ) from None
             yield
         finally:
-            os.close(file)
+            held.release()
 
     def stored(self) -> dict[str, Any] | None:
         """config.json of the run that is here already."""
