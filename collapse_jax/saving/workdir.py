@@ -18,6 +18,7 @@ from etils import epath
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import MATMUL_PRECISION
 from collapse_jax.config import differences, fingerprint
+from collapse_jax.data import files
 from collapse_jax.saving.checkpoint import CheckpointError, explained
 
 # what may change a result's bits
@@ -150,10 +151,8 @@ class Workdir:
 
     def write_text(self, name: str, content: str) -> None:
         """Replaces a file as a whole: a killed run leaves the old or the new one."""
-        temporary = self.path / f"{name}.tmp"
-        with explained(self.path / name):
+        with explained(self.path / name), files.replacing(self.path / name) as temporary:
             temporary.write_text(content)
-            temporary.replace(self.path / name)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self.write_text(name, json.dumps(content, indent=2) + "\n")
