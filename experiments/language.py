@@ -168,6 +168,7 @@ def _zero_shot(
     config: LanguageConfig, base: str, skip: float, family: "Family", directory: Any
 ) -> "Perplexity":
     """The pretrained model's perplexities on the test, which are kept beside the arms."""
+    from collapse_jax.data import files
     from collapse_jax.data.text_splits import load_text
     from collapse_jax.families.language import base as bases
     from collapse_jax.families.language import blocks
@@ -182,9 +183,8 @@ def _zero_shot(
     text = load_text(config.dataset, config.data_dir, config.data_revision)
     test = blocks.cut(pretrained.words, text, config.length, skip, _counts(config)).test
     found = finetune.evaluate(opt.model(pretrained.config, config.dtype), pretrained.params, test)
-    part = directory / "zero_shot.json.part"
-    part.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
-    part.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
     return found
 
 

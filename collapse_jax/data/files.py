@@ -1,5 +1,6 @@
-"""Where data sets lie, and their files: read, decompressed, verified, fetched."""
+"""Where data sets lie, and their files: read, decompressed, verified, fetched, written whole."""
 
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -7,8 +8,10 @@ import lzma
 import os
 import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from etils import epath
 
 from collapse_jax.arguments import MissingFileError, SettingError
 
@@ -78,6 +81,43 @@ def sha256(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
+    """Replaces a file as a whole, or not at all: after a crash the old or the new one is there.
+
+    What is written to the temporary file in the same directory is flushed to the device, and takes
+    the file's place once the block has ended without an error.
+
+    Args:
+        path: of the file, local or gs://; its directory exists.
+
+    Yields:
+        The path of the temporary file, to be written in the block.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     with replacing(f"{directory}/notes.txt") as temporary:
+        ...         _ = temporary.write_text("whole")
+        ...     print((epath.Path(directory) / "notes.txt").read_text())
+        whole
+    """
+    target = epath.Path(path)
+    temporary = target.parent / f"{target.name}.{os.getpid()}.tmp"  # processes may share a cache
+    try:
+        yield temporary
+        if "://" not in os.fspath(temporary):  # an object store has no such thing
+            file = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None]) -> None:
     """Downloads a file from the first source that has it, with a progress bar.
 
@@ -102,9 +142,8 @@ def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None])
             continue
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(target.name + ".part")
-            partial.write_bytes(raw)
-            partial.replace(target)
+            with replacing(target) as temporary:
+                temporary.write_bytes(raw)
         except OSError as error:
             raise SettingError(
                 f"expected to write {target}, but: {error.strerror or error}; set --data_dir or "

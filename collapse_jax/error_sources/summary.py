@@ -1,10 +1,10 @@
 """What a study of error sources found: means and their errors, and the sum against the whole."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.special import stdtrit
 
@@ -142,12 +142,9 @@ def rows(found: xr.Dataset) -> list[tuple[object, ...]]:
 
 def write_csv(path: Path, found: xr.Dataset) -> None:
     """Every mean divergence with its standard error as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("model", "source", "samples", "generation", "kl_mean", "kl_standard_error", "chains")
-        )
-        writer.writerows(rows(found))
+    columns = ("model", "source", "samples", "generation", "kl_mean", "kl_standard_error", "chains")
+    frame = pd.DataFrame(rows(found), columns=list(columns))
+    frame.to_csv(path, index=False, na_rep="nan", lineterminator="\n")
 
 
 def table(found: xr.Dataset) -> page.Table:

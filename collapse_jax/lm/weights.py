@@ -193,13 +193,11 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
         )
         for path, leaf in leaves
     }
-    part = target / "model.safetensors.part"
-    save_file(arrays, part, metadata={"format": "pt"})
-    part.replace(target / "model.safetensors")
+    with files.replacing(target / "model.safetensors") as temporary:
+        save_file(arrays, temporary, metadata={"format": "pt"})
     text = json.dumps({**configs.to_json(config), "dtype": "float32"}, indent=2)
-    part = target / "config.json.part"
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(target / "config.json")
+    with files.replacing(target / "config.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def published_name(path: Any) -> str:

@@ -1,11 +1,10 @@
 """What runs of the language family found beside each other: tables, words, a CSV file."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from scipy.special import stdtrit
 
@@ -128,19 +127,16 @@ def in_words(arms: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping
 
 def as_csv(arms: Mapping[str, Result]) -> str:
     """Both perplexities of every arm, generation and chain, or their means where none is kept."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("arm", "generation", "chain", PERPLEXITY, OF_CORPUS))
+    names = [PERPLEXITY, OF_CORPUS]
+    frames = []
     for label, result in arms.items():
-        history = result.history
-        for generation in range(result.summary.sizes["generation"]):
-            if PERPLEXITY not in history:
-                at = result.summary.isel(generation=generation)
-                values = [float(at[f"{name}_mean"]) for name in (PERPLEXITY, OF_CORPUS)]
-                writer.writerow((label, generation, "mean", *values))
-                continue
-            at = history.isel(generation=generation)
-            for chain in range(history.sizes["chain"]):
-                values = [float(at[name][chain]) for name in (PERPLEXITY, OF_CORPUS)]
-                writer.writerow((label, generation, chain, *values))
-    return text.getvalue()
+        if PERPLEXITY in result.history:
+            values = result.history[names].astype(np.float64)
+            frame = values.to_dataframe(dim_order=["generation", "chain"]).reset_index()
+        else:
+            values = result.summary[[f"{name}_mean" for name in names]].astype(np.float64)
+            frame = values.to_dataframe().reset_index().assign(chain="mean")
+            frame = frame.rename(columns={f"{name}_mean": name for name in names})
+        frames.append(frame.assign(arm=label))
+    columns = ["arm", "generation", "chain", *names]
+    return pd.concat(frames).to_csv(columns=columns, index=False, na_rep="nan", lineterminator="\n")

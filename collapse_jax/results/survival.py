@@ -1,8 +1,10 @@
 """Kaplan-Meier curves of collapse times."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import CensoredData, ecdf
 
 
 class Survival(NamedTuple):
@@ -19,7 +21,7 @@ class Survival(NamedTuple):
 def kaplan_meier(
     first_passage: np.ndarray, generations: int, lost: np.ndarray | None = None
 ) -> Survival:
-    r"""Kaplan-Meier estimate with Greenwood's variance on the log(-log) scale.
+    """Kaplan-Meier estimate with Greenwood's variance on the log(-log) scale (by SciPy).
 
     Args:
       first_passage: i32[chain], generation of the event, or -1 for a chain censored at the end.
@@ -27,25 +29,23 @@ def kaplan_meier(
       lost: i32[chain], generation from which a chain is no longer observed (non-finite), or -1.
 
     Returns:
-      The curve over generations 0 ... generations - 1.
+      The curve over generations 0 ... generations - 1. Where it is 0 or 1, so are its bounds.
     """
     event = np.asarray(first_passage)
-    last = (
-        np.full(event.shape, generations) if lost is None else np.where(lost < 0, generations, lost)
+    end = np.full(event.shape, generations)
+    if lost is not None:
+        end = np.where(lost < 0, generations, lost)
+    happened = (event >= 0) & (event < end)
+    last_observed = end - 1  # -1 for a chain that never was: it is at risk at no generation
+    estimate = ecdf(CensoredData(event[happened], right=last_observed[~happened])).sf
+    with warnings.catch_warnings():  # where the curve is 0 or 1, the formula says nothing
+        warnings.filterwarnings("ignore", "The confidence interval is undefined", RuntimeWarning)
+        interval = estimate.confidence_interval(0.95, method="log-log")
+    generation = np.arange(generations)
+    survival = estimate.evaluate(generation)
+    inside = (survival > 0) & (survival < 1)
+    lower, upper = (
+        np.where(inside, bound.evaluate(generation), survival)
+        for bound in (interval.low, interval.high)
     )
-    happened = (event >= 0) & (event < last)
-    leaving = np.where(happened, event, last)
-    events = np.bincount(event[happened], minlength=generations)[:generations]
-    left = np.bincount(leaving, minlength=generations + 1)[:generations]
-    # Whoever leaves at t without the event was last observed before t.
-    at_risk = event.size - np.cumsum(left) + events
-    with np.errstate(divide="ignore", invalid="ignore"):
-        survival = np.cumprod(np.where(at_risk > 0, 1.0 - events / at_risk, 1.0))
-        greenwood = np.cumsum(
-            np.where(at_risk > events, events / (at_risk * (at_risk - events)), 0.0)
-        )
-        spread = 1.96 * np.sqrt(greenwood) / np.abs(np.log(survival))
-        inside = (survival > 0) & (survival < 1)
-        lower = np.where(inside, survival ** np.exp(spread), survival)
-        upper = np.where(inside, survival ** np.exp(-spread), survival)
-    return Survival(np.arange(generations), survival, lower, upper, event.size, int(happened.sum()))
+    return Survival(generation, survival, lower, upper, event.size, int(happened.sum()))

@@ -4,14 +4,13 @@ Standard errors: sd / sqrt(n) of a mean; value * sqrt(2 / (n - 1)) of a variance
 theory and too small where a metric has heavier tails than a normal. n counts finite chains.
 """
 
-import csv
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from etils import epath
 
@@ -235,15 +234,6 @@ def z_scores(found: Measured, theory: np.ndarray) -> np.ndarray:
 
 def write_csv(path: str | os.PathLike[str], summary: xr.Dataset, expected: Curves) -> None:
     """Writes summary.csv: the columns of `Row`, empty cells where there is no number."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row._fields)
-    for row in rows(summary, expected):
-        writer.writerow([_cell(value) for value in row])
-    epath.Path(path).write_text(text.getvalue(), encoding="utf-8")
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.9g}"
-    return value
+    frame = pd.DataFrame(rows(summary, expected), columns=list(Row._fields))
+    text = frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    epath.Path(path).write_text(text, encoding="utf-8")

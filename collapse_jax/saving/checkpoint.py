@@ -9,7 +9,6 @@ since the chains need not wait for the disk.
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from collapse_jax.data import files
 from collapse_jax.results.records import Part, Record, flatten, unflatten
 from collapse_jax.saving.signals import Stopped
 
@@ -353,16 +353,11 @@ def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
 
 def write_durably(path: epath.Path, record: Record) -> str:
     """Writes flattened arrays as .npz, flushed to the device; the SHA-256 of the file."""
-    temporary = path.parent / f"{path.name}.tmp"
     flat: dict[str, Any] = flatten(record)
-    with temporary.open("wb") as file:
-        np.savez(file, **flat)
-        file.flush()
-        with contextlib.suppress(io.UnsupportedOperation):  # an object store has no such thing
-            os.fsync(file.fileno())
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    temporary.rename(path)
-    return digest
+    with files.replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            np.savez(file, **flat)
+        return hashlib.sha256(temporary.read_bytes()).hexdigest()
 
 
 def _read_part(path: epath.Path) -> Record:

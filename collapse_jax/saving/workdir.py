@@ -5,7 +5,6 @@ A workdir belongs to one process at a time: see `Workdir.lock`.
 
 import contextlib
 import json
-import os
 import platform
 import subprocess
 import warnings
@@ -19,6 +18,7 @@ from etils import epath
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import MATMUL_PRECISION
 from collapse_jax.config import differences, fingerprint
+from collapse_jax.data import files
 from collapse_jax.saving.checkpoint import CheckpointError, explained
 
 # what may change a result's bits
@@ -50,22 +50,20 @@ class Workdir:
         if not self._local:
             yield
             return
-        import fcntl
+        from filelock import FileLock, Timeout
 
-        path = self.path / "lock"
-        with explained(path):
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        held = FileLock(self.path / "lock")
+        with explained(self.path / "lock"), contextlib.suppress(Timeout):
+            held.acquire(timeout=0)
+        if not held.is_locked:
+            raise SettingError(
+                f"workdir: another process is running in {self.path}; wait for it to end, or"
+                " use another workdir"
+            )
         try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SettingError(
-                    f"workdir: another process is running in {self.path}; wait for it to end, or"
-                    " use another workdir"
-                ) from None
             yield
         finally:
-            os.close(file)
+            held.release()
 
     def stored(self) -> dict[str, Any] | None:
         """config.json of the run that is here already."""
@@ -153,10 +151,8 @@ class Workdir:
 
     def write_text(self, name: str, content: str) -> None:
         """Replaces a file as a whole: a killed run leaves the old or the new one."""
-        temporary = self.path / f"{name}.tmp"
-        with explained(self.path / name):
+        with explained(self.path / name), files.replacing(self.path / name) as temporary:
             temporary.write_text(content)
-            temporary.replace(self.path / name)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self.write_text(name, json.dumps(content, indent=2) + "\n")

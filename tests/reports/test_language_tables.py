@@ -91,6 +91,28 @@ def test_csv_has_every_chain():
     rows = list(csv.DictReader(language_tables.as_csv(ARMS).splitlines()))
     assert len(rows) == 2 * CHAINS * GENERATIONS
     assert {row["arm"] for row in rows} == set(ARMS)
+    order = [(row["arm"], row["generation"], row["chain"]) for row in rows]
+    assert order[:2] == [("replace, 5 epochs", "0", "0"), ("replace, 5 epochs", "0", "1")]
+    for row in rows:
+        history = ARMS[row["arm"]].history
+        place = {"generation": int(row["generation"]), "chain": int(row["chain"])}
+        for name in (language_tables.PERPLEXITY, language_tables.OF_CORPUS):
+            assert float(row[name]) == float(history[name].isel(place))
+
+
+def test_csv_has_means_where_no_chain_is_kept():
+    label, run = "preserve, 5 epochs", ARMS["preserve, 5 epochs"]
+    summary = run.summary.copy(deep=True)
+    summary[f"{language_tables.OF_CORPUS}_mean"][1] = np.nan
+    run = run._replace(history=run.history[["finite"]], summary=summary)
+    text = language_tables.as_csv({**ARMS, label: run})
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["arm"] == label]
+    assert [(row["generation"], row["chain"]) for row in rows] == [
+        (str(g), "mean") for g in range(GENERATIONS)
+    ]
+    means = run.summary[f"{language_tables.PERPLEXITY}_mean"].values
+    assert [float(row[language_tables.PERPLEXITY]) for row in rows] == means.tolist()
+    assert rows[1][language_tables.OF_CORPUS] == "nan"
 
 
 def test_white_space_is_seen_in_the_table_of_continuations():
