@@ -1,4 +1,4 @@
-"""docs/add_a_regime.md works as it stands: its blocks make a regime that runs, resumes and reports."""
+"""docs/add_a_regime.md works as it stands: its regime runs, resumes and is reported on."""
 
 import csv
 import re
@@ -41,7 +41,7 @@ def test_theory_is_he_et_als_for_large_samples(guide, real, synthetic):
 
 
 def test_the_golden_ratio_is_best(guide):
-    tried = {(a, b): stationary(guide, 10**6, a, b) for a in range(1, 14) for b in range(1, 14)}
+    tried = {(a, b): stationary(guide, 10**6, a, b) for a in range(1, 13) for b in range(1, 13)}
     assert min(tried, key=tried.get) == (8, 5)
     assert tried[8, 5] == pytest.approx((5**0.5 - 1) / 2, rel=1e-3)
 
