@@ -153,7 +153,7 @@ class OriginalFunction(Protocol):
 
         Args:
           key: of this chain, generation and purpose.
-          request: how much; its count may be traced (0, too, where a regime's sizes are random), its
+          request: how much; its count may be traced, and 0 where a regime's sizes are random; its
             capacity is a Python int.
 
         Returns:
@@ -195,7 +195,7 @@ class SampleFunction(Protocol):
         Args:
           key: of this chain, generation and purpose.
           params: of the model.
-          request: how much; its count may be traced (0, too, where a regime's sizes are random), its
+          request: how much; its count may be traced, and 0 where a regime's sizes are random; its
             capacity is a Python int.
 
         Returns:
