@@ -153,7 +153,8 @@ class OriginalFunction(Protocol):
 
         Args:
           key: of this chain, generation and purpose.
-          request: how much; its count may be traced, its capacity is a Python int.
+          request: how much; its count may be traced, and 0 where a regime's sizes are random; its
+            capacity is a Python int.
 
         Returns:
           A pool of `request.count` members with room for `request.capacity`.
@@ -194,7 +195,8 @@ class SampleFunction(Protocol):
         Args:
           key: of this chain, generation and purpose.
           params: of the model.
-          request: how much; its count may be traced, its capacity is a Python int.
+          request: how much; its count may be traced, and 0 where a regime's sizes are random; its
+            capacity is a Python int.
 
         Returns:
           A pool of `request.count` members with room for `request.capacity`.

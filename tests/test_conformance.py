@@ -1,6 +1,8 @@
 """Every family under every regime keeps the engine's promises; a new one of either is one row."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -251,6 +253,15 @@ def test_wrong_metrics_are_named():
     broken = family._replace(measure=lambda *args: {"mean": jnp.float32(0)})
     with pytest.raises(ValueError, match="expected metrics"):
         run(broken, REGIMES["replace"])
+
+
+def test_importing_families_loads_neither_matplotlib_nor_xarray():
+    code = (
+        "import sys; from collapse_jax import families\n"
+        "for name in families.__all__: getattr(families, name)\n"
+        "assert not {'matplotlib', 'xarray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_config_is_json():
