@@ -30,10 +30,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from collapse_jax.config import check_choice, from_flags, setting
-from experiments import launch
+
+from . import launch
 
 if TYPE_CHECKING:
-    from experiments.benchmarks.timing import Case
+    from .benchmarks.timing import Case
 
 SUITES = (
     "gaussian", "discrete", "gmm", "kde", "regression", "error_sources", "vae", "beam", "finetune",
@@ -69,7 +70,7 @@ class BenchmarkConfig:
 
 def measure(config: BenchmarkConfig) -> "Iterator[Case]":
     """The cases of one suite, as they are measured."""
-    from experiments.benchmarks import (
+    from .benchmarks import (
         checkpoint,
         discrete,
         error_sources,
@@ -115,7 +116,7 @@ def measure_all(config: BenchmarkConfig) -> Iterator[str]:
             continue
         settings = dataclasses.asdict(dataclasses.replace(config, suite=suite))
         flags = [f"--{name}={value}" for name, value in settings.items() if value is not None]
-        command = [sys.executable, "-m", "experiments.benchmark", *flags]
+        command = [sys.executable, "-m", f"{__package__}.benchmark", *flags]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             yield from (line for line in process.stdout if line.startswith("{"))

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
 
 if TYPE_CHECKING:
     from collapse_jax.reports.page import Section

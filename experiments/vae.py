@@ -20,8 +20,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import VaeConfig
+
+from . import launch
+from .family_flags import VaeConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,8 @@ about five minutes on 2 cores.
 import dataclasses
 
 from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
 
 
 @dataclasses.dataclass(frozen=True)
