@@ -26,7 +26,9 @@ def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
 
     On CPU, optimisation barriers are kept, which XLA drops by default before it fuses: without them
     a stage's random numbers are hashed anew in every fusion that uses them (measured: a quarter of
-    the speed and five times the compile time).
+    the speed and five times the compile time). Then loops may not become a kernel of their own,
+    whose emitter aborts on a barrier: jaxlib 0.10 makes one of loops over less than 1 kB, 0.12
+    (whose cost analysis finds that a loop reads nothing) of all.
     """
 
     @functools.wraps(function)
@@ -35,7 +37,7 @@ def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
             return function(*args)
 
     if jax.default_backend() == "cpu":
-        options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+        options = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
         return jax.jit(precise, compiler_options=options, donate_argnums=donate)
     return jax.jit(precise, donate_argnums=donate)
 
