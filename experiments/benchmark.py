@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_jax import arguments
 from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
 
 if TYPE_CHECKING:
-    from experiments.benchmarks.timing import Case
+    from .benchmarks.timing import Case
 
 SUITES = (
     "gaussian", "discrete", "gmm", "kde", "regression", "error_sources", "vae", "beam", "finetune",
@@ -68,7 +69,7 @@ class BenchmarkConfig:
 
 def measure(config: BenchmarkConfig) -> "Iterator[Case]":
     """The cases of one suite, as they are measured."""
-    from experiments.benchmarks import (
+    from .benchmarks import (
         checkpoint,
         discrete,
         error_sources,
@@ -114,7 +115,7 @@ def measure_all(config: BenchmarkConfig) -> Iterator[str]:
             continue
         settings = dataclasses.asdict(dataclasses.replace(config, suite=suite))
         flags = [f"--{name}={value}" for name, value in settings.items() if value is not None]
-        command = [sys.executable, "-m", "experiments.benchmark", *flags]
+        command = [sys.executable, "-m", f"{__package__}.benchmark", *flags]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             yield from (line for line in process.stdout if line.startswith("{"))

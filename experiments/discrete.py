@@ -12,8 +12,9 @@ falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import DiscreteConfig
+
+from . import launch
+from .family_flags import DiscreteConfig
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family

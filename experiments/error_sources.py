@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
 
 if TYPE_CHECKING:
     from collapse_jax.reports.page import Section

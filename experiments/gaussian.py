@@ -10,8 +10,9 @@ form 100 [psi(99/2) + ln(2/99)] = -1.013). The paper's settings:
 """
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import GaussianConfig
+
+from . import launch
+from .family_flags import GaussianConfig
 
 
 def main() -> None:

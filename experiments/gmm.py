@@ -11,8 +11,9 @@ settings (2050 generations; about a minute):
 import dataclasses
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import GmmConfig
+
+from . import launch
+from .family_flags import GmmConfig
 
 
 def main() -> None:

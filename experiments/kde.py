@@ -12,8 +12,9 @@ of ln sigma^2 ends near 12.88 (SE 0.04). A bandwidth small enough for collapse:
 from typing import TYPE_CHECKING
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import KdeConfig
+
+from . import launch
+from .family_flags import KdeConfig
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family

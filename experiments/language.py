@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_jax.arguments import SettingError
 from collapse_jax.config import RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import LanguageConfig, SmallModelConfig
+
+from . import launch
+from .family_flags import LanguageConfig, SmallModelConfig
 
 if TYPE_CHECKING:
     from collapse_jax.families.language.blocks import Counts
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from collapse_jax.regimes import Regime
     from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
-    from experiments.pretraining import Small
+
+    from .pretraining import Small
 
 CONFIGS = (LanguageConfig, SmallModelConfig, SnapshotConfig, RunConfig)
 # Where a flagfile or a command line says nothing.
@@ -93,7 +95,8 @@ def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> N
     """Refuses what can be known to be wrong before anything is read or trained."""
     from collapse_jax.families.language import blocks, writing
     from collapse_jax.lm import finetune
-    from experiments import pretraining
+
+    from . import pretraining
 
     if not importlib.util.find_spec("tokenizers"):
         raise SettingError("language models need the extra lm: pip install 'collapse_jax[lm]'")
@@ -116,7 +119,7 @@ def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> N
 
 
 def _small(config: SmallModelConfig) -> "Small":
-    from experiments.pretraining import Small
+    from .pretraining import Small
 
     values = dataclasses.asdict(config)
     for name in ("share", "epochs", "batch"):
@@ -128,7 +131,8 @@ def _pretrain(config: LanguageConfig, small: SmallModelConfig, directory: Path, 
     from collapse_jax.data.text_splits import load_text
     from collapse_jax.families.language import blocks
     from collapse_jax.lm import finetune
-    from experiments import pretraining
+
+    from . import pretraining
 
     text, opt = load_text(config.dataset, config.data_dir, config.data_revision), _small(small)
     words = pretraining.tokenizer_of(directory, text, opt)

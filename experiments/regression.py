@@ -9,8 +9,9 @@ times that. At the defaults (1,000 chains, 100 generations, T = 100 rows, d = 10
 """
 
 from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import RegressionConfig
+
+from . import launch
+from .family_flags import RegressionConfig
 
 
 def main() -> None:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_jax import arguments
 from collapse_jax.config import from_flagfile, from_flags, setting
-from experiments import launch
-from experiments.family_flags import DiscreteConfig
+
+from . import launch
+from .family_flags import DiscreteConfig
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
@@ -123,7 +124,8 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
     """Words of the standard library's help text; of WikiText-2 too at the paper's settings."""
     from collapse_jax import regimes
     from collapse_jax.reports import page
-    from experiments.discrete import make_family
+
+    from .discrete import make_family
 
     family = make_family(DiscreteConfig())
     yield _section(_run(family, regimes.replace(scale.draws), workdir / "discrete", 64, 100))
@@ -218,7 +220,8 @@ def _autoencoders(
 def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """A small model trained on its own text; at the paper's settings OPT-125m, (b) and (c)."""
     from collapse_jax.reports import page
-    from experiments import language
+
+    from . import language
 
     if not importlib.util.find_spec("tokenizers"):
         print("skipped: language models, which need the extra lm")
@@ -297,7 +300,7 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
 
 def error_sources_section(quick: bool, workdir: Path) -> "Section":
     """The three error sources alone and together; in miniature, fewer chains and generations."""
-    from experiments.error_sources import ErrorSourcesConfig, run
+    from .error_sources import ErrorSourcesConfig, run
 
     small: dict[str, Any] = {"chains": 8, "generations": 21, "sizes": "100,1000,10000"}
     return run(ErrorSourcesConfig(workdir=str(workdir / "error_sources"), **small if quick else {}))

@@ -18,8 +18,9 @@ million images, for which two cores need three days; meant for a GPU or TPU, int
 import dataclasses
 
 from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import VaeConfig
+
+from . import launch
+from .family_flags import VaeConfig
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import sys
 
 from collapse_jax import arguments
 from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
 
 
 @dataclasses.dataclass(frozen=True)

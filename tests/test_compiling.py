@@ -1,11 +1,11 @@
-"""Chains in turn: what a plain vmap gives, whatever is batched, in loops of their own."""
+"""Chains in turn give what a plain vmap gives, in loops of their own; loops keep their barriers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import compiled, in_turn
 
 
 def collatz(key, start, step):
@@ -50,3 +50,17 @@ def test_every_chain_stops_by_itself():
     )
     assert "scan[" not in plain
     assert ours.index("scan[") < ours.index("while[")
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_loop_with_a_barrier_compiles(size):
+    """XLA's CPU compiler may make a loop one kernel, whose emitter aborts on a barrier."""
+
+    def double(turns, x):
+        def turn(_, x):
+            a, b = jax.lax.optimization_barrier((x + 1, x - 1))
+            return a + b
+
+        return jax.lax.fori_loop(0, turns, turn, x)
+
+    np.testing.assert_array_equal(compiled(double)(3, jnp.ones(size)), np.full(size, 8))

@@ -12,7 +12,8 @@ from collapse_jax import families, regimes
 from collapse_jax.data.word_counts import WIKITEXT_2, load_corpus
 from collapse_jax.engine.fused import LONGEST
 from collapse_jax.family import Family
-from experiments.benchmarks.timing import RATE, Case, Segment, breakdown, interleaved, significant
+
+from .timing import RATE, Case, Segment, breakdown, interleaved, significant
 
 _WORDS, _DRAWS = 33_278, 2_088_628  # of WikiText-2's training split
 _TAIL = 0.02

@@ -18,9 +18,10 @@ from scipy.stats import norm
 from collapse_jax.error_sources import study
 from collapse_jax.error_sources.model_classes import Learner
 from collapse_jax.error_sources.truth import THREE_MODES, log_masses
-from experiments.benchmarks.gaussian import draw_moments, draw_rows
-from experiments.benchmarks.timing import RATE, Case, Work, interleaved
-from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig
+
+from ..error_sources import EXACT_STEPS, ErrorSourcesConfig
+from .gaussian import draw_moments, draw_rows
+from .timing import RATE, Case, Work, interleaved
 
 _Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]
 

@@ -17,7 +17,8 @@ from numpy.typing import DTypeLike
 from collapse_jax import families, regimes
 from collapse_jax.families.gmm.originals import truth
 from collapse_jax.family import Family
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,
@@ -123,7 +124,7 @@ class ScikitLearn:
 
 def _memory(chains: int, samples: int) -> Case:
     """Peak memory of a process of its own that runs two generations."""
-    code = f"from experiments.benchmarks import gmm; gmm.print_peak({chains}, {samples})"
+    code = f"from {__package__} import gmm; gmm.print_peak({chains}, {samples})"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )  # fmt: skip
@@ -136,7 +137,8 @@ def _memory(chains: int, samples: int) -> Case:
 def print_peak(chains: int, samples: int) -> None:
     """Runs two generations and prints the most memory this process ever held, GB."""
     import collapse_jax
-    from experiments import launch
+
+    from .. import launch
 
     launch.use_all_cores()
     regime = regimes.replace(samples)

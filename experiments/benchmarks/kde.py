@@ -13,7 +13,8 @@ from scipy.special import ndtr, ndtri
 
 from collapse_jax import families, regimes, theory
 from collapse_jax.engine.fused import LONGEST
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,

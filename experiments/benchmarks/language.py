@@ -27,7 +27,8 @@ from collapse_jax.lm import opt as models
 from collapse_jax.lm import tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.regimes import Regime
-from experiments.benchmarks.timing import Case, finish_peer, peer_device, significant
+
+from .timing import Case, finish_peer, peer_device, significant
 
 _STAGES = {"decode": ("sample",), "fit": ("assemble", "fit"), "measure": ("measure",)}
 _BEAMS = 5

@@ -25,7 +25,8 @@ from collapse_jax.lm import beam, finetune, weights
 from collapse_jax.lm import opt as models
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.prompts import prompts
-from experiments.benchmarks.timing import (  # fmt: skip
+
+from .timing import (  # fmt: skip
     Case,
     finish_peer,
     interleaved,
@@ -236,7 +237,7 @@ def _peer_step(how: _How) -> Callable[[], None]:
 def _alone(how: _How, side: str) -> tuple[float, float]:
     """Peak memory of a process of its own, gigabytes; and how long it compiles with a cache."""
     code = (
-        "from experiments.benchmarks import opt; opt.print_alone"
+        f"from {__package__} import opt; opt.print_alone"
         f"(opt._How(*{json.dumps(list(how))}), {side!r})"
     )
     with tempfile.TemporaryDirectory() as cache:

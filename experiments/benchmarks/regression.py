@@ -14,7 +14,8 @@ from numpy.random import Generator
 
 from collapse_jax import families, regimes
 from collapse_jax.engine.fused import LONGEST
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,

@@ -19,7 +19,8 @@ from collapse_jax.compiling import compiled
 from collapse_jax.families.vae import model as models
 from collapse_jax.families.vae import training
 from collapse_jax.family import Training
-from experiments.benchmarks.timing import (
+
+from .timing import (
     Case,
     finish_peer,
     interleaved,
