@@ -37,7 +37,7 @@ class Weights(NamedTuple):
     factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, where it is used for ever
 
 
-def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
+def regression(dim: int = 10, noise: float = 1.0, design: str = "new") -> Family:
     r"""Chains of linear regressions fitted to what earlier ones predict, plus noise.
 
     A generation's labels are $y = X \hat w_{n-1} + \sigma \epsilon$. Under replace $E |\hat w_n -

@@ -34,7 +34,7 @@ class Decoder(NamedTuple):
     top_k: int = 0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
-    batch: int = 64
+    batch: int = 16
 
     def check(self) -> None:
         """Raises ValueError for a setting outside its range."""
