@@ -70,8 +70,8 @@ def run(
         a line a minute.
       devices: to spread batches over; default all.
       flagfile: what repeats the run from the command line; kept in the workdir as flags.txt.
-      **settings: the fields of `collapse_jax.config.RunConfig`: chains, generations, seed,
-        workdir, checkpoint_every, chains_per_batch, keep, prng, ...
+      **settings: `chains`, `generations` and the other fields of `collapse_jax.config.RunConfig`,
+        whose documentation is theirs.
 
     Returns:
       A `Result`; results do not depend on the number of devices, on the segments a run is cut
@@ -195,7 +195,7 @@ def _identity(
     stored = workdir.stored() if workdir else None
     peak = planning.peak(regime, config.generations)
     shapes = abstract_chain(family, regime, peak, root)
-    batch, keep = config.chains_per_batch, config.keep
+    batch, keep = config.chains_per_batch, str(config.keep)
     if not batch:
         batch = planning.batch_size(shapes, family, regime, config.chains, peak)
         batch = stored["identity"]["chains_per_batch"] if stored else batch

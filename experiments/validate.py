@@ -8,21 +8,29 @@ about five minutes on 2 cores.
 
 import dataclasses
 
-from collapse_jax.config import from_flags, setting
 from experiments import launch
+from experiments.flags import call_with_flags
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
-    """How much to run."""
+    """How much to run.
 
-    chains: int = setting(100_000, "Chains of each study.")
-    quick: bool = setting(False, "Only the studies that compile little.")
+    Attributes:
+      chains: chains of each study, at least 100.
+      quick: only the studies that compile little.
+    """
+
+    chains: int = 100_000
+    quick: bool = False
 
     def __post_init__(self) -> None:
         """Refuses too few chains for a standard error."""
         if self.chains < 100:
             raise ValueError(f"chains: expected at least 100, got {self.chains}")
+
+
+SETTINGS = (ValidateConfig,)
 
 
 def main() -> None:
@@ -32,7 +40,7 @@ def main() -> None:
 
     from collapse_jax import validation
 
-    config = from_flags(ValidateConfig)
+    config = call_with_flags(ValidateConfig)
     table = Table(*validation.COLUMNS)
     checks = []
     for study in validation.studies(config.chains, config.quick):
@@ -47,5 +55,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(ValidateConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

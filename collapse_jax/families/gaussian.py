@@ -9,27 +9,28 @@ Axis legend: d dimension.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from collapse_jax import pools
+from collapse_jax.config import check_choice
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics import affine, linalg, random
 from collapse_jax.numerics.affine import Affine
 
-ESTIMATORS = ("unbiased", "ml")
-SAMPLERS = ("exact", "rows")
+Estimator = Literal["unbiased", "ml"]
+Sampler = Literal["exact", "rows"]
 
 
 def gaussian(
     dim: int = 1,
-    estimator: str = "unbiased",
-    sampler: str = "exact",
+    estimator: Estimator = "unbiased",
+    sampler: Sampler = "exact",
     mean: Sequence[float] | None = None,
     covariance: Sequence[Sequence[float]] | None = None,
     sampling_bias: float = 1.0,
@@ -42,12 +43,13 @@ def gaussian(
     \chi^2_\nu / \nu$); the maximum-likelihood estimator divides by M.
 
     Args:
-      dim: d >= 1.
-      estimator: "unbiased" (divide by M - 1, the paper's theorem) or "ml" (by M, its notebook).
-      sampler: "exact" (moments) or "rows".
+      dim: dimension d, at least 1.
+      estimator: of the covariance: "unbiased" divides by M - 1 (the paper's theorem), "ml" by M
+        (its notebook).
+      sampler: "exact" draws a sample's moments (O(1) in M), "rows" its rows.
       mean: of the original distribution, [d]; default 0.
       covariance: of the original distribution, [d, d]; default I.
-      sampling_bias: lambda; synthetic data are drawn from N(mu, lambda Sigma).
+      sampling_bias: lambda > 0; synthetic data are drawn from N(mu, lambda Sigma).
       tail: the original's probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -188,7 +190,7 @@ def _tail_mass(
     shift: jax.Array, log_variances: jax.Array, scale: np.ndarray, tail: float
 ) -> jax.Array:
     """The model's marginal probability beyond the original's two quantiles, f32[d]."""
-    quantile = np.float32(norm.isf(tail / 2) / math.sqrt(2.0))
+    quantile = np.float32(-ndtri(tail / 2) / math.sqrt(2.0))
     ratio = scale * jnp.exp(-0.5 * log_variances)
     offset = shift * np.float32(math.sqrt(0.5))
     return 0.5 * (
@@ -279,10 +281,8 @@ def _check_arguments(
 ) -> None:
     if dim < 1:
         raise ValueError(f"dim: expected at least 1, got {dim}")
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    check_choice("estimator", estimator, get_args(Estimator))
+    check_choice("sampler", sampler, get_args(Sampler))
     if not 0 < sampling_bias < math.inf:
         raise ValueError(f"sampling_bias: expected more than 0, got {sampling_bias}")
     if not 0 < tail < 1:

@@ -8,20 +8,20 @@ Axis legend: d dimension, C centres, M rows.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from collapse_jax import pools
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics import affine, random
 from collapse_jax.numerics.affine import Affine
 
-RULES = ("scott", "silverman")
+Rule = Literal["scott", "silverman"]
 
 
 class Kernels(NamedTuple):
@@ -33,19 +33,23 @@ class Kernels(NamedTuple):
     log_variance: jax.Array  # f32[d], ln (ddof=0 variance of all rows + h^2)
 
 
-def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: float = 0.02) -> Family:
+def kde(
+    centres: int, dim: int = 1, bandwidth: float | Rule = "scott", tail: float = 0.02
+) -> Family:
     r"""Chains of kernel density estimates fitted to draws of themselves; the original is N(0, I).
 
     The density is $\frac1M \sum_i \prod_j N(x_j; x_{ij}, h_j^2)$. Fixed h: the variance tends to
     M h^2; with h in proportion to the standard deviation it grows, by 1 - 1/M + c^2 a generation.
+    By rule h_j = c s_j, with s_j dimension j's unbiased standard deviation and M the size of the
+    training set. (scipy.stats.gaussian_kde has the same c, but the kernel of the whole covariance
+    where d > 1.)
 
     Args:
       centres: the most draws of a generation that a model can serve; more are refused.
-      dim: d >= 1.
-      bandwidth: h > 0 in data units, the same in every dimension; or "scott", h_j = c s_j with
-        c = M^(-1/(d+4)); or "silverman", c = (M (d+2) / 4)^(-1/(d+4)). s_j is dimension j's
-        unbiased standard deviation, M the size of the training set. (scipy.stats.gaussian_kde has
-        the same c, but the kernel of the whole covariance where d > 1.)
+      dim: dimension d, at least 1.
+      bandwidth: h > 0 in data units, the same in every dimension; or a rule, a factor c times each
+        standard deviation: "scott", c = M^(-1/(d+4)), or "silverman",
+        c = (M (d+2) / 4)^(-1/(d+4)).
       tail: the original's probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -186,7 +190,7 @@ def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
     assert pool.frame is not None
     rows = affine.apply(pool.frame, pool.values)
     precision = math.sqrt(0.5) * jnp.exp(-params.log_bandwidth)
-    quantile = np.float32(norm.isf(tail / 2))
+    quantile = np.float32(-ndtri(tail / 2))
     beyond = 0.5 * (
         special.erfc((quantile - rows) * precision) + special.erfc((quantile + rows) * precision)
     )
@@ -232,9 +236,10 @@ def _check_arguments(centres: int, dim: int, bandwidth: float | str, tail: float
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
     named = isinstance(bandwidth, str)
-    if bandwidth not in RULES if named else not 0 < float(bandwidth) < math.inf:
+    rules = get_args(Rule)
+    if bandwidth not in rules if named else not 0 < float(bandwidth) < math.inf:
         raise ValueError(
-            f"bandwidth: expected a positive number or one of {', '.join(RULES)}, got {bandwidth!r}"
+            f"bandwidth: expected a positive number or one of {', '.join(rules)}, got {bandwidth!r}"
         )
     if not 0 < tail < 1:
         raise ValueError(f"tail: expected a probability in (0, 1), got {tail}")

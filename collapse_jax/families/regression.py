@@ -7,17 +7,18 @@ Axis legend: d dimension, T rows.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from collapse_jax.config import check_choice
 from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
 from collapse_jax.numerics import linalg, random
 from collapse_jax.pools import Count, Pools
 
-DESIGNS = ("same", "new")
+Design = Literal["same", "new"]
 # Up to this dimension chi-squares are polynomials, one a column; beyond it, programs grow too long.
 _WRITTEN_OUT = 16
 
@@ -37,7 +38,7 @@ class Weights(NamedTuple):
     factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, where it is used for ever
 
 
-def regression(dim: int = 10, noise: float = 1.0, design: str = "new") -> Family:
+def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Family:
     r"""Chains of linear regressions fitted to what earlier ones predict, plus noise.
 
     A generation's labels are $y = X \hat w_{n-1} + \sigma \epsilon$. Under replace $E |\hat w_n -
@@ -45,8 +46,8 @@ def regression(dim: int = 10, noise: float = 1.0, design: str = "new") -> Family
     arXiv 2404.01413). The process is the same for every true w, up to its shift.
 
     Args:
-      dim: d >= 1.
-      noise: sigma > 0, the standard deviation of the noise.
+      dim: number of weights d, at least 1.
+      noise: sigma > 0, the standard deviation of the noise, in units of y.
       design: "new" rows X every generation, or the "same" as the first (replace, accumulate).
 
     Returns:
@@ -194,8 +195,7 @@ def _check_arguments(dim: int, noise: float, design: str) -> None:
         raise ValueError(f"dim: expected an integer >= 1, got {dim!r}")
     if not 0 < noise < math.inf:
         raise ValueError(f"noise: expected a standard deviation > 0, got {noise}")
-    if design not in DESIGNS:
-        raise ValueError(f"design: expected one of {', '.join(DESIGNS)}, got {design!r}")
+    check_choice("design", design, get_args(Design))
 
 
 def _check_sizes(dim: int, sizes: Any) -> None:

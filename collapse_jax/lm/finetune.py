@@ -9,7 +9,7 @@ vocabulary.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import optax
 
 from collapse_jax import pools
 from collapse_jax.compiling import compiled
+from collapse_jax.config import check_choice
 from collapse_jax.family import Metrics, Steps, Training, run_to_end
 from collapse_jax.lm import cross_entropy
 from collapse_jax.lm import opt as models
@@ -25,25 +26,28 @@ from collapse_jax.lm.config import Config
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import check_ids
 
-SCHEDULES = ("constant", "linear", "cosine")
+Schedule = Literal["constant", "linear", "cosine"]
 # Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
 PIECE = 1e12
 
 
-class Settings(NamedTuple):
+class FineTuning(NamedTuple):
     """How a model is fine-tuned.
 
     Attributes:
       epochs: passes over the training set, at least 1.
       batch: blocks of a step, B.
-      accumulate: parts of a step whose gradients are summed; divides `batch`.
-      learning_rate: AdamW's, at its largest.
-      schedule: "constant", or falling to 0 as "linear" or "cosine".
+      accumulate: parts of a step whose gradients are summed, one in memory at a time; divides
+        batch.
+      learning_rate: AdamW's learning rate, at its largest.
+      schedule: course of the learning rate: "constant", or falling to 0 as "linear" or "cosine".
       warmup: share of all steps in which the rate rises from 0.
-      weight_decay: of matrices and embeddings; none of biases and LayerNorm.
-      beta_1, beta_2, epsilon: AdamW's.
-      clip: the largest global norm of a gradient; 0 for any.
-      chunk: predictions whose logits are in memory at a time; 0 for all of a part's.
+      weight_decay: AdamW's weight decay, of matrices and embeddings; none of biases and LayerNorm.
+      beta_1: AdamW's decay of the mean gradient.
+      beta_2: AdamW's decay of the mean squared gradient.
+      epsilon: AdamW's epsilon, added to the root of the mean squared gradient.
+      clip: largest global norm of a gradient; 0: any.
+      chunk: predictions whose logits are in memory at a time; 0: all of a part's.
       recompute: whether the gradient computes layers anew rather than keep what they computed.
     """
 
@@ -51,7 +55,7 @@ class Settings(NamedTuple):
     batch: int = 128
     accumulate: int = 1
     learning_rate: float = 2e-5
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.0
     weight_decay: float = 0.01
     beta_1: float = 0.9
@@ -71,8 +75,7 @@ class Settings(NamedTuple):
             raise ValueError(
                 f"accumulate: expected a divisor of batch = {self.batch}, got {self.accumulate}"
             )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule: expected one of {SCHEDULES}, got {self.schedule!r}")
+        check_choice("schedule", self.schedule, get_args(Schedule))
         for name in ("learning_rate", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected above 0, got {getattr(self, name)}")
@@ -131,7 +134,7 @@ def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> j
     Args:
       model, params: the network.
       blocks: ids i32[B, T], all of which count.
-      chunk: see `Settings`.
+      chunk: see `FineTuning`.
 
     Returns:
       f32[B, T - 1].
@@ -152,7 +155,7 @@ def mean_loss(
     Args:
       model, params, blocks: as there.
       k_dropout: of dropout, in training; None for none.
-      chunk, recompute: see `Settings`.
+      chunk, recompute: see `FineTuning`.
 
     Returns:
       f32[].
@@ -201,7 +204,7 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
     return perplexity(np.concatenate(found)[: len(blocks)])
 
 
-def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTransformation:
+def optimizer(settings: FineTuning, steps: jax.Array | int) -> optax.GradientTransformation:
     """AdamW with clipping and a schedule over so many steps."""
     warm = jnp.round(settings.warmup * steps)
     rest = jnp.maximum(1.0, steps - warm)
@@ -244,7 +247,7 @@ def _decays(params: Params) -> Params:
 
 def step(
     model: Model,
-    settings: Settings,
+    settings: FineTuning,
     transformation: optax.GradientTransformation,
     params: Params,
     moments: Any,
@@ -304,7 +307,7 @@ class Progress(NamedTuple):
 
 def steps(
     model: Model,
-    settings: Settings,
+    settings: FineTuning,
     length: int,
     validation: np.ndarray,
     start: Callable[[Params], Params] | None = None,
@@ -341,7 +344,7 @@ def fit(
     params: Params,
     training: np.ndarray,
     validation: np.ndarray,
-    settings: Settings,
+    settings: FineTuning,
 ) -> tuple[Params, Metrics]:
     """Fine-tunes a model in one call; see `steps`.
 
@@ -370,7 +373,7 @@ class _Judge:
     """Judges epochs by their loss on real blocks, some minibatches of them in a piece."""
 
     def __init__(
-        self, model: Model, settings: Settings, validation: np.ndarray, piece: int
+        self, model: Model, settings: FineTuning, validation: np.ndarray, piece: int
     ) -> None:
         self._model, self._chunk, self._piece = model, settings.chunk, piece
         self._count = len(validation)
@@ -414,7 +417,7 @@ class _Course(NamedTuple):
     """The course of a fine-tuning, see `steps`; a piece is so many steps and their epoch's end."""
 
     model: Model
-    settings: Settings
+    settings: FineTuning
     judge: _Judge
     piece: int
     start: Callable[[Params], Params] | None

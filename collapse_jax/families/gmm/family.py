@@ -6,7 +6,7 @@ Axis legend: k components, d dimensions, M rows.
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,12 @@ from collapse_jax import pools
 from collapse_jax.compiling import in_turn
 from collapse_jax.config import check_choice
 from collapse_jax.families.gmm import em, mixtures, originals
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.families.gmm.originals import Truth
 from collapse_jax.family import Family, Metric, Metrics, Request, Threshold, Training
 
-STARTS = ("warm", "k-means++")
+Start = Literal["warm", "k-means++"]
 _HELD_OUT = 1024  # rows of the original that a model's log-likelihood is averaged over
 _DRAWN = 256  # rows of a model by which its distance to the original is measured
 _DIRECTIONS = 8  # that they are projected on
@@ -28,28 +29,22 @@ _DIRECTIONS = 8  # that they are projected on
 
 def gmm(
     components: int = 2,
-    covariance: str = "full",
     truth: str | Mapping[str, Any] = "two-gaussians",
-    start: str = "warm",
+    start: Start = "warm",
     starts: int = 1,
-    tolerance: float = 1e-5,
-    max_iterations: int = 2000,
-    regularisation: float = 1e-6,
+    fitting: Fitting = Fitting(),
     tail: float = 0.02,
 ) -> Family:
     r"""Chains of Gaussian mixtures, maximum likelihood by EM.
 
     Args:
-      components: k >= 1 of the model.
-      covariance: "full", "diagonal" or "spherical".
-      truth: the original, see `collapse_jax.families.gmm.originals.truth`.
-      start: of EM after generation 0: "warm" (the model before) or "k-means++". Generation 0
+      components: k of the model, at least 1.
+      truth: the original: "two-gaussians", "blob", or weights, means and covariances, as a mapping,
+        as JSON or in a file; see `collapse_jax.families.gmm.originals.truth`.
+      start: start of EM after generation 0: "warm" (the model before) or "k-means++". Generation 0
         always starts from k-means++.
       starts: how many k-means++ starts are tried, of which the likeliest end is kept.
-      tolerance: EM ends when the mean log-likelihood of a row changes by less, nats.
-      max_iterations: of EM.
-      regularisation: added to variances, data units^2 (scikit-learn's reg_covar). Under replace it
-        keeps them from collapsing: they settle at M times as much on average.
+      fitting: covariances, and when EM ends.
       tail: the original's marginal probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -60,11 +55,15 @@ def gmm(
     Raises:
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
-    settings = em.Settings(covariance, tolerance, max_iterations, regularisation)
-    _check_arguments(components, start, starts, settings, tail)
+    _check_arguments(components, start, starts, fitting, tail)
     # Of Python's types, in which 0 and 0.0 are the same run.
     components, starts, tail = int(components), int(starts), float(tail)
-    settings = em.Settings(covariance, float(tolerance), int(max_iterations), float(regularisation))
+    fitting = Fitting(
+        fitting.covariance,
+        float(fitting.tolerance),
+        int(fitting.max_iterations),
+        float(fitting.regularisation),
+    )
     reference = _reference(truth, tail)
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
@@ -83,7 +82,7 @@ def gmm(
             "truth": reference.truth.config,
             "start": start,
             "starts": starts,
-            **settings._asdict(),
+            **fitting._asdict(),
             "tail": tail,
         },
         pools=pools.rows(4 * reference.truth.dim),
@@ -98,7 +97,7 @@ def gmm(
         },
         original=original,
         init=lambda key: _nothing(components, reference.truth.dim),
-        fit=_fitting(components, start == "warm", starts, settings),
+        fit=_fitting(components, start == "warm", starts, fitting),
         sample=_draw,
         measure=lambda key, params, training, origin: _measure(key, params, training, reference),
         coords={
@@ -169,16 +168,16 @@ def _draw(key: jax.Array, mixture: Mixture, request: Request) -> pools.Rows:
     return pools.Rows(mixtures.sample(key, _on_device(mixture), request.capacity), request.count)
 
 
-def _fitting(components: int, warm: bool, starts: int, settings: em.Settings) -> Any:
+def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
     """The family's fit; EM itself runs chain by chain on CPU, each for as long as it takes."""
 
     @in_turn
     def from_before(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:
-        return em.fit(before, columns, weights, settings)
+        return em.fit(before, columns, weights, fitting)
 
     @in_turn
     def from_nothing(key: jax.Array, columns: jax.Array, weights: jax.Array) -> em.Fit:
-        return em.best_of(key, columns, weights, components, starts, settings)
+        return em.best_of(key, columns, weights, components, starts, fitting)
 
     def fit(key: jax.Array, params: Mixture, training: Training) -> tuple[Mixture, Metrics]:
         values, mask = training.pool.values, pools.live(training.pool)
@@ -295,21 +294,21 @@ def _metrics(reference: _Reference) -> dict[str, Metric]:
 
 
 def _check_arguments(
-    components: int, start: str, starts: int, settings: em.Settings, tail: float
+    components: int, start: str, starts: int, fitting: Fitting, tail: float
 ) -> None:
     counts = {
         "components": components,
         "starts": starts,
-        "max_iterations": settings.max_iterations,
+        "max_iterations": fitting.max_iterations,
     }
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise ValueError(f"{name}: expected an integer >= 1, got {count!r}")
-    check_choice("covariance", settings.covariance, em.COVARIANCES)
-    check_choice("start", start, STARTS)
+    check_choice("covariance", fitting.covariance, get_args(em.Covariance))
+    check_choice("start", start, get_args(Start))
     for name, value in (
-        ("tolerance", settings.tolerance),
-        ("regularisation", settings.regularisation),
+        ("tolerance", fitting.tolerance),
+        ("regularisation", fitting.regularisation),
     ):
         if not _is_real(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name}: expected a finite number >= 0, got {value!r}")
