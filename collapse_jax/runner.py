@@ -69,8 +69,8 @@ def run(
         a line a minute.
       devices: to spread batches over; default all.
       flagfile: what repeats the run from the command line; kept in the workdir as flags.txt.
-      **settings: the fields of `collapse_jax.config.RunConfig`: chains, generations, seed,
-        workdir, checkpoint_every, chains_per_batch, keep, prng, ...
+      **settings: `chains`, `generations` and the other fields of `collapse_jax.config.RunConfig`,
+        whose documentation is theirs.
 
     Returns:
       A `Result`; results do not depend on the number of devices, on the segments a run is cut

@@ -27,20 +27,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from collapse_jax import arguments
-from collapse_jax.config import from_flags, setting
 
 from . import launch
+from .flags import call_with_flags
 
 if TYPE_CHECKING:
     from .benchmarks.timing import Case
 
-SUITES = (
+Suite = Literal[
     "gaussian", "discrete", "gmm", "kde", "regression", "error_sources", "vae", "beam", "finetune",
     "language", "checkpoint", "all",
-)  # fmt: skip
+]  # fmt: skip
+SUITES: tuple[Suite, ...] = get_args(Suite)
 WITH_PEERS = (
     "vae",
     "beam",
@@ -51,14 +52,19 @@ WITH_PEERS = (
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured; see each field's help."""
+    """What is measured.
 
-    suite: str = setting("all", "What to measure.", SUITES)
-    repeats: int = setting(7, "Timings of which the median is taken, at least 5.")
-    chains: int = setting(100_000, "Chains of the Gaussian and checkpoint suites.")
-    data_dir: str | None = setting(
-        None, "Where WikiText-2 is; none: $COLLAPSE_JAX_DATA, else a user cache directory."
-    )
+    Attributes:
+      suite: what to measure.
+      repeats: timings of which the median is taken, at least 5.
+      chains: chains of the Gaussian and checkpoint suites.
+      data_dir: where WikiText-2 is; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+    """
+
+    suite: Suite = "all"
+    repeats: int = 7
+    chains: int = 100_000
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
@@ -143,9 +149,12 @@ def print_table(records: list[dict[str, Any]]) -> None:
     Console(width=max(140, Console().width)).print(table)
 
 
+SETTINGS = (BenchmarkConfig,)
+
+
 def main() -> None:
     """Measures what the flags describe; a line of JSON a case, then a table."""
-    config, records = from_flags(BenchmarkConfig), []
+    config, records = call_with_flags(BenchmarkConfig), []
     if config.suite == "all":
         lines = measure_all(config)
     else:
@@ -157,5 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(BenchmarkConfig)
+    launch.define(*SETTINGS)
     launch.start(main, keep_compiled=False)  # compile times are measured

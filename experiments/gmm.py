@@ -8,28 +8,31 @@ settings (2050 generations; about a minute):
   python -m experiments.gmm --flagfile=experiments/presets/gmm_paper.flags --workdir=runs/gmm
 """
 
-import dataclasses
+from typing import Any
 
-from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
+from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig
+from collapse_jax.families import gmm
 
 from . import launch
-from .family_flags import GmmConfig
+from .flags import call_with_flags
+
+SETTINGS = (gmm, SnapshotConfig, RegimeConfig, RunConfig)
+DEFAULTS: dict[str, Any] = {
+    "samples": "1000",
+    "chains": 64,
+    "snapshots": "0,50,100,150,200,350,2000",
+}
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    from collapse_jax.families import gmm
-
     launch.use_all_cores()
-    snapshots = from_flags(SnapshotConfig).generations
-    family = gmm(**dataclasses.asdict(from_flags(GmmConfig)))
-    regime = launch.regime(from_flags(RegimeConfig))
-    launch.run(family, regime, from_flags(RunConfig), snapshots)
+    snapshots = call_with_flags(SnapshotConfig).generations
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    family = call_with_flags(gmm)
+    launch.run(family, regime, config, snapshots)
 
 
 if __name__ == "__main__":
-    launch.define(
-        GmmConfig, SnapshotConfig, RegimeConfig, RunConfig,
-        samples="1000", chains=64, snapshots="0,50,100,150,200,350,2000",
-    )  # fmt: skip
+    launch.define(*SETTINGS, **DEFAULTS)
     launch.start(main)

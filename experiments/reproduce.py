@@ -16,35 +16,42 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from collapse_jax import arguments
-from collapse_jax.config import from_flagfile, from_flags, setting
+from collapse_jax.config import RunConfig, SnapshotConfig
 
 from . import launch
-from .family_flags import DiscreteConfig
+from .flags import call_with_flags, from_flagfile
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
     from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
 
-PRESETS = ("quick", "paper")
+Preset = Literal["quick", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ReproduceConfig:
-    """What to reproduce, and where to."""
+    """What to reproduce, and where to.
 
-    preset: str = setting("quick", "Miniatures, or the papers' settings.", PRESETS)
-    workdir: str = setting("runs/reproduce", "Where figures and report go.")
-    data_dir: str | None = setting(
-        None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
-    )
+    Attributes:
+      preset: miniatures ("quick"), or the papers' settings ("paper").
+      workdir: where figures and report go.
+      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+    """
+
+    preset: Preset = "quick"
+    workdir: str = "runs/reproduce"
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses an unknown preset."""
-        arguments.choice("preset", self.preset, PRESETS)
+        arguments.choice("preset", self.preset, get_args(Preset))
+
+
+SETTINGS = (ReproduceConfig,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,16 +130,17 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """Words of the standard library's help text; of WikiText-2 too at the paper's settings."""
     from collapse_jax import regimes
+    from collapse_jax.families import discrete
     from collapse_jax.reports import page
 
-    from .discrete import make_family
+    from .discrete import original
 
-    family = make_family(DiscreteConfig())
+    family = discrete(**original())
     yield _section(_run(family, regimes.replace(scale.draws), workdir / "discrete", 64, 100))
     if scale is not _SCALES["paper"]:
         return
     try:
-        family = make_family(DiscreteConfig(dataset="wikitext-2", data_dir=data_dir))
+        family = discrete(**original("wikitext-2", data_dir=data_dir))
     except FileNotFoundError as missing:
         print(f"skipped: {missing}")
         yield page.Section("WikiText-2", f"Did not run: {missing}")
@@ -178,9 +186,11 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """Autoencoders of 8x8 digits; at the paper's settings its convolutional one of MNIST too."""
     from collapse_jax.families import vae
+    from collapse_jax.families.vae.training import VaeTraining
     from collapse_jax.reports import page
 
-    small = vae(hidden=64, latent=8, epochs=40, batch=64, test_images=360)
+    training = VaeTraining(epochs=40, batch=64)
+    small = vae(hidden=64, latent=8, training=training, test_images=360)
     paper = scale is _SCALES["paper"]
     yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits", with_preserve=paper)
     if not paper:
@@ -229,13 +239,18 @@ def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iter
         return
     for name in ("quick",) if quick else ("paper_b", "paper_c"):
         path = Path(language.__file__).parent / "presets" / f"language_{name}.flags"
-        config, small, snapshots, how = from_flagfile(
-            path, *language.CONFIGS,
-            **{**language.DEFAULTS, "workdir": str(workdir / f"language_{name}")},
-        )  # fmt: skip
-        config = dataclasses.replace(config, data_dir=data_dir)
+        defaults = {**language.DEFAULTS, "workdir": str(workdir / f"language_{name}")}
+        compared, settings, small, snapshots, how = from_flagfile(
+            path, *language.SETTINGS, given=language.GIVEN, **defaults
+        )
         try:
-            yield language.run(config, small, snapshots, how)
+            yield language.run(
+                language.Comparison(**compared),
+                {**settings, "data_dir": data_dir},
+                language.SmallModel(**small),
+                SnapshotConfig(**snapshots),
+                RunConfig(**how),
+            )
         except FileNotFoundError as missing:
             print(f"skipped: {missing}")
             yield page.Section(f"Language models, {name}", f"Did not run: {missing}")
@@ -251,7 +266,7 @@ def kde_section(scale: _Scale, workdir: Path) -> "Section":
     size, length = 100, 100
     run = functools.partial(_run, chains=scale.chains // 4, generations=length)
     regime = regimes.replace(size)
-    bandwidths: dict[str, float | str] = {"h = 0.01": 0.01, "Scott": "scott"}
+    bandwidths: dict[str, Any] = {"h = 0.01": 0.01, "Scott": "scott"}
     families = {label: kde(size, bandwidth=bandwidth) for label, bandwidth in bandwidths.items()}
     runs = {
         label: run(families[label], regime, workdir / f"kde_{bandwidth}").summary
@@ -348,7 +363,7 @@ def main() -> None:
     from collapse_jax.reports import page
     from collapse_jax.saving.workdir import Workdir
 
-    config = from_flags(ReproduceConfig)
+    config = call_with_flags(ReproduceConfig)
     scale, workdir = _SCALES[config.preset], Workdir(config.workdir).path
     sections: list[Section] = []
     parts = {
@@ -375,5 +390,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(ReproduceConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

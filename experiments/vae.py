@@ -15,30 +15,32 @@ million images, for which two cores need three days; meant for a GPU or TPU, int
   python -m experiments.vae --flagfile=experiments/presets/vae_paper.flags --workdir=runs/vae_paper
 """
 
-import dataclasses
+from typing import Any
 
-from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
+from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig
+from collapse_jax.families import vae
 
 from . import launch
-from .family_flags import VaeConfig
+from .flags import call_with_flags, from_flags
+
+SETTINGS = (vae, SnapshotConfig, RegimeConfig, RunConfig)
+DEFAULTS: dict[str, Any] = {
+    "samples": "1437", "chains": 4, "generations": 10, "checkpoint_every": 1,
+    "snapshots": "0,5,10,20",
+}  # fmt: skip
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    from collapse_jax.families import vae
     from collapse_jax.families.vae import classifier
 
-    config, snapshots = from_flags(VaeConfig), from_flags(SnapshotConfig).generations
-    family = vae(**dataclasses.asdict(config))
-    regime = launch.regime(from_flags(RegimeConfig))
-    launch.run(family, regime, from_flags(RunConfig), snapshots)
-    _, right = classifier.train(config.dataset, config.data_dir)
+    given, snapshots = from_flags(vae), call_with_flags(SnapshotConfig).generations
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    launch.run(vae(**given), regime, config, snapshots)
+    _, right = classifier.train(given["dataset"], given["data_dir"])
     print(f"  classes are told by a classifier that is right on {right:.1%} of test images")
 
 
 if __name__ == "__main__":
-    launch.define(
-        VaeConfig, SnapshotConfig, RegimeConfig, RunConfig,
-        samples="1437", chains=4, generations=10, checkpoint_every=1, snapshots="0,5,10,20",
-    )  # fmt: skip
+    launch.define(*SETTINGS, **DEFAULTS)
     launch.start(main)

@@ -82,7 +82,7 @@ def plan(
             if stored
             else batch_size(shapes, family, regime, config.chains, generation)
         )
-    keep = config.keep
+    keep: str = config.keep
     if keep == "auto":
         keep = stored["keep"] if stored else choose_keep(shapes, config.chains, config.generations)
     check_memory(

@@ -7,7 +7,7 @@ Axis legend: d dimension, T rows.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from collapse_jax.pools import Count, Pools
 from collapse_jax.regimes import Regime, Sizes
 from collapse_jax.results.closed_forms import training_sizes
 
-DESIGNS = ("same", "new")
+Design = Literal["same", "new"]
 # Up to this dimension chi-squares are polynomials, one a column; beyond it, programs grow too long.
 _WRITTEN_OUT = 16
 
@@ -50,7 +50,7 @@ class Weights(NamedTuple):
     factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, where it is used for ever
 
 
-def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
+def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Family:
     r"""Chains of linear regressions fitted to what earlier ones predict, plus noise.
 
     A generation's labels are $y = X \hat w_{n-1} + \sigma \epsilon$. Under replace $E |\hat w_n -
@@ -58,8 +58,8 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
     arXiv 2404.01413). The process is the same for every true w, up to its shift.
 
     Args:
-      dim: d >= 1.
-      noise: sigma > 0, the standard deviation of the noise.
+      dim: number of weights d, at least 1.
+      noise: sigma > 0, the standard deviation of the noise, in units of y.
       design: "new" rows X every generation, or the "same" as the first (replace, accumulate).
 
     Returns:
@@ -72,7 +72,7 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
     """
     dim = arguments.integer("dim", dim, at_least=1)
     noise = arguments.number("noise", noise, above=0)
-    design = arguments.choice("design", design, DESIGNS)
+    design = arguments.choice("design", design, get_args(Design))
     same = design == "same"
 
     def original(key: jax.Array, request: Request) -> Gram:

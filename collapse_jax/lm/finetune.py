@@ -9,7 +9,7 @@ vocabulary.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,25 +26,28 @@ from collapse_jax.lm.config import Config
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import check_ids
 
-SCHEDULES = ("constant", "linear", "cosine")
+Schedule = Literal["constant", "linear", "cosine"]
 # Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
 PIECE = 1e12
 
 
-class Settings(NamedTuple):
+class FineTuning(NamedTuple):
     """How a model is fine-tuned.
 
     Attributes:
       epochs: passes over the training set, at least 1.
       batch: blocks of a step, B.
-      accumulate: parts of a step whose gradients are summed; divides `batch`.
-      learning_rate: AdamW's, at its largest.
-      schedule: "constant", or falling to 0 as "linear" or "cosine".
+      accumulate: parts of a step whose gradients are summed, one in memory at a time; divides
+        batch.
+      learning_rate: AdamW's learning rate, at its largest.
+      schedule: course of the learning rate: "constant", or falling to 0 as "linear" or "cosine".
       warmup: share of all steps in which the rate rises from 0.
-      weight_decay: of matrices and embeddings; none of biases and LayerNorm.
-      beta_1, beta_2, epsilon: AdamW's.
-      clip: the largest global norm of a gradient; 0 for any.
-      chunk: predictions whose logits are in memory at a time; 0 for all of a part's.
+      weight_decay: AdamW's weight decay, of matrices and embeddings; none of biases and LayerNorm.
+      beta_1: AdamW's decay of the mean gradient.
+      beta_2: AdamW's decay of the mean squared gradient.
+      epsilon: AdamW's epsilon, added to the root of the mean squared gradient.
+      clip: largest global norm of a gradient; 0: any.
+      chunk: predictions whose logits are in memory at a time; 0: all of a part's.
       recompute: whether the gradient computes layers anew rather than keep what they computed.
     """
 
@@ -52,7 +55,7 @@ class Settings(NamedTuple):
     batch: int = 128
     accumulate: int = 1
     learning_rate: float = 2e-5
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.0
     weight_decay: float = 0.01
     beta_1: float = 0.9
@@ -62,10 +65,10 @@ class Settings(NamedTuple):
     chunk: int = 0
     recompute: bool = False
 
-    def check(self) -> "Settings":
+    def check(self) -> "FineTuning":
         """The same as plain Python values; raises SettingError for one outside its range."""
         checked: dict[str, Any] = {
-            "schedule": arguments.choice("schedule", self.schedule, SCHEDULES)
+            "schedule": arguments.choice("schedule", self.schedule, get_args(Schedule))
         }
         for name in ("epochs", "batch", "accumulate"):
             checked[name] = arguments.integer(name, getattr(self, name), at_least=1)
@@ -130,7 +133,7 @@ def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> j
     Args:
       model, params: the network.
       blocks: ids i32[B, T], all of which count.
-      chunk: see `Settings`.
+      chunk: see `FineTuning`.
 
     Returns:
       f32[B, T - 1].
@@ -151,7 +154,7 @@ def mean_loss(
     Args:
       model, params, blocks: as there.
       k_dropout: of dropout, in training; None for none.
-      chunk, recompute: see `Settings`.
+      chunk, recompute: see `FineTuning`.
 
     Returns:
       f32[].
@@ -199,7 +202,7 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
     return perplexity(np.concatenate(found)[: len(blocks)])
 
 
-def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTransformation:
+def optimizer(settings: FineTuning, steps: jax.Array | int) -> optax.GradientTransformation:
     """AdamW with clipping and a schedule over so many steps."""
     warm = jnp.round(settings.warmup * steps)
     rest = jnp.maximum(1.0, steps - warm)
@@ -242,7 +245,7 @@ def _decays(params: Params) -> Params:
 
 def step(
     model: Model,
-    settings: Settings,
+    settings: FineTuning,
     transformation: optax.GradientTransformation,
     params: Params,
     moments: Any,
@@ -302,7 +305,7 @@ class Progress(NamedTuple):
 
 def steps(
     model: Model,
-    settings: Settings,
+    settings: FineTuning,
     length: int,
     validation: np.ndarray,
     start: Callable[[Params], Params] | None = None,
@@ -339,7 +342,7 @@ def fit(
     params: Params,
     training: np.ndarray,
     validation: np.ndarray,
-    settings: Settings,
+    settings: FineTuning,
 ) -> tuple[Params, Metrics]:
     """Fine-tunes a model in one call; see `steps`.
 
@@ -368,7 +371,7 @@ class _Judge:
     """Judges epochs by their loss on real blocks, some minibatches of them in a piece."""
 
     def __init__(
-        self, model: Model, settings: Settings, validation: np.ndarray, piece: int
+        self, model: Model, settings: FineTuning, validation: np.ndarray, piece: int
     ) -> None:
         self._model, self._chunk, self._piece = model, settings.chunk, piece
         self._count = len(validation)
@@ -412,7 +415,7 @@ class _Course(NamedTuple):
     """The course of a fine-tuning, see `steps`; a piece is so many steps and their epoch's end."""
 
     model: Model
-    settings: Settings
+    settings: FineTuning
     judge: _Judge
     piece: int
     start: Callable[[Params], Params] | None

@@ -33,7 +33,7 @@ class Texts(NamedTuple):
     scores: jax.Array
 
 
-class Settings(NamedTuple):
+class Shaping(NamedTuple):
     """What drawn tokens depend on; all of it traced."""
 
     temperature: jax.Array  # 0: greedy
@@ -93,13 +93,13 @@ def sample(
     top_p = arguments.share("top_p", top_p, above=0)
     repetition_penalty = arguments.number("repetition_penalty", repetition_penalty, above=0)
     check(model.config, prompts, new_tokens)
-    settings = Settings(
+    shaping = Shaping(
         jnp.float32(temperature), jnp.int32(top_k or model.config.vocabulary),
         jnp.float32(top_p), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
     )  # fmt: skip
     cut = bool(temperature) and (0 < top_k < model.config.vocabulary or top_p < 1)
     program = _program(model, new_tokens, bool(temperature), cut)
-    texts: Texts = program(key, params, prompts.tokens, prompts.mask, settings)
+    texts: Texts = program(key, params, prompts.tokens, prompts.mask, shaping)
     return texts
 
 
@@ -117,19 +117,19 @@ def sample_purely(
     params: Params,
     prompts: jax.Array,
     mask: jax.Array,
-    settings: Settings,
+    shaping: Shaping,
 ) -> Texts:
     """`sample` as a pure function of what comes after `cut`; unchecked.
 
     Args:
       model, new_tokens: what makes another program.
       random: whether tokens are drawn; else the most probable is taken.
-      cut: whether settings leave tokens out.
+      cut: whether top_k or top_p leave tokens out.
       key: of the draws.
       params: of the network.
       prompts: ids i32[B, T], padded on the left.
       mask: whether a token counts, bool[B, T].
-      settings: see there.
+      shaping: see there.
     """
     count, length = prompts.shape
     read = mask.sum(axis=1, dtype=jnp.int32)
@@ -143,13 +143,13 @@ def sample_purely(
     def choose(logits: jax.Array, state: _State) -> _State:
         own = jnp.where(places < state.chosen, state.tokens, prompts[:, -1:])
         seen = jnp.concatenate([occurred, own], axis=1)
-        scores = decoding.less_repeated(logits, seen, settings.repetition)
+        scores = decoding.less_repeated(logits, seen, shaping.repetition)
         ends = jnp.arange(logits.shape[1]) == model.config.end
-        scores = jnp.where(ends & (state.chosen < settings.least), -jnp.inf, scores)
+        scores = jnp.where(ends & (state.chosen < shaping.least), -jnp.inf, scores)
         if random:
-            scores = scores / settings.temperature
+            scores = scores / shaping.temperature
             if cut:
-                scores = _cut(scores, settings.top_k, settings.top_p)
+                scores = _cut(scores, shaping.top_k, shaping.top_p)
             k_steps = jax.vmap(jax.random.fold_in, (0, None))(keys, state.chosen)
             token = jax.vmap(jax.random.categorical)(k_steps, scores)
         else:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from collapse_jax import families, regimes
-from collapse_jax.config import PRNGS
+from collapse_jax.config import PRNGS, Prng
 from collapse_jax.engine.fused import LONGEST
 
 from .timing import (
@@ -40,7 +40,7 @@ def cases(
     rows: int = 1000,
     rows_chains: int = 10_000,
     rows_generations: int = 16,
-    prngs: Sequence[str] = PRNGS,
+    prngs: Sequence[Prng] = PRNGS,
 ) -> Iterator[Case]:
     """All cases of the suite, as they are measured.
 
@@ -89,7 +89,7 @@ def _exact_cases(
 
 
 def _rows_case(
-    samples: int, chains: int, generations: int, repeats: int, prngs: Sequence[str]
+    samples: int, chains: int, generations: int, repeats: int, prngs: Sequence[Prng]
 ) -> Case:
     family, regime = families.gaussian(sampler="rows"), regimes.replace(samples)
     segments = {prng: Segment(family, regime, chains, generations, prng) for prng in prngs}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from collapse_jax import families, regimes
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.originals import truth
 from collapse_jax.family import Family
 
@@ -58,7 +59,9 @@ def cases(
 
 
 def _family(original: str) -> Family:
-    return families.gmm(truth=original, tolerance=_TOLERANCE, max_iterations=_MAX_ITERATIONS)
+    return families.gmm(
+        truth=original, fitting=Fitting(tolerance=_TOLERANCE, max_iterations=_MAX_ITERATIONS)
+    )
 
 
 def _speed(

@@ -28,6 +28,7 @@ from collapse_jax.lm import tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.regimes import Regime
 
+from ..flags import grouped
 from .timing import Case, finish_peer, peer_device, significant
 
 _STAGES = {"decode": ("sample",), "fit": ("assemble", "fit"), "measure": ("measure",)}
@@ -51,7 +52,8 @@ def cases(
             "length": length, "blocks": blocks, "epochs": 1, "batch": blocks, "beams": _BEAMS,
             "decode_batch": blocks, "test_blocks": blocks, "kept_blocks": 0, "prompt": "",
         }  # fmt: skip
-        family, regime = language(base, text, **settings), regimes.replace(blocks)
+        family = language(base, text, **grouped(language, settings))
+        regime = regimes.replace(blocks)
         ours, peers = _Generation(family, regime), _peer(family, base, text, settings)
         times: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
         ours()
@@ -129,10 +131,10 @@ def _peer(
     from transformers import OPTForCausalLM
 
     from collapse_jax.data.text_splits import load_text
-    from collapse_jax.families.language.blocks import Counts, cut
+    from collapse_jax.families.language.blocks import BlockCounts, cut
 
     length, count = settings["length"], settings["blocks"]
-    counts = Counts(count, None, count)
+    counts = BlockCounts(count, None, count)
     found = cut(bases.load(base).words, load_text(text), length, 0.0, counts)
     train, validation, test = (
         torch.tensor(part.astype(np.int64), device=peer_device()) for part in found

@@ -41,7 +41,7 @@ _PEER = "transformers"
 _BEAMS = 5
 _TARGETS = {4: ">= 1.5", 16: ">= 2.0, aim 2.5", 64: ">= 4"}
 # A step from random weights with these settings, dropout off on both sides.
-_SETTINGS = finetune.Settings(learning_rate=2e-5, clip=1.0, chunk=256)
+_SETTINGS = finetune.FineTuning(learning_rate=2e-5, clip=1.0, chunk=256)
 _DTYPES = ("float32", "bfloat16")
 
 

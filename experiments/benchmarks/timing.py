@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.compiling import compiled
-from collapse_jax.config import RunConfig
+from collapse_jax.config import Prng, RunConfig
 from collapse_jax.engine import planning
 from collapse_jax.engine.fused import LONGEST, FusedEngine
 from collapse_jax.engine.recording import Recorder
@@ -143,7 +143,7 @@ class Segment:
         regime: Regime,
         chains: int,
         generations: int = LONGEST,
-        prng: str = "philox4x32",
+        prng: Prng = "philox4x32",
         recorder: Recorder | None = None,
     ) -> None:
         """Compiles, and runs generation 0; `recorder` in place of the one `run()` would choose."""

@@ -87,7 +87,7 @@ class Ours:
             self.model = models.convolutional(_SIDE, _LATENT)
         else:
             self.model = models.perceptron(_SIDE, _HIDDEN, _LATENT)
-        settings = training.Settings(epochs=10**6, batch=batch)
+        settings = training.VaeTraining(epochs=10**6, batch=batch)
         steps = training.steps(self.model, settings)
         values = jnp.asarray(_random_images(images))
         keys = jax.random.split(jax.random.key(0, impl="philox4x32"), chains)

@@ -31,7 +31,7 @@ TINY = dataclasses.replace(
     LAYOUTS["350m"], vocabulary=11, hidden=8, layers=1, heads=2, inner=8, positions=6, embedding=4
 )
 # What fine-tuning is compared by: 20 steps on given minibatches.
-TRAINING = finetune.Settings(
+TRAINING = finetune.FineTuning(
     batch=6, accumulate=2, learning_rate=3e-3, schedule="linear", warmup=0.2, clip=1.0,
     weight_decay=0.1, chunk=16,
 )  # fmt: skip

@@ -66,7 +66,7 @@ def test_steps_are_those_of_torch(name, tmp_path):
 @pytest.mark.slow
 def test_parts_and_chunks_change_nothing():
     config, batches = LAYOUTS["350m"], [blocks(6, seed) for seed in range(2)]
-    plain = finetune.Settings(batch=6, learning_rate=1e-2, epsilon=0.1, clip=0.0)
+    plain = finetune.FineTuning(batch=6, learning_rate=1e-2, epsilon=0.1, clip=0.0)
     expected = trained(config, plain, 2, batches)
     for change in ({"accumulate": 3}, {"chunk": 7}, {"chunk": 64, "recompute": True}):
         found = trained(config, plain._replace(**change), 2, batches)
@@ -104,7 +104,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
     # Training on other texts makes the model worse on the real ones after some epochs.
     params = weights(SMALL)
     given, validation = blocks(16, 1), blocks(10, 2)
-    settings = finetune.Settings(epochs=6, batch=8, learning_rate=2e-2, clip=0.0)
+    settings = finetune.FineTuning(epochs=6, batch=8, learning_rate=2e-2, clip=0.0)
     kept, metrics = fit(settings, given, validation, params)
     epochs = [
         fit(settings._replace(epochs=n, schedule="constant"), given, validation, params)
@@ -124,7 +124,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
 def test_many_chains_at_once_are_each_as_alone():
     given, validation = blocks(8, 1), blocks(3, 2)
     # Adam divides by the gradient's size: a large epsilon keeps rounding as small as it is.
-    settings = finetune.Settings(epochs=2, batch=4, learning_rate=1e-2, epsilon=0.1)
+    settings = finetune.FineTuning(epochs=2, batch=4, learning_rate=1e-2, epsilon=0.1)
     two = [weights(SMALL, seed) for seed in (3, 4)]
     keys = jax.random.split(jax.random.key(5), 2)
     together = fit(
@@ -149,7 +149,7 @@ def test_dropout_changes_training_and_nothing_else():
 
 def test_schedules():
     for schedule, last in (("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)):
-        settings = finetune.Settings(
+        settings = finetune.FineTuning(
             learning_rate=1.0, schedule=schedule, warmup=0.5, weight_decay=0.0, clip=0.0,
             beta_1=0.0, beta_2=0.0,
         )  # fmt: skip
@@ -178,13 +178,13 @@ def test_schedules():
     ],
 )
 def test_bad_settings_are_named(change, message):
-    settings = finetune.Settings(batch=4)._replace(**change)
+    settings = finetune.FineTuning(batch=4)._replace(**change)
     with pytest.raises(ValueError, match=message):
         finetune.steps(models.model(SMALL), settings, T, blocks(2))
 
 
 def test_blocks_that_the_model_cannot_read_are_refused():
-    model, settings = models.model(SMALL), finetune.Settings(batch=4)
+    model, settings = models.model(SMALL), finetune.FineTuning(batch=4)
     with pytest.raises(ValueError, match="validation: expected ids below .* 53, got 53"):
         finetune.steps(model, settings, T, np.full((2, T), 53))
     with pytest.raises(ValueError, match="validation: expected blocks of 12, got 7"):
@@ -195,7 +195,7 @@ def test_blocks_that_the_model_cannot_read_are_refused():
 
 def test_no_validation_is_refused():
     with pytest.raises(ValueError, match="validation: expected at least one block"):
-        finetune.steps(models.model(SMALL), finetune.Settings(batch=4), T, blocks(0))
+        finetune.steps(models.model(SMALL), finetune.FineTuning(batch=4), T, blocks(0))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_no_validation_is_refused():
     ],
 )
 def test_training_sets_that_cannot_be_are_refused(training, message):
-    model, settings = models.model(SMALL), finetune.Settings(batch=4)
+    model, settings = models.model(SMALL), finetune.FineTuning(batch=4)
     with pytest.raises(ValueError, match=message):
         finetune.fit(jax.random.key(0), model, weights(SMALL), training, blocks(2), settings)
 

@@ -21,7 +21,7 @@ def test_load_finetune_generate_save(tmp_path):
     assert config == Config()
     model = models.model(config)
     blocks = np.random.default_rng(0).integers(4, config.vocabulary, (4, 16)).astype(np.int32)
-    settings = finetune.Settings(epochs=2, batch=2, learning_rate=1e-4, chunk=16)
+    settings = finetune.FineTuning(epochs=2, batch=2, learning_rate=1e-4, chunk=16)
     steps = finetune.steps(model, settings, 16, blocks[2:])
 
     @jax.jit

@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 
 from collapse_jax import families
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.reports import page, run_section
 from collapse_jax.results import table
 
@@ -121,7 +122,7 @@ def test_which_mixture_ran_is_said() -> None:
             "1 Gaussian in 1 d, sd 2",
         ),
     ):
-        family = families.gmm(3, "diagonal", truth, regularisation=0.0)
+        family = families.gmm(3, truth, fitting=Fitting("diagonal", regularisation=0.0))
         data.attrs["family"] = json.dumps({"name": "gmm", **family.config})
         data.attrs["description"] = family.description
         described = f"gmm (k = 3, diagonal covariances, original: {label}), replace"

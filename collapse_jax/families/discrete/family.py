@@ -59,7 +59,7 @@ def discrete(
     Args:
       probabilities: of the original, [K]; counts will do, they are normalised.
       tail: the rarest symbols that together have at most this probability (but at least the
-        rarest one) are the tail.
+        rarest one) are the tail; in (0, 1).
       title: of the corpus, for plots.
       sha256: of the corpus that the probabilities were counted in.
       frequencies: whether to record every symbol's frequency (small K).

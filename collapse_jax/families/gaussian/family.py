@@ -9,6 +9,7 @@ Axis legend: d dimension.
 import functools
 import math
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,14 @@ from collapse_jax.numerics import affine, linalg, random
 from collapse_jax.numerics.affine import Affine
 from collapse_jax.regimes import Regime, Sizes
 
-ESTIMATORS = ("unbiased", "ml")
-SAMPLERS = ("exact", "rows")
+Estimator = Literal["unbiased", "ml"]
+Sampler = Literal["exact", "rows"]
 
 
 def gaussian(
     dim: int = 1,
-    estimator: str = "unbiased",
-    sampler: str = "exact",
+    estimator: Estimator = "unbiased",
+    sampler: Sampler = "exact",
     mean: Sequence[float] | None = None,
     covariance: Sequence[Sequence[float]] | None = None,
     sampling_bias: float = 1.0,
@@ -53,12 +54,13 @@ def gaussian(
     \chi^2_\nu / \nu$); the maximum-likelihood estimator divides by M.
 
     Args:
-      dim: d >= 1.
-      estimator: "unbiased" (divide by M - 1, the paper's theorem) or "ml" (by M, its notebook).
-      sampler: "exact" (moments) or "rows".
+      dim: dimension d, at least 1.
+      estimator: of the covariance: "unbiased" divides by M - 1 (the paper's theorem), "ml" by M
+        (its notebook).
+      sampler: "exact" draws a sample's moments (O(1) in M), "rows" its rows.
       mean: of the original distribution, [d]; default 0.
       covariance: of the original distribution, [d, d]; default I.
-      sampling_bias: lambda; synthetic data are drawn from N(mu, lambda Sigma).
+      sampling_bias: lambda > 0; synthetic data are drawn from N(mu, lambda Sigma).
       tail: the original's probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -69,8 +71,8 @@ def gaussian(
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
     dim = arguments.integer("dim", dim, at_least=1)
-    estimator = arguments.choice("estimator", estimator, ESTIMATORS)
-    sampler = arguments.choice("sampler", sampler, SAMPLERS)
+    estimator = arguments.choice("estimator", estimator, get_args(Estimator))
+    sampler = arguments.choice("sampler", sampler, get_args(Sampler))
     sampling_bias = arguments.number("sampling_bias", sampling_bias, above=0)
     tail = arguments.share("tail", tail, above=0, below=1)
     location, spread = _original_moments(dim, mean, covariance)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from collapse_jax.family import Metric, Metrics
 from collapse_jax.numerics import affine, linalg
@@ -40,7 +40,7 @@ def _tail_mass(
     shift: jax.Array, log_variances: jax.Array, scale: np.ndarray, tail: float
 ) -> jax.Array:
     """The model's marginal probability beyond the original's two quantiles, f32[d]."""
-    quantile = np.float32(norm.isf(tail / 2) / math.sqrt(2.0))
+    quantile = np.float32(-ndtri(tail / 2) / math.sqrt(2.0))
     ratio = scale * jnp.exp(-0.5 * log_variances)
     offset = shift * np.float32(math.sqrt(0.5))
     return 0.5 * (

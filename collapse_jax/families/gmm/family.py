@@ -6,7 +6,7 @@ Axis legend: k components, d dimensions, M rows.
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import in_turn
 from collapse_jax.families.gmm import em, measures, mixtures, originals
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.family import (
     Curves,
@@ -29,33 +30,27 @@ from collapse_jax.family import (
 )
 from collapse_jax.regimes import Sizes
 
-STARTS = ("warm", "k-means++")
+Start = Literal["warm", "k-means++"]
 
 
 def gmm(
     components: int = 2,
-    covariance: str = "full",
     truth: str | Mapping[str, Any] = "two-gaussians",
-    start: str = "warm",
+    start: Start = "warm",
     starts: int = 1,
-    tolerance: float = 1e-5,
-    max_iterations: int = 2000,
-    regularisation: float = 1e-6,
+    fitting: Fitting = Fitting(),
     tail: float = 0.02,
 ) -> Family:
     r"""Chains of Gaussian mixtures, maximum likelihood by EM.
 
     Args:
-      components: k >= 1 of the model.
-      covariance: "full", "diagonal" or "spherical".
-      truth: the original, see `collapse_jax.families.gmm.originals.truth`.
-      start: of EM after generation 0: "warm" (the model before) or "k-means++". Generation 0
+      components: k of the model, at least 1.
+      truth: the original: "two-gaussians", "blob", or weights, means and covariances, as a mapping,
+        as JSON or in a file; see `collapse_jax.families.gmm.originals.truth`.
+      start: start of EM after generation 0: "warm" (the model before) or "k-means++". Generation 0
         always starts from k-means++.
       starts: how many k-means++ starts are tried, of which the likeliest end is kept.
-      tolerance: EM ends when the mean log-likelihood of a row changes by less, nats.
-      max_iterations: of EM.
-      regularisation: added to variances, data units^2 (scikit-learn's reg_covar). Under replace it
-        keeps them from collapsing: they settle at M times as much on average.
+      fitting: covariances, and when EM ends.
       tail: the original's marginal probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -67,13 +62,13 @@ def gmm(
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
     components = arguments.integer("components", components, at_least=1)
-    start = arguments.choice("start", start, STARTS)
+    start = arguments.choice("start", start, get_args(Start))
     starts = arguments.integer("starts", starts, at_least=1)
-    settings = em.Settings(
-        arguments.choice("covariance", covariance, em.COVARIANCES),
-        arguments.number("tolerance", tolerance, at_least=0),
-        arguments.integer("max_iterations", max_iterations, at_least=1),
-        arguments.number("regularisation", regularisation, at_least=0),
+    fitting = Fitting(
+        arguments.choice("covariance", fitting.covariance, get_args(em.Covariance)),
+        arguments.number("tolerance", fitting.tolerance, at_least=0),
+        arguments.integer("max_iterations", fitting.max_iterations, at_least=1),
+        arguments.number("regularisation", fitting.regularisation, at_least=0),
     )
     tail = arguments.share("tail", tail, above=0, below=1)
     reference = measures.reference(truth, tail)
@@ -94,7 +89,7 @@ def gmm(
             "truth": reference.truth.config,
             "start": start,
             "starts": starts,
-            **settings._asdict(),
+            **fitting._asdict(),
             "tail": tail,
         },
         pools=pools.rows(4 * reference.truth.dim),
@@ -109,7 +104,7 @@ def gmm(
         },
         original=original,
         init=lambda key: _nothing(components, reference.truth.dim),
-        fit=_fitting(components, start == "warm", starts, settings),
+        fit=_fitting(components, start == "warm", starts, fitting),
         sample=_draw,
         measure=lambda key, params, training, origin: measures.measure(
             key, params, training, reference
@@ -120,7 +115,7 @@ def gmm(
             "other_dimension": np.arange(reference.truth.dim),
         },
         check=check,
-        description=f"k = {components}, {covariance} covariances, original: "
+        description=f"k = {components}, {fitting.covariance} covariances, original: "
         + originals.label(reference.truth.config),
         figures=_figures,
     )
@@ -153,16 +148,16 @@ def _draw(key: jax.Array, mixture: Mixture, request: Request) -> pools.Rows:
     )
 
 
-def _fitting(components: int, warm: bool, starts: int, settings: em.Settings) -> Any:
+def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
     """The family's fit; EM itself runs chain by chain on CPU, each for as long as it takes."""
 
     @in_turn
     def from_before(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:
-        return em.fit(before, columns, weights, settings)
+        return em.fit(before, columns, weights, fitting)
 
     @in_turn
     def from_nothing(key: jax.Array, columns: jax.Array, weights: jax.Array) -> em.Fit:
-        return em.best_of(key, columns, weights, components, starts, settings)
+        return em.best_of(key, columns, weights, components, starts, fitting)
 
     def fit(key: jax.Array, params: Mixture, training: Training) -> tuple[Mixture, Metrics]:
         values, mask = training.pool.values, pools.live(training.pool)

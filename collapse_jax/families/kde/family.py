@@ -10,13 +10,13 @@ Axis legend: d dimension, C centres, M rows.
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
@@ -37,7 +37,7 @@ from collapse_jax.numerics import affine, random
 from collapse_jax.numerics.affine import Affine
 from collapse_jax.regimes import Sizes
 
-RULES = ("scott", "silverman")
+Rule = Literal["scott", "silverman"]
 
 
 class Kernels(NamedTuple):
@@ -49,19 +49,23 @@ class Kernels(NamedTuple):
     log_variance: jax.Array  # f32[d], ln (ddof=0 variance of all rows + h^2)
 
 
-def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: float = 0.02) -> Family:
+def kde(
+    centres: int, dim: int = 1, bandwidth: float | Rule = "scott", tail: float = 0.02
+) -> Family:
     r"""Chains of kernel density estimates fitted to draws of themselves; the original is N(0, I).
 
     The density is $\frac1M \sum_i \prod_j N(x_j; x_{ij}, h_j^2)$. Fixed h: the variance tends to
     M h^2; with h in proportion to the standard deviation it grows, by 1 - 1/M + c^2 a generation.
+    By rule h_j = c s_j, with s_j dimension j's unbiased standard deviation and M the size of the
+    training set. (scipy.stats.gaussian_kde has the same c, but the kernel of the whole covariance
+    where d > 1.)
 
     Args:
       centres: the most draws of a generation that a model can serve; more are refused.
-      dim: d >= 1.
-      bandwidth: h > 0 in data units, the same in every dimension; or "scott", h_j = c s_j with
-        c = M^(-1/(d+4)); or "silverman", c = (M (d+2) / 4)^(-1/(d+4)). s_j is dimension j's
-        unbiased standard deviation, M the size of the training set. (scipy.stats.gaussian_kde has
-        the same c, but the kernel of the whole covariance where d > 1.)
+      dim: dimension d, at least 1.
+      bandwidth: h > 0 in data units, the same in every dimension; or a rule, a factor c times each
+        standard deviation: "scott", c = M^(-1/(d+4)), or "silverman",
+        c = (M (d+2) / 4)^(-1/(d+4)).
       tail: the original's probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -217,7 +221,7 @@ def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
     assert pool.frame is not None
     rows = affine.apply(pool.frame, pool.values)
     precision = math.sqrt(0.5) * jnp.exp(-params.log_bandwidth)
-    quantile = np.float32(norm.isf(tail / 2))
+    quantile = np.float32(-ndtri(tail / 2))
     beyond = 0.5 * (
         special.erfc((quantile - rows) * precision) + special.erfc((quantile + rows) * precision)
     )
@@ -278,13 +282,14 @@ def _metrics(dim: int) -> dict[str, Metric]:
     }
 
 
-def _bandwidth(given: float | str) -> float | str:
+def _bandwidth(given: float | Rule) -> float | Rule:
     """A positive number, or the name of a rule."""
-    if isinstance(given, str) and given in RULES:
+    if isinstance(given, str) and given in get_args(Rule):
         return given
     try:
         return arguments.number("bandwidth", given, above=0)
     except SettingError:
         raise SettingError(
-            f"bandwidth: expected a positive number or one of {', '.join(RULES)}, got {given!r}"
+            f"bandwidth: expected a positive number or one of {', '.join(get_args(Rule))}, got"
+            f" {given!r}"
         ) from None

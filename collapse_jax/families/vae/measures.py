@@ -13,7 +13,7 @@ import numpy as np
 from collapse_jax.families.vae import classifier
 from collapse_jax.families.vae import model as models
 from collapse_jax.families.vae.classifier import Classifier
-from collapse_jax.families.vae.model import Model, Params
+from collapse_jax.families.vae.model import Model, Params, Reconstruction
 from collapse_jax.families.vae.training import from_bytes
 from collapse_jax.family import Metric, Metrics
 from collapse_jax.metrics import features
@@ -49,7 +49,7 @@ class Measures(NamedTuple):
     test: np.ndarray
     pictures: int
     draws: bool
-    reconstruction: str
+    reconstruction: Reconstruction
     tail: float
 
     def anchor(self, key: jax.Array, params: Params, judge: Classifier) -> Anchor:

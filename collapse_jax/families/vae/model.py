@@ -8,7 +8,7 @@ Axis legend: B images of a minibatch, D pixels (row by row), L latent.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from collapse_jax.arguments import SettingError
 from collapse_jax.numerics import convolution
 
 Params = dict[str, Any]
-RECONSTRUCTIONS = ("bernoulli", "gaussian")
+Reconstruction = Literal["bernoulli", "gaussian"]
 _WIDTHS = (64, 128)  # channels after the two convolutions, as in the paper
 
 
@@ -131,7 +131,11 @@ def _shapes(model: Model) -> Any:
 
 
 def terms(
-    model: Model, params: Params, noise: jax.Array, images: jax.Array, reconstruction: str
+    model: Model,
+    params: Params,
+    noise: jax.Array,
+    images: jax.Array,
+    reconstruction: Reconstruction,
 ) -> Terms:
     r"""The negative evidence lower bound with one draw of z by the reparameterisation trick.
 

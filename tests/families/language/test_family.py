@@ -33,7 +33,7 @@ def places(tmp_path_factory):
 
 
 def language(places, **settings):
-    return families.language(*places, **{**SETTINGS, "kept_blocks": M, **settings})
+    return small.language(*places, **{"kept_blocks": M, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -249,10 +249,10 @@ def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
     for split in ("train", "test"):
         (short / f"{split}.txt").write_text("the tower\n")
     with pytest.raises(FileNotFoundError, match="expected the validation split"):
-        families.language(base, str(short), **SETTINGS)
+        small.language(base, str(short))
     (short / "validation.txt").write_text("the tower\n")
     with pytest.raises(ValueError, match="at least one block of 8 tokens in the train split"):
-        families.language(base, str(short), **SETTINGS)
+        small.language(base, str(short))
     small.make(tmp_path / "other")
     config = json.loads((tmp_path / "other" / "base" / "config.json").read_text())
     larger = tmp_path / "other" / "base" / "vocab.json"
@@ -261,7 +261,7 @@ def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
     larger.write_text(json.dumps(words))
     message = f"tokenizer with ids below the model's {config['vocab_size']}, got {len(words) - 1}"
     with pytest.raises(ValueError, match=message):
-        families.language(str(tmp_path / "other" / "base"), text, **SETTINGS)
+        small.language(str(tmp_path / "other" / "base"), text)
 
 
 def test_models_that_are_not_whole_are_refused(tmp_path):
@@ -292,9 +292,10 @@ def test_another_model_in_a_workdir_is_refused(places, tmp_path):
         run(other, regime, generations=1, workdir=str(tmp_path / "run"))
 
 
-SMALL = pretraining.Small(
-    vocabulary=270, hidden=16, layers=1, heads=2, share=0.5, epochs=8, batch=4, learning_rate=1e-2
-)
+SMALL = pretraining.SmallModel(
+    vocabulary=270, hidden=16, layers=1, heads=2, pretraining_epochs=8, pretraining_batch=4,
+    pretraining_rate=1e-2,
+)  # fmt: skip
 
 
 def pretrained(directory, text, **changed):
@@ -324,10 +325,10 @@ def test_pretraining_learns_and_is_done_once(places, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"share": 1.0}, r"pretraining_share: expected a share in \(0, 1\)"),
-        ({"epochs": 0}, "pretraining_epochs: expected at least 1"),
-        ({"learning_rate": 0.0}, "pretraining_rate: expected above 0"),
-        ({"batch": 999}, "pretraining_batch: expected at most"),
+        ({"pretraining_share": 1.0}, r"pretraining_share: expected a share in \(0, 1\)"),
+        ({"pretraining_epochs": 0}, "pretraining_epochs: expected at least 1"),
+        ({"pretraining_rate": 0.0}, "pretraining_rate: expected above 0"),
+        ({"pretraining_batch": 999}, "pretraining_batch: expected at most"),
         ({"vocabulary": 100}, "vocabulary: expected at least 260"),
         ({"heads": 3}, "heads: expected a divisor of hidden"),
     ],

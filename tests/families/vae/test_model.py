@@ -88,7 +88,7 @@ def test_steps_are_those_of_pytorchs_adam(monkeypatch):
         peer.step()
         theirs.append(float(total.detach()))
 
-    optimizer = training.optimizer(training.Settings(learning_rate=1e-3, weight_decay=0.1))
+    optimizer = training.optimizer(training.VaeTraining(learning_rate=1e-3, weight_decay=0.1))
 
     @jax.jit
     def step(params, state):
