@@ -75,7 +75,7 @@ def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def in_turn(
+def sequential(
     function: Callable[..., Any], together: int = 1, always: bool = False
 ) -> Callable[..., Any]:
     """The function, which under `jax.vmap` on a CPU runs for one chain after the other.

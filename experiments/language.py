@@ -177,7 +177,7 @@ def _pretrain(settings: dict[str, Any], small: SmallModel, directory: Path, seed
     text, length = _text(settings), settings["length"]
     words = pretraining.tokenizer_of(directory, text, small)
     # What the chains are to read is looked at before, not after, hours of training.
-    chains = blocks.cut(words, text, length, small.pretraining_share, settings["counts"])
+    chains = blocks.cut_blocks(words, text, length, small.pretraining_share, settings["counts"])
     finetune.check_batch(len(chains.train), settings["training"].batch)
     pretraining.pretrain(directory, words, text, small, length, seed)
 
@@ -211,8 +211,8 @@ def _zero_shot(
 ) -> "Perplexity":
     """The pretrained model's perplexities on the test, which are kept beside the arms."""
     from collapse_jax.data import files
-    from collapse_jax.families.language import base as bases
     from collapse_jax.families.language import blocks
+    from collapse_jax.families.language.base import load
     from collapse_jax.lm import finetune, opt
 
     names = "base", "dataset", "length", "test_blocks", "dtype"
@@ -220,8 +220,8 @@ def _zero_shot(
     path = directory / "zero_shot.json"
     if (stored := _stored(path, identity)) is not None:
         return stored
-    pretrained, text = bases.load(base, settings["revision"]), _text(settings)
-    cut = blocks.cut(pretrained.words, text, settings["length"], skip, settings["counts"])
+    pretrained, text = load(base, settings["revision"]), _text(settings)
+    cut = blocks.cut_blocks(pretrained.words, text, settings["length"], skip, settings["counts"])
     network = opt.model(pretrained.config, settings["dtype"])
     found = finetune.evaluate(network, pretrained.params, cut.test)
     with files.replacing(path) as temporary:
@@ -253,10 +253,10 @@ def _write(
     places: "dict[str, Any]",
 ) -> "Section":
     """The report of all arms, with the figures that each has drawn into its place."""
-    from collapse_jax.families.language import base as bases
+    from collapse_jax.families.language.base import load
     from collapse_jax.reports import figures, language_tables, page
 
-    words = bases.load(base, settings["revision"]).words
+    words = load(base, settings["revision"]).words
     family = next(iter(arms.values())).family.config
     text = _text(settings)
     summaries = {label: result.summary for label, result in arms.items()}

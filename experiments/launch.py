@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 
-from collapse_jax import config as configs
 from collapse_jax.arguments import SettingError
+from collapse_jax.config import RegimeConfig, RunConfig
 
 from .flags import define_flags
 
@@ -147,7 +147,7 @@ def _one_line_warning(message: Any, *rest: Any, **more: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def regime(config: configs.RegimeConfig) -> "Regime":
+def regime(config: RegimeConfig) -> "Regime":
     """The regime that flags describe."""
     from collapse_jax import regimes
 
@@ -168,7 +168,7 @@ def regime(config: configs.RegimeConfig) -> "Regime":
 def run(
     family: "Family",
     regime: "Regime",
-    config: configs.RunConfig,
+    config: RunConfig,
     generations: Sequence[int] = (0,),
 ) -> "Result":
     """Runs, writes figures and report if there is a workdir, and prints a summary.

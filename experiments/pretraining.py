@@ -15,10 +15,9 @@ from collapse_jax import arguments, pools, regimes, runner
 from collapse_jax.arguments import SettingError
 from collapse_jax.data import files
 from collapse_jax.data.text_splits import Text
-from collapse_jax.families.language import blocks as texts
+from collapse_jax.families.language import blocks
 from collapse_jax.family import Family, Metric
-from collapse_jax.lm import finetune, tokenizer, weights
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import finetune, opt, tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.finetune import FineTuning
 from collapse_jax.lm.tokenizer import Tokenizer
@@ -78,7 +77,7 @@ def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
     place = workdir / "tokenizer"
     if (workdir / "pretraining" / "config.json").is_file():
         return tokenizer.load(place)
-    words = tokenizer.train(texts.part(text.train, 0.0, small.pretraining_share), small.vocabulary)
+    words = tokenizer.train(blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary)
     words.save(place)
     return words
 
@@ -102,14 +101,14 @@ def pretrain(
       Stopped: after SIGTERM or Ctrl-C; the same call goes on.
     """
     check(small)
-    rows = texts.part(text.train, 0.0, small.pretraining_share)
+    rows = blocks.part(text.train, 0.0, small.pretraining_share)
     config = Config(
         vocabulary=words.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
         inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
         begin=words.begin, end=words.begin, pad=words.pad,
     )  # fmt: skip
-    train = texts.of_rows(words, rows, length, "train")
-    validation = texts.of_rows(words, text.validation, length, "validation")
+    train = blocks.of_rows(words, rows, length, "train")
+    validation = blocks.of_rows(words, text.validation, length, "validation")
     if len(train) < small.pretraining_batch:
         raise SettingError(
             f"pretraining_batch: expected at most the {len(train)} blocks of the text's part, got"
@@ -132,7 +131,7 @@ def pretrain(
         )
     losses = {name: result.history[name].item() for name in family.metrics}
     print(
-        f"pretrained: {models.parameters(config):,} parameters, {len(train):,} blocks of {length},"
+        f"pretrained: {opt.parameters(config):,} parameters, {len(train):,} blocks of {length},"
         f" {epochs} epochs in {result.seconds:.0f} s (this call); best after epoch"
         f" {losses['best_epoch']:.0f}, validation loss {losses['validation_loss']:.4g} nats/token"
     )
@@ -152,7 +151,7 @@ def _family(
     validation: np.ndarray,
 ) -> Family:
     """One fit of new weights to the whole text; nothing is sampled or measured."""
-    network = models.model(config)
+    network = opt.model(config)
 
     def unused(*inputs: object) -> None:
         raise AssertionError("one generation samples nothing")
@@ -175,7 +174,7 @@ def _family(
         },
         thresholds={},
         original=lambda key, request: pools.Rows(jnp.asarray(train), len(train)),
-        init=lambda key: models.init(config, key),
+        init=lambda key: opt.init(config, key),
         fit=finetune.steps(network, training, train.shape[1], validation),
         sample=unused,
         measure=lambda *inputs: {},

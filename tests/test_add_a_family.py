@@ -13,7 +13,12 @@ import collapse_jax
 from collapse_jax import regimes
 from collapse_jax.reports import figures, files
 from collapse_jax.results import closed_forms
-from tests import test_conformance as conformance
+from tests.test_conformance import (
+    FAMILIES,
+    test_a_spoilt_chain_leaves_the_others_alone,
+    test_every_step_exports,
+    test_promises,
+)
 
 GUIDE = Path(__file__).parents[1] / "docs" / "add_a_family.md"
 # No more chains than a batch, and few capacities: compiling is what takes time.
@@ -75,11 +80,11 @@ def test_steps_reach_the_same_fit(guide):
 @pytest.mark.multidevice
 @pytest.mark.parametrize("in_steps", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_conformance(guide, in_steps, monkeypatch):
-    monkeypatch.setitem(conformance.FAMILIES, "exponential", guide.exponential(in_steps=in_steps))
-    conformance.test_promises("exponential", "replace")
-    conformance.test_every_step_exports("exponential")
+    monkeypatch.setitem(FAMILIES, "exponential", guide.exponential(in_steps=in_steps))
+    test_promises("exponential", "replace")
+    test_every_step_exports("exponential")
     if not in_steps:
-        conformance.test_a_spoilt_chain_leaves_the_others_alone("exponential")
+        test_a_spoilt_chain_leaves_the_others_alone("exponential")
 
 
 def test_bad_arguments_are_named(guide):

@@ -20,8 +20,7 @@ from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.family import Metrics, Steps, Training, run_to_end
-from collapse_jax.lm import cross_entropy
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import cross_entropy, opt
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import check_ids
@@ -175,7 +174,7 @@ def _read(
     network = model.bind(params)
     inputs, targets = blocks[:, :-1], blocks[:, 1:]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
-    hidden = network.hidden(inputs, places, lambda layer: models.causal(None), k_dropout, recompute)
+    hidden = network.hidden(inputs, places, lambda layer: opt.causal(None), k_dropout, recompute)
     words = network.embed_tokens.embedding[...]
     return hidden.reshape(-1, hidden.shape[2]), words, targets.reshape(-1)
 
@@ -285,7 +284,7 @@ def step(
     return optax.apply_updates(params, updates), moments, lost
 
 
-class Progress(NamedTuple):
+class FitCarry(NamedTuple):
     """Where the fine-tuning of one chain is."""
 
     k_orders: jax.Array  # of the order of each epoch
@@ -330,7 +329,7 @@ def steps(
     check_blocks("validation", model.config, validation)
     if validation.shape[1] != length:
         raise SettingError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
-    work = 6 * models.multiply_adds(model.config) * length
+    work = 6 * opt.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
     course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
     return Steps(course.begin, course.advance, course.done, course.finish)
@@ -381,7 +380,7 @@ class _Judge:
         self._blocks = jnp.asarray(np.resize(validation, (filled, validation.shape[1])))
         self._counted = jnp.arange(filled) < self._count
 
-    def __call__(self, carry: Progress, trained: jax.Array) -> Progress:
+    def __call__(self, carry: FitCarry, trained: jax.Array) -> FitCarry:
         """Goes on with the present epoch if it is `trained`; keeps it if it is the best."""
         stop = jnp.minimum(carry.judged + self._piece, self._parts)
         stop = jnp.where(trained, stop, carry.judged)
@@ -420,18 +419,18 @@ class _Course(NamedTuple):
     piece: int
     start: Callable[[Params], Params] | None
 
-    def begin(self, key: jax.Array, params: Params, training: Training) -> Progress:
+    def begin(self, key: jax.Array, params: Params, training: Training) -> FitCarry:
         k_orders, k_steps = jax.random.split(key)
         params = self.start(params) if self.start else params
         zero = jnp.float32(0.0)
-        return Progress(
+        return FitCarry(
             # The optimizer's state does not depend on how many steps there will be.
             k_orders, k_steps, params, optimizer(self.settings, 1).init(params), jnp.int32(0),
             zero, jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
             training.pool._replace(count=jnp.int32(training.pool.count)),
         )  # fmt: skip
 
-    def advance(self, carry: Progress) -> Progress:
+    def advance(self, carry: FitCarry) -> FitCarry:
         settings, per_epoch = self.settings, self._steps_of_epoch(carry)
         k_order = jax.random.fold_in(carry.k_orders, carry.epoch)
         order = pools.random_order(k_order, len(carry.pool.values), carry.pool.count)
@@ -459,10 +458,10 @@ class _Course(NamedTuple):
         carry = carry._replace(params=params, moments=moments, lost=lost, step=stop)
         return self.judge(carry, stop == over)
 
-    def done(self, carry: Progress) -> jax.Array:
+    def done(self, carry: FitCarry) -> jax.Array:
         return carry.epoch >= self.settings.epochs
 
-    def finish(self, carry: Progress) -> tuple[Params, Metrics]:
+    def finish(self, carry: FitCarry) -> tuple[Params, Metrics]:
         # A training that diverged is seen from its parameters, also where an epoch before was good.
         good = (carry.best_epoch >= 0) & jnp.isfinite(carry.lost)
         params = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), carry.best)
@@ -472,6 +471,6 @@ class _Course(NamedTuple):
             "best_epoch": carry.best_epoch.astype(jnp.float32),
         }
 
-    def _steps_of_epoch(self, carry: Progress) -> jax.Array:
+    def _steps_of_epoch(self, carry: FitCarry) -> jax.Array:
         # A last minibatch that is not full is left out.
         return jnp.int32(carry.pool.count) // self.settings.batch

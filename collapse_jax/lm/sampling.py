@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
-from collapse_jax.lm import cache as caches
 from collapse_jax.lm import decoding
-from collapse_jax.lm.cache import Cache
+from collapse_jax.lm.cache import Cache, prefill, step, with_room
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import Prompts, check
 
@@ -43,7 +42,7 @@ class Shaping(NamedTuple):
     least: jax.Array  # new tokens before which no text may end
 
 
-class _State(NamedTuple):
+class _SamplingState(NamedTuple):
     chosen: jax.Array  # i32[], new tokens so far
     tokens: jax.Array  # i32[B, S]
     lengths: jax.Array  # i32[B]
@@ -138,9 +137,9 @@ def sample_purely(
     # Padding did not occur: the last token stands for it, which did.
     occurred = jnp.where(mask, prompts, prompts[:, -1:])
     params = model.in_dtype(params)
-    logits, cache = caches.prefill(model, params, prompts, mask)
+    logits, cache = prefill(model, params, prompts, mask)
 
-    def choose(logits: jax.Array, state: _State) -> _State:
+    def choose(logits: jax.Array, state: _SamplingState) -> _SamplingState:
         own = jnp.where(places < state.chosen, state.tokens, prompts[:, -1:])
         seen = jnp.concatenate([occurred, own], axis=1)
         scores = decoding.less_repeated(logits, seen, shaping.repetition)
@@ -164,20 +163,18 @@ def sample_purely(
             ended=state.ended | (token == model.config.end),
         )
 
-    def turn(state: _State) -> _State:
+    def turn(state: _SamplingState) -> _SamplingState:
         fed = state.chosen - 1
         slots = state.cache.keys[0].shape[3]
         new = jnp.broadcast_to(jnp.arange(slots - length) <= fed, (count, slots - length))
         seen = jnp.concatenate([mask, new], axis=1)[:, None]
         token = jax.lax.dynamic_slice_in_dim(state.tokens, fed, 1, axis=1)
-        logits, cache = caches.step(
-            model, params, state.cache, token, read + fed, length + fed, seen
-        )
+        logits, cache = step(model, params, state.cache, token, read + fed, length + fed, seen)
         return choose(logits[:, 0], state._replace(cache=cache))
 
     state = choose(
         logits,
-        _State(
+        _SamplingState(
             chosen=jnp.int32(0),
             tokens=jnp.full((count, new_tokens), model.config.pad, jnp.int32),
             lengths=jnp.zeros(count, jnp.int32),
@@ -187,12 +184,12 @@ def sample_purely(
         ),
     )
     for stop in decoding.stages(new_tokens):
-        state = state._replace(cache=caches.with_room(state.cache, length + stop - 1))
+        state = state._replace(cache=with_room(state.cache, length + stop - 1))
         state = jax.lax.while_loop(functools.partial(_goes_on, stop), turn, state)
     return Texts(state.tokens, state.lengths, state.scores)
 
 
-def _goes_on(stop: int, state: _State) -> jax.Array:
+def _goes_on(stop: int, state: _SamplingState) -> jax.Array:
     return (state.chosen < stop) & ~jnp.all(state.ended)
 
 

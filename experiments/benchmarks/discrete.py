@@ -42,8 +42,8 @@ def cases(
         name, counts = _corpus(data_dir)
     family, draws = families.discrete(counts, tail=_TAIL), int(counts.sum())
     ours = Segment(family, regimes.replace(draws), chains, generations)
-    peer = Numpy(family, counts, chains, generations, with_metrics=False)
-    peer_measured = Numpy(family, counts, chains, generations, with_metrics=True)
+    peer = NumpyDiscrete(family, counts, chains, generations, with_metrics=False)
+    peer_measured = NumpyDiscrete(family, counts, chains, generations, with_metrics=True)
     times = interleaved([ours, peer, peer_measured], repeats)
     rate, plain, measured = (ours.rows / time for time in times)
     extra: dict[str, Any] = {
@@ -79,7 +79,7 @@ def zipf(words: int, draws: int) -> np.ndarray:
     return counts
 
 
-class Numpy:
+class NumpyDiscrete:
     """Chains in a loop, each drawing with float64 probabilities counts / M."""
 
     def __init__(

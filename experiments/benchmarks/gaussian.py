@@ -64,9 +64,9 @@ def _exact_cases(
     ours = Segment(family, regimes.replace(few), chains, generations)
     ours_many = Segment(family, regimes.replace(many), chains, generations)
     peers = [
-        Numpy(draw_rows, few, chains, max(1, generations // 16)),
-        Numpy(draw_rows, many, max(1, chains // 20), 1),
-        Numpy(draw_moments, few, chains, max(1, generations // 2)),
+        NumpyGaussian(draw_rows, few, chains, max(1, generations // 16)),
+        NumpyGaussian(draw_rows, many, max(1, chains // 20), 1),
+        NumpyGaussian(draw_moments, few, chains, max(1, generations // 2)),
     ]
     works: list[Work] = [ours, *peers, ours_many]
     times = interleaved(works, repeats)
@@ -93,7 +93,7 @@ def _rows_case(
 ) -> Case:
     family, regime = families.gaussian(sampler="rows"), regimes.replace(samples)
     segments = {prng: Segment(family, regime, chains, generations, prng) for prng in prngs}
-    peer = Numpy(draw_rows, samples, chains, generations)
+    peer = NumpyGaussian(draw_rows, samples, chains, generations)
     *times, peer_time = interleaved([*segments.values(), peer], repeats)
     rates = {
         prng: work.rows / time for (prng, work), time in zip(segments.items(), times, strict=True)
@@ -111,7 +111,7 @@ def _rows_case(
     return Case("gaussian", f"rows M={samples}", rates[best], peer_rate, "numpy rows", RATE, extra)
 
 
-class Numpy:
+class NumpyGaussian:
     """The recursion in NumPy, float32, vectorised over chains in blocks that stay in cache.
 
     mu' = mu + sigma m, ln sigma' = ln sigma + ln(s), with m and s the mean and the unbiased

@@ -70,7 +70,7 @@ def _speed(
     family, regime = _family(original), regimes.replace(samples)
     ours = Segment(family, regime, chains, generations)
     peers = [
-        ScikitLearn(original, samples, peer_chains, generations, dtype)
+        ScikitLearnGmm(original, samples, peer_chains, generations, dtype)
         for dtype in (np.float64, np.float32)
     ]
     works: list[Work] = [ours, *peers]
@@ -92,7 +92,7 @@ def _speed(
         )  # fmt: skip
 
 
-class ScikitLearn:
+class ScikitLearnGmm:
     """Chains in a loop: sample the mixture, refit it from where it stands."""
 
     def __init__(

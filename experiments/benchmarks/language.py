@@ -21,10 +21,9 @@ from collapse_jax.engine.recording import every_chain
 from collapse_jax.engine.shapes import abstract_chain
 from collapse_jax.engine.stepped import Flight, SteppedEngine
 from collapse_jax.families import language
-from collapse_jax.families.language import base as bases
+from collapse_jax.families.language.base import load
 from collapse_jax.family import Family
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import tokenizer, weights
+from collapse_jax.lm import opt, tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.regimes import Regime
 
@@ -86,7 +85,7 @@ def _places(config: Config, blocks: int, length: int) -> Iterator[tuple[str, str
         base, text = Path(directory, "base"), Path(directory, "text")
         text.mkdir()
         tokenizer.train(rows, min(4096, config.vocabulary)).save(base)
-        weights.save(base, config, models.init(config, jax.random.key(0)))
+        weights.save(base, config, opt.init(config, jax.random.key(0)))
         part = "".join(rows)[: 8 * blocks * length]  # a token has a few letters
         for split in ("train", "validation", "test"):
             (text / f"{split}.txt").write_text(part)
@@ -131,11 +130,11 @@ def _peer(
     from transformers import OPTForCausalLM
 
     from collapse_jax.data.text_splits import load_text
-    from collapse_jax.families.language.blocks import BlockCounts, cut
+    from collapse_jax.families.language.blocks import BlockCounts, cut_blocks
 
     length, count = settings["length"], settings["blocks"]
     counts = BlockCounts(count, None, count)
-    found = cut(bases.load(base).words, load_text(text), length, 0.0, counts)
+    found = cut_blocks(load(base).words, load_text(text), length, 0.0, counts)
     train, validation, test = (
         torch.tensor(part.astype(np.int64), device=peer_device()) for part in found
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import sequential
 from collapse_jax.families.gmm import em, measures, mixtures, originals
 from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.mixtures import Mixture
@@ -151,11 +151,11 @@ def _draw(key: jax.Array, mixture: Mixture, request: Request) -> pools.Rows:
 def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
     """The family's fit; EM itself runs chain by chain on CPU, each for as long as it takes."""
 
-    @in_turn
+    @sequential
     def from_before(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:
         return em.fit(before, columns, weights, fitting)
 
-    @in_turn
+    @sequential
     def from_nothing(key: jax.Array, columns: jax.Array, weights: jax.Array) -> em.Fit:
         return em.best_of(key, columns, weights, components, starts, fitting)
 

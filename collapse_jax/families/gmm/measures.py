@@ -14,7 +14,7 @@ import numpy as np
 from collapse_jax.arguments import SettingError
 from collapse_jax.families.gmm import mixtures, originals
 from collapse_jax.families.gmm.mixtures import Mixture
-from collapse_jax.families.gmm.originals import Truth
+from collapse_jax.families.gmm.originals import GaussianMixture
 from collapse_jax.family import Metric, Metrics, Training
 
 _HELD_OUT = 1024  # rows of the original that a model's log-likelihood is averaged over
@@ -25,7 +25,7 @@ _DIRECTIONS = 8  # that they are projected on
 class Reference(NamedTuple):
     """The original, and what models are compared with; constants of the program, on no device."""
 
-    truth: Truth
+    truth: GaussianMixture
     mixture: Mixture
     held_out: np.ndarray  # f32[d, _HELD_OUT]
     tails: tuple[np.ndarray, np.ndarray]  # lower and upper quantile by dimension, f64[d]

@@ -37,7 +37,7 @@ class BlockCounts(NamedTuple):
     test_blocks: int | None = None
 
 
-def cut(
+def cut_blocks(
     words: Tokenizer, text: Text, length: int, skip: float, counts: BlockCounts = BlockCounts()
 ) -> Blocks:
     """The blocks of a text.

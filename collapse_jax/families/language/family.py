@@ -12,12 +12,11 @@ import numpy as np
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import sequential
 from collapse_jax.data.text_splits import load_text
-from collapse_jax.families.language import base as bases
-from collapse_jax.families.language import blocks as texts
 from collapse_jax.families.language import measures, writing
-from collapse_jax.families.language.blocks import BlockCounts, Blocks
+from collapse_jax.families.language.base import Base, load
+from collapse_jax.families.language.blocks import BlockCounts, Blocks, check_length, cut_blocks
 from collapse_jax.families.language.writing import Decoding
 from collapse_jax.family import (
     Curves,
@@ -29,11 +28,10 @@ from collapse_jax.family import (
     Threshold,
     all_finite,
 )
-from collapse_jax.lm import finetune, prompts
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import finetune, opt, prompts
 from collapse_jax.lm.finetune import FineTuning
 from collapse_jax.lm.opt import Params
-from collapse_jax.metrics import text as statistics
+from collapse_jax.metrics import text_statistics
 from collapse_jax.regimes import Sizes
 
 Start = Literal["fresh", "warm"]
@@ -93,20 +91,20 @@ def language(
       FileNotFoundError: if there is no such model or text.
     """
     start, dtype, training, decoding = check_settings(start, dtype, training, decoding)
-    length = texts.check_length(length)
+    length = check_length(length)
     skip = arguments.share("skip", skip, below=1)
     tail = arguments.share("tail", tail, above=0, below=1)
     if kept_blocks is not None:
         kept_blocks = arguments.integer("kept_blocks", kept_blocks, at_least=0)
-    pretrained = bases.load(base, revision)
+    pretrained = load(base, revision)
     config = pretrained.config
     _check_lengths(config.positions, config.vocabulary, length)
     text = load_text(dataset, data_dir, data_revision)
-    cut = texts.cut(pretrained.words, text, length, skip, counts)
-    network = models.model(config, jnp.dtype(dtype))
+    cut = cut_blocks(pretrained.words, text, length, skip, counts)
+    network = opt.model(config, jnp.dtype(dtype))
     given = _prompt(prompt, pretrained, cut, length)
     kept = len(cut.train) if kept_blocks is None else min(kept_blocks, len(cut.train))
-    measured = measures.Measures(
+    measured = measures.TextMeasures(
         network, cut.test, min(training.batch, len(cut.test)), tail, kept, len(cut.train), given,
         writing.continuation(network, decoding, length),
     )  # fmt: skip
@@ -181,7 +179,7 @@ def check_settings(
 
 def _one_by_one(steps: Steps) -> Steps:
     """One chain after the other: each has matrices of its own, enough to fill a device."""
-    return steps._replace(advance=in_turn(steps.advance, always=True))
+    return steps._replace(advance=sequential(steps.advance, always=True))
 
 
 def _restart(base: Params) -> Callable[[Params], Params]:
@@ -226,9 +224,7 @@ def _enough(blocks: int, batch: int) -> Callable[[Sizes], None]:
     return check
 
 
-def _prompt(
-    prompt: str | None, pretrained: bases.Base, cut: Blocks, length: int
-) -> np.ndarray | None:
+def _prompt(prompt: str | None, pretrained: Base, cut: Blocks, length: int) -> np.ndarray | None:
     if prompt is None:
         return cut.train[0]
     if not prompt:
@@ -247,8 +243,8 @@ def _check_lengths(positions: int, vocabulary: int, length: int) -> None:
             f"length: expected at most {positions // 2} tokens a block, as the model has"
             f" {positions} positions and writes as many as it reads, got {length}"
         )
-    if vocabulary > statistics.LARGEST_VOCABULARY:
+    if vocabulary > text_statistics.LARGEST_VOCABULARY:
         raise SettingError(
-            f"base: expected a vocabulary of at most {statistics.LARGEST_VOCABULARY:,}, got"
+            f"base: expected a vocabulary of at most {text_statistics.LARGEST_VOCABULARY:,}, got"
             f" {vocabulary:,}"
         )

@@ -14,11 +14,10 @@ import numpy as np
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import sequential
 from collapse_jax.data.images import ImageSet, load_images
-from collapse_jax.families.vae import classifier, measures
-from collapse_jax.families.vae import model as models
-from collapse_jax.families.vae.measures import Measures
+from collapse_jax.families.vae import classifier, measures, networks
+from collapse_jax.families.vae.measures import ImageMeasures
 from collapse_jax.families.vae.training import (
     Optimizer,
     Pixels,
@@ -92,24 +91,24 @@ def vae(
     images = load_images(dataset, data_dir)
     _check_measures(images, test_images, pictures)
     if model == "conv":
-        network = models.convolutional(images.side, latent)
+        network = networks.convolutional(images.side, latent)
     else:
-        network = models.perceptron(images.side, hidden, latent)
+        network = networks.perceptron(images.side, hidden, latent)
     # The file's order is not random: the first half of MNIST's test images is the easier one.
     shuffled = images.test[np.random.default_rng(0).permutation(len(images.test))]
     test = shuffled[:test_images]
-    measured = Measures(network, test, pictures, training.draws, training.reconstruction, tail)
+    measured = ImageMeasures(network, test, pictures, training.draws, training.reconstruction, tail)
     classes = classifier.classes(images)
     variance = float((test / 255.0).var(axis=0).mean())
     live = synthetic == "live"
-    one_by_one = lambda function: in_turn(function, training.chains_together)  # noqa: E731
+    one_by_one = lambda function: sequential(function, training.chains_together)  # noqa: E731
 
-    def anchor(key: jax.Array, params: models.Params, given: Training) -> measures.Anchor:
+    def anchor(key: jax.Array, params: networks.Params, given: Training) -> measures.ImageAnchor:
         del given
         judge, _ = classifier.train(dataset, data_dir)
         return one_by_one(lambda key, params: measured.anchor(key, params, judge))(key, params)
 
-    def measure(key: jax.Array, params: models.Params, given: Training, origin: Any) -> Any:
+    def measure(key: jax.Array, params: networks.Params, given: Training, origin: Any) -> Any:
         del given
         return one_by_one(measured.measure)(key, params, origin.anchor)
 
@@ -137,7 +136,7 @@ def vae(
             ),
         },
         original=_drawn_from(images.train),
-        init=lambda key: models.zeros(network),
+        init=lambda key: networks.zeros(network),
         fit=steps(network, training),
         sample=_to_be_drawn(network.pixels) if live else _generated(measured, one_by_one),
         measure=measure,
@@ -187,10 +186,10 @@ def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveR
     return original
 
 
-def _to_be_drawn(pixels: int) -> Callable[[jax.Array, models.Params, Request], pools.LiveRows]:
+def _to_be_drawn(pixels: int) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
     """Synthetic images that training draws anew for each minibatch."""
 
-    def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
+    def sample(key: jax.Array, params: networks.Params, request: Request) -> pools.LiveRows:
         del key, params
         none = pools.Rows(jnp.zeros((0, pixels), jnp.uint8), 0)
         return pools.LiveRows(none, jnp.arange(request.capacity) < request.count)
@@ -199,11 +198,11 @@ def _to_be_drawn(pixels: int) -> Callable[[jax.Array, models.Params, Request], p
 
 
 def _generated(
-    measured: Measures, one_by_one: Callable[..., Any]
-) -> Callable[[jax.Array, models.Params, Request], pools.LiveRows]:
+    measured: ImageMeasures, one_by_one: Callable[..., Any]
+) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
     """A fixed set of synthetic images of 8 bits."""
 
-    def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
+    def sample(key: jax.Array, params: networks.Params, request: Request) -> pools.LiveRows:
         draw = one_by_one(lambda key, params: measured.generate(key, params, request.capacity))
         values = to_bytes(draw(key, params))
         return pools.LiveRows(pools.Rows(values, request.count), jnp.zeros(0, bool))
@@ -237,7 +236,7 @@ def _without_memory(regime: Regime) -> None:
 
 def _checked(training: VaeTraining) -> VaeTraining:
     """The same as plain Python values."""
-    reconstructions = get_args(models.Reconstruction)
+    reconstructions = get_args(networks.Reconstruction)
     return VaeTraining(
         epochs=arguments.integer("epochs", training.epochs, at_least=1),
         batch=arguments.integer("batch", training.batch, at_least=1),

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from collapse_jax import pools
-from collapse_jax.compiling import in_turn
-from collapse_jax.families.vae import model as models
-from collapse_jax.families.vae.model import Model, Params, Reconstruction
+from collapse_jax.compiling import sequential
+from collapse_jax.families.vae import networks
+from collapse_jax.families.vae.networks import Autoencoder, Params, Reconstruction
 from collapse_jax.family import Metrics, Steps, Training, all_finite
 
 Optimizer = Literal["adam", "sgd"]
@@ -84,10 +84,10 @@ class TrainState(NamedTuple):
     teacher: Params | None  # None where no image is drawn anew
 
 
-def steps(model: Model, settings: VaeTraining) -> Steps:
+def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
     """A family's fit: parameters and the metric train_loss, from a pool of `LiveRows`."""
     rule = optimizer(settings)
-    work = 3 * models.multiply_adds(model)  # of an image: forward, and twice that backward
+    work = 3 * networks.multiply_adds(model)  # of an image: forward, and twice that backward
     piece = max(1, round(_PIECE / work / settings.batch))
 
     def begin(key: jax.Array, params: Params, training: Training) -> TrainState:
@@ -110,7 +110,7 @@ def steps(model: Model, settings: VaeTraining) -> Steps:
             training.teacher if live.shape[0] else None,
         )
 
-    @functools.partial(in_turn, together=settings.chains_together)
+    @functools.partial(sequential, together=settings.chains_together)
     def advance(carry: TrainState) -> tuple[Any, ...]:
         length, size = _epoch(carry.pool, settings.batch)
         epoch, within = carry.step // length, carry.step % length
@@ -128,7 +128,7 @@ def steps(model: Model, settings: VaeTraining) -> Steps:
             images = _images(model, carry, chosen, codes, k_pixels if settings.draws else None)
 
             def objective(params: Params) -> tuple[jax.Array, jax.Array]:
-                parts = models.terms(model, params, noise, images, settings.reconstruction)
+                parts = networks.terms(model, params, noise, images, settings.reconstruction)
                 summed = parts.reconstruction + settings.kl_weight * parts.kl
                 total = jnp.sum(jnp.where(there, summed, 0.0))
                 return total, total
@@ -173,7 +173,7 @@ def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) ->
 
 
 def _images(
-    model: Model,
+    model: Autoencoder,
     carry: TrainState,
     chosen: jax.Array,
     codes: jax.Array,
@@ -183,7 +183,7 @@ def _images(
     values = carry.pool.fixed.values
     if carry.teacher is None:
         return from_bytes(values[chosen])
-    drawn = models.pixels(models.means(model, carry.teacher, codes), k_pixels)
+    drawn = networks.pixels(networks.means(model, carry.teacher, codes), k_pixels)
     if values.shape[0] == 0:
         return drawn
     fixed = from_bytes(values[jnp.minimum(chosen, values.shape[0] - 1)])

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 
 from collapse_jax import families
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import tokenizer, weights
+from collapse_jax.lm import opt, tokenizer, weights
 from collapse_jax.lm.config import Config
 from experiments.flags import grouped
 
@@ -33,7 +32,7 @@ def make(directory, seed=0):
         vocabulary=words.vocabulary + 2, hidden=16, layers=1, heads=2, inner=24, positions=40,
         embedding=16, dropout=0.0, init_std=0.1,
     )  # fmt: skip
-    weights.save(base, config, models.init(config, jax.random.key(seed)))
+    weights.save(base, config, opt.init(config, jax.random.key(seed)))
     return str(base), str(text)
 
 
