@@ -8,8 +8,9 @@ and what came.
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+Choice = TypeVar("Choice", bound=str)
 _LONGEST = 200  # characters of a value in a message
 
 
@@ -126,7 +127,7 @@ def share(
     return _real(name, value, "a share", _Range(above, at_least, at_most, below), False)
 
 
-def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
     """One of several words.
 
     Examples:
@@ -137,7 +138,7 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     """
     if not isinstance(value, str) or value not in choices:
         raise refusal(name, f"one of {', '.join(choices)}", value)
-    return str(value)
+    return next(choice for choice in choices if choice == value)  # a plain string
 
 
 def refusal(name: str, expected: str, value: Any) -> SettingError:

@@ -1,9 +1,9 @@
 """How functions of one chain are compiled and batched.
 
-Chains never talk to each other, so each device runs a program of its own on batches of its own: the
-same program, hence the same bits, on one device or many. (One program partitioned over a mesh would
-be compiled once instead of once a device, but in jaxlib 0.10 the partitioner cannot lower `mulhi`,
-on which philox, by far the fastest generator here, is built.)
+Chains are independent, so each device runs its own program on its own batches: the same program,
+hence the same bits, on any number of devices. (One program partitioned over a mesh would compile
+once instead of once per device, but jaxlib 0.10's partitioner cannot lower `mulhi`, the core of
+philox, which is by far the fastest generator here.)
 """
 
 import functools
@@ -13,20 +13,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# TPU and GPU by default multiply matrices in fewer bits than covariances and EM bear.
+# The default precision of matrix products on TPU and GPU is too low for covariances and EM.
 MATMUL_PRECISION = "highest"
 
 
 def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
     """Jits a function of one batch, for whichever device its arguments are on.
 
-    Args:
-      function: of arrays or pytrees of arrays.
-      donate: numbers of arguments whose memory the results may take.
+    On CPU, XLA by default drops optimisation barriers before fusion, and then hashes a stage's
+    random numbers again in every fusion that uses them (measured: a quarter of the speed, five
+    times the compile time). Here they are kept.
 
-    On CPU, optimisation barriers are kept, which XLA drops by default before it fuses: without them
-    a stage's random numbers are hashed anew in every fusion that uses them (measured: a quarter of
-    the speed and five times the compile time).
+    With barriers, loops may not become kernels of their own, whose emitter aborts on a barrier:
+    jaxlib 0.10 makes them of loops over less than 1 kB, jaxlib 0.12 of all loops.
+
+    Args:
+      function: a function of arrays or pytrees of arrays.
+      donate: indices of arguments whose memory the results may reuse.
     """
 
     @functools.wraps(function)
@@ -35,22 +38,22 @@ def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
             return function(*args)
 
     if jax.default_backend() == "cpu":
-        options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+        options = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
         return jax.jit(precise, compiler_options=options, donate_argnums=donate)
     return jax.jit(precise, donate_argnums=donate)
 
 
 def _strong(x: Any) -> Any:
-    """With a type that the next piece has been compiled for: a weak one would be another kind."""
+    """Without a weak type, for which the next program would be compiled again."""
     weak = getattr(jax.typeof(x), "weak_type", False)
     return jax.lax.convert_element_type(x, x.dtype) if weak else x
 
 
 def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `compiled`, but arrays that the function closes over are handed to the program.
+    """As `compiled`, but arrays that the function closes over become arguments of the program.
 
-    A program would hold them as text: a model's weights or a data set are then compiled, for
-    minutes and in several copies. Traced once for each kind of arguments.
+    As constants, a model's weights or a data set would be compiled into the program, which takes
+    minutes and several copies in memory. Traced once for each structure and types of arguments.
     """
     programs: dict[Any, tuple[Any, Sequence[Any], Any]] = {}
 
@@ -72,7 +75,7 @@ def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def in_turn(
+def sequential(
     function: Callable[..., Any], together: int = 1, always: bool = False
 ) -> Callable[..., Any]:
     """The function, which under `jax.vmap` on a CPU runs for one chain after the other.

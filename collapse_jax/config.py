@@ -1,48 +1,52 @@
-"""Configs of runs and regimes, what every config shares, and the absl flags made from fields."""
+"""Configs of runs and regimes, and what every config shares."""
 
 import dataclasses
 import hashlib
 import json
-import os
-import types
-import typing
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 
-PRNGS = ("philox4x32", "threefry2x32", "threefry4x32")
-KEEPS = ("auto", "chains", "summary")
-
-
-def setting(default: Any, text: str, choices: Sequence[str] = ()) -> Any:
-    """A dataclass field that becomes a flag with this help text."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": tuple(choices)})
+Prng = Literal["philox4x32", "threefry2x32", "threefry4x32"]
+PRNGS: tuple[Prng, ...] = get_args(Prng)
+Keep = Literal["auto", "chains", "summary"]
+_REFUSED_PRNGS = {
+    "rbg": "batched draws depend on the batch",
+    "unsafe_rbg": "batched draws depend on the batch",
+    "philox2x32": "32-bit keys collide between chains",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """How a run is carried out; see each field's help."""
+    """How a run is carried out.
 
-    chains: int = setting(1000, "Number of independent chains.")
-    generations: int = setting(100, "Number of fits per chain, generation 0 included.")
-    seed: int = setting(0, "Seed of all random numbers.")
-    workdir: str | None = setting(
-        None, "Where to save and resume (a local path or gs://...); none: keep in memory."
-    )
-    checkpoint_every: int = setting(50, "Generations between checkpoints.")
-    checkpoint_seconds: float = setting(
-        600.0, "Seconds between checkpoints inside one generation of a long fit."
-    )
-    keep_checkpoints: int = setting(2, "Checkpoints to keep.")
-    chains_per_batch: int = setting(
-        0, "Chains compiled into one program; part of the result's identity; 0: chosen by size."
-    )
-    keep: str = setting(
-        "auto", "Keep every chain's history, or summaries (auto: above 1 GB).", KEEPS
-    )
-    prng: str = setting("philox4x32", "Random number generator.", PRNGS)
+    Attributes:
+      chains: number of independent chains.
+      generations: number of fits per chain, generation 0 included.
+      seed: seed of all random numbers, an integer in [0, 2^32).
+      workdir: where to save and resume (a local path or gs://...); none: keep in memory.
+      checkpoint_every: generations between checkpoints.
+      checkpoint_seconds: seconds between checkpoints inside one generation of a long fit.
+      keep_checkpoints: how many checkpoints are kept.
+      chains_per_batch: chains compiled into one program; part of the result's identity; 0: chosen
+        by size.
+      keep: every chain's history ("chains"), or a "summary" of them; "auto": a summary above 1 GB.
+      prng: random number generator.
+    """
+
+    chains: int = 1000
+    generations: int = 100
+    seed: int = 0
+    workdir: str | None = None
+    checkpoint_every: int = 50
+    checkpoint_seconds: float = 600.0
+    keep_checkpoints: int = 2
+    chains_per_batch: int = 0
+    keep: Keep = "auto"
+    prng: Prng = "philox4x32"
 
     def __post_init__(self) -> None:
         """Refuses values outside their range, and keeps the others as plain Python values."""
@@ -59,23 +63,19 @@ class RunConfig:
         checked["checkpoint_seconds"] = arguments.number(
             "checkpoint_seconds", self.checkpoint_seconds, at_least=0, infinite=True
         )
-        checked["keep"] = arguments.choice("keep", self.keep, KEEPS)
-        if self.prng in ("rbg", "unsafe_rbg"):
+        checked["keep"] = arguments.choice("keep", self.keep, get_args(Keep))
+        if reason := _REFUSED_PRNGS.get(self.prng):
             raise SettingError(
-                f"prng: {self.prng} is refused, since its batched draws depend on the batch;"
-                f" expected one of {', '.join(PRNGS)}"
-            )
-        if self.prng == "philox2x32":
-            raise SettingError(
-                "prng: philox2x32 is refused, since its 32-bit keys collide between chains;"
-                f" expected one of {', '.join(PRNGS)}"
+                f"prng: {self.prng} is refused, since its {reason}; expected one of"
+                f" {', '.join(PRNGS)}"
             )
         checked["prng"] = arguments.choice("prng", self.prng, PRNGS)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
 
-REGIMES = ("replace", "preserve", "fresh", "accumulate", "subsample", "mixture")
+RegimeName = Literal["replace", "preserve", "fresh", "accumulate", "subsample", "mixture"]
+REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 
 
 # settings of RegimeConfig that only some regimes use
@@ -89,25 +89,26 @@ _USED_BY = {
 
 @dataclasses.dataclass(frozen=True)
 class RegimeConfig:
-    """Which data each generation is fitted to."""
+    """Which data each generation is fitted to.
 
-    regime: str = setting("replace", "Which data the next generation is fitted to.", REGIMES)
-    samples: str = setting(
-        "100",
-        "Size M of each training set; or several, comma-separated, of which the last repeats.",
-    )
-    real_fraction: float | None = setting(
-        None, "preserve, fresh: share of original data in each training set; none: 0.1."
-    )
-    fixed_subset: bool = setting(False, "preserve: the same original data every generation.")
-    independent: bool = setting(
-        False, "fresh: each member is real with probability real_fraction, not exactly that share."
-    )
-    mixture: str | None = setting(
-        None,
-        "mixture: shares alpha (synthetic), beta (previous set), gamma (original); none:"
-        " 0.8,0.1,0.1.",
-    )
+    Attributes:
+      regime: which data the next generation is fitted to.
+      samples: size M of each training set; or several, comma-separated, of which the last repeats.
+      real_fraction: regimes preserve and fresh: share of original data in each training set; none:
+        0.1.
+      fixed_subset: regime preserve: whether the original data are the same every generation.
+      independent: regime fresh: whether each member is original with probability real_fraction,
+        rather than exactly that share of them.
+      mixture: regime mixture: shares alpha (synthetic), beta (previous set), gamma (original),
+        comma-separated; none: 0.8,0.1,0.1.
+    """
+
+    regime: RegimeName = "replace"
+    samples: str = "100"
+    real_fraction: float | None = None
+    fixed_subset: bool = False
+    independent: bool = False
+    mixture: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses an unknown regime, shares that are none, and settings it would not use."""
@@ -142,9 +143,13 @@ class RegimeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SnapshotConfig:
-    """Which generations are drawn."""
+    """Which generations are drawn.
 
-    snapshots: str = setting("0", "Generations that are drawn one by one, comma-separated.")
+    Attributes:
+      snapshots: generations that are drawn one by one, comma-separated.
+    """
+
+    snapshots: str = "0"
 
     def __post_init__(self) -> None:
         """Refuses what is no generation."""
@@ -185,52 +190,3 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def define_flags(config: type, flag_values: Any = None) -> None:
-    """Defines one absl flag for each field of a config dataclass; global ones if not said where."""
-    from absl import flags
-
-    place = {} if flag_values is None else {"flag_values": flag_values}
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        kind, text = _plain(hints[field.name]), field.metadata["help"]
-        choices = field.metadata["choices"]
-        if choices:
-            # A plain string: absl's own enum error is not one line that names what came.
-            text = f"{text} One of {', '.join(choices)}."
-        define: Any = {
-            bool: flags.DEFINE_bool,
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            str: flags.DEFINE_string,
-        }[kind]
-        define(field.name, field.default, text, **place)
-
-
-def from_flags(config: type, flag_values: Any = None) -> Any:
-    """A config from the values of the flags that `define_flags` made."""
-    from absl import flags
-
-    chosen = flags.FLAGS if flag_values is None else flag_values
-    return config(**{field.name: chosen[field.name].value for field in dataclasses.fields(config)})
-
-
-def from_flagfile(path: str | os.PathLike[str], *configs: type, **defaults: Any) -> list[Any]:
-    """Configs as a flagfile sets them, which has no flags but theirs; others have `defaults`."""
-    from absl import flags
-
-    values = flags.FlagValues()
-    for config in configs:
-        define_flags(config, values)
-    for name, value in defaults.items():
-        values.set_default(name, value)
-    values([str(path), f"--flagfile={os.fspath(path)}"])
-    return [from_flags(config, values) for config in configs]
-
-
-def _plain(hint: Any) -> type:
-    """The type behind `X | None`."""
-    if isinstance(hint, types.UnionType):
-        return next(part for part in typing.get_args(hint) if part is not type(None))
-    return hint

@@ -7,7 +7,7 @@ function of the generation.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -42,29 +42,79 @@ class Parts(NamedTuple):
     original: Pool | None  # D_0, or its fixed part
 
 
+class SizesFunction(Protocol):
+    """Says how much each generation draws, and from where."""
+
+    def __call__(self, generation: int, /) -> Sizes:
+        """The sizes of one generation, as Python ints; the same however often it is asked.
+
+        Args:
+          generation: 0 for the first fit, to original data alone (`fresh`, or `reused` for the part
+            of D_0 that is fixed for reuse); any later one otherwise.
+
+        Raises:
+          ValueError: if that much can't be had.
+        """
+
+
+class AssembleFunction(Protocol):
+    """Puts the training set of a later generation together."""
+
+    def __call__(
+        self, key: jax.Array, pools: Pools, parts: Parts, sizes: Sizes, /
+    ) -> tuple[Pool, Pool | None]:
+        """Merges and subsamples one chain's data; pure and traced.
+
+        Args:
+          key: of this chain, generation and purpose.
+          pools: the algebra of the family's data; `subsample` may be None unless the regime says
+            that it `subsamples`.
+          parts: the data at hand.
+          sizes: of the generation, after `realise`; counts may be traced.
+
+        Returns:
+          The training set of `sizes.training` members, and what to remember of it and of earlier
+          ones (with room for `sizes.capacity`; None where nothing is remembered).
+        """
+
+
+class RealiseFunction(Protocol):
+    """Draws a chain's own sizes."""
+
+    def __call__(self, key: jax.Array, sizes: Sizes, /) -> Sizes:
+        """Draws the counts of one generation; capacities stay.
+
+        Args:
+          key: of this chain, generation and purpose.
+          sizes: of the generation, with the largest counts that may come out.
+        """
+
+
 class Regime(NamedTuple):
     """Pure functions of one chain, and what the engine must know of them.
 
     Attributes:
-      name: as on the command line.
-      config: everything that changes results; JSON-serialisable; goes into the fingerprint.
-      sizes: (generation) -> Sizes of Python ints.
-      assemble: (key, pools, parts, sizes) -> (training pool, what to remember or None).
+      name: as on the command line. Families tell closed forms by it, so a regime of your own has a
+        name of its own.
+      config: everything that changes results; JSON-serialisable; goes into the fingerprint. Its
+        entry "samples", if there is one, is what figures and reports call M.
+      sizes: how much each generation draws, see `SizesFunction`.
+      assemble: puts a later training set together, see `AssembleFunction`.
       remembers: whether D_0 is remembered after generation 0.
       keeps_original: whether D_0 (or its fixed part) stays at hand for ever.
       subsamples: whether it needs pools that can be subsampled.
-      realise: (key, sizes) -> sizes, where a chain's sizes are themselves random.
+      realise: draws sizes where a chain's are themselves random, see `RealiseFunction`; or None.
       constant_samples: whether M is the same at every generation, now and however far it goes on.
     """
 
     name: str
     config: Mapping[str, Any]
-    sizes: Callable[[int], Sizes]
-    assemble: Callable[[jax.Array, Pools, Parts, Sizes], tuple[Pool, Pool | None]]
+    sizes: SizesFunction
+    assemble: AssembleFunction
     remembers: bool = False
     keeps_original: bool = False
     subsamples: bool = False
-    realise: Callable[[jax.Array, Sizes], Sizes] | None = None
+    realise: RealiseFunction | None = None
     constant_samples: bool = True
 
 

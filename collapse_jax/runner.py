@@ -18,11 +18,10 @@ from collapse_jax.config import RunConfig, fingerprint
 from collapse_jax.engine import planning
 from collapse_jax.engine.cohort import Cohort
 from collapse_jax.engine.fused import FusedEngine
+from collapse_jax.engine.planning import Plan
 from collapse_jax.engine.progress import Progress
-from collapse_jax.engine.recording import every_chain, summaries
-from collapse_jax.engine.shapes import abstract_chain
-from collapse_jax.engine.stepped import SteppedEngine, is_stepped
-from collapse_jax.family import Family
+from collapse_jax.engine.stepped import SteppedEngine
+from collapse_jax.family import Family, is_stepped
 from collapse_jax.regimes import Regime
 from collapse_jax.results import history, summary
 from collapse_jax.saving.checkpoint import DiskStore, MemoryStore
@@ -70,8 +69,8 @@ def run(
         a line a minute.
       devices: to spread batches over; default all.
       flagfile: what repeats the run from the command line; kept in the workdir as flags.txt.
-      **settings: the fields of `collapse_jax.config.RunConfig`: chains, generations, seed,
-        workdir, checkpoint_every, chains_per_batch, keep, prng, ...
+      **settings: `chains`, `generations` and the other fields of `collapse_jax.config.RunConfig`,
+        whose documentation is theirs.
 
     Returns:
       A `Result`; results do not depend on the number of devices, on the segments a run is cut
@@ -83,6 +82,7 @@ def run(
       Stopped: after SIGTERM or Ctrl-C, when all progress has been saved (runs with a workdir).
     """
     config = RunConfig(**settings)
+    planning.check_processes()
     planning.check_pair(family, regime, config.generations)
     workdir = Workdir(config.workdir) if config.workdir else None
     with workdir.lock() if workdir else contextlib.nullcontext():
@@ -100,14 +100,16 @@ def _run(
 ) -> Result:
     began = time.perf_counter()
     root = jax.random.key(config.seed, impl=config.prng)
-    identity = _identity(family, regime, config, root, workdir)
+    stored = workdir.stored() if workdir else None
+    plan = planning.plan(family, regime, config, stored["identity"] if stored else None)
+    identity = _identity(family, regime, config, plan)
     cohorts = [(0, config.chains)]
     if workdir:
         cohorts = workdir.open(identity, config.chains, config.generations)
         if flagfile is not None:
             workdir.write_text("flags.txt", flagfile)
     devices = devices or jax.local_devices()
-    engine = _engine(family, regime, identity["keep"], root)
+    engine = _engine(family, regime, plan, config.prng)
     parts, passages, params = [], [], []
     with (
         StopSignal(active=workdir is not None) as stop,
@@ -119,7 +121,14 @@ def _run(
             store = _store(workdir, index, config)
             try:
                 cohort = Cohort(
-                    engine, root, store, config, identity["chains_per_batch"], devices, first, count
+                    engine=engine,
+                    root=root,
+                    store=store,
+                    config=config,
+                    batch=plan.batch,
+                    devices=devices,
+                    first=first,
+                    count=count,
                 )
                 states, passed = cohort.advance(stop, bar)
                 passages.append(passed)
@@ -130,11 +139,12 @@ def _run(
                 raise
             parts.append(store.parts())
     joined = {name: np.concatenate([p[name] for p in passages]) for name in passages[0]}
-    whole, short = _datasets(family, config, identity["keep"], parts, joined)
+    whole, short = _datasets(family, config, plan.keep, parts, joined)
     attributes = {
         "title": f"{family.name}, {regime.name}",
         "family": json.dumps(identity["family"]),
         "regime": json.dumps(identity["regime"]),
+        "description": family.description,
         "seed": config.seed,
         "fingerprint": fingerprint(identity),
     }
@@ -156,16 +166,13 @@ _Engine = FusedEngine | SteppedEngine
 _engines: list[tuple[Family, Regime, str, str, _Engine]] = []
 
 
-def _engine(family: Family, regime: Regime, keep: str, root: jax.Array) -> _Engine:
-    prng = str(jax.random.key_impl(root))
+def _engine(family: Family, regime: Regime, plan: Plan, prng: str) -> _Engine:
     for entry in _engines:
-        if entry[0] is family and entry[1] is regime and entry[2:4] == (keep, prng):
+        if entry[0] is family and entry[1] is regime and entry[2:4] == (plan.keep, prng):
             return entry[4]
-    _, shapes = abstract_chain(family, regime, 0, root)
-    recorder = every_chain(shapes) if keep == "chains" else summaries(family.metrics, shapes)
     kind = SteppedEngine if is_stepped(family) else FusedEngine
-    engine = kind(family, regime, recorder)
-    _engines.append((family, regime, keep, prng, engine))
+    engine = kind(family, regime, plan.recorder)
+    _engines.append((family, regime, plan.keep, prng, engine))
     del _engines[:-8]
     return engine
 
@@ -185,29 +192,13 @@ def _datasets(
     return short, short
 
 
-def _identity(
-    family: Family, regime: Regime, config: RunConfig, root: jax.Array, workdir: Workdir | None
-) -> dict[str, Any]:
-    """Everything that changes results, with what is chosen automatically resolved.
-
-    A choice that depends on how long the run is, is made once and then read back.
-    """
-    stored = workdir.stored() if workdir else None
-    peak = planning.peak(regime, config.generations)
-    shapes = abstract_chain(family, regime, peak, root)
-    batch, keep = config.chains_per_batch, config.keep
-    if not batch:
-        batch = planning.batch_size(shapes, family, regime, config.chains, peak)
-        batch = stored["identity"]["chains_per_batch"] if stored else batch
-    if keep == "auto":
-        keep = planning.choose_keep(shapes, config.chains, config.generations)
-        keep = stored["identity"]["keep"] if stored else keep
-    planning.check_memory(shapes, family, regime, config, batch, keep, peak)
+def _identity(family: Family, regime: Regime, config: RunConfig, plan: Plan) -> dict[str, Any]:
+    """Everything that changes results, with what is chosen automatically resolved."""
     return {
         "family": {"name": family.name, **family.config},
         "regime": {"name": regime.name, **regime.config},
         "seed": config.seed,
         "prng": config.prng,
-        "chains_per_batch": batch,
-        "keep": keep,
+        "chains_per_batch": plan.batch,
+        "keep": plan.keep,
     }

@@ -14,8 +14,8 @@ PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8 times the 
 search of OPT-125m at least 1.5, 2 and 4 times as fast as transformers' at 4, 16 and 64 prompts, a
 step of fine-tuning 1.2 times (processors with AVX-512; with AVX2 3.7 times at 64, and no faster); a
 whole generation of both; a checkpoint every 50 generations costs less than 5 % (missed: see
-BUILD_NOTES.md). Both sides run in turn in one process; medians; what is timed on our side includes
-the default metrics and fetching the record. More than an hour on two quiet cores, most of it
+docs/benchmarks.md). Both sides alternate in one process; medians; our time includes the default
+metrics and fetching the record. More than an hour on two quiet cores, most of it
 transformers' beam search:
 
   python -m experiments.benchmark --suite=all --data_dir=...
@@ -27,19 +27,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from collapse_jax import arguments
-from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
+from .flags import call_with_flags
 
 if TYPE_CHECKING:
-    from experiments.benchmarks.timing import Case
+    from .benchmarks.timing import Case
 
-SUITES = (
+Suite = Literal[
     "gaussian", "discrete", "gmm", "kde", "regression", "error_sources", "vae", "beam", "finetune",
     "language", "checkpoint", "all",
-)  # fmt: skip
+]  # fmt: skip
+SUITES: tuple[Suite, ...] = get_args(Suite)
 WITH_PEERS = (
     "vae",
     "beam",
@@ -50,14 +52,19 @@ WITH_PEERS = (
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured; see each field's help."""
+    """What is measured.
 
-    suite: str = setting("all", "What to measure.", SUITES)
-    repeats: int = setting(7, "Timings of which the median is taken, at least 5.")
-    chains: int = setting(100_000, "Chains of the Gaussian and checkpoint suites.")
-    data_dir: str | None = setting(
-        None, "Where WikiText-2 is; none: $COLLAPSE_JAX_DATA, else a user cache directory."
-    )
+    Attributes:
+      suite: what to measure.
+      repeats: timings of which the median is taken, at least 5.
+      chains: chains of the Gaussian and checkpoint suites.
+      data_dir: where WikiText-2 is; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+    """
+
+    suite: Suite = "all"
+    repeats: int = 7
+    chains: int = 100_000
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
@@ -68,7 +75,7 @@ class BenchmarkConfig:
 
 def measure(config: BenchmarkConfig) -> "Iterator[Case]":
     """The cases of one suite, as they are measured."""
-    from experiments.benchmarks import (
+    from .benchmarks import (
         checkpoint,
         discrete,
         error_sources,
@@ -114,7 +121,7 @@ def measure_all(config: BenchmarkConfig) -> Iterator[str]:
             continue
         settings = dataclasses.asdict(dataclasses.replace(config, suite=suite))
         flags = [f"--{name}={value}" for name, value in settings.items() if value is not None]
-        command = [sys.executable, "-m", "experiments.benchmark", *flags]
+        command = [sys.executable, "-m", f"{__package__}.benchmark", *flags]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             yield from (line for line in process.stdout if line.startswith("{"))
@@ -142,9 +149,12 @@ def print_table(records: list[dict[str, Any]]) -> None:
     Console(width=max(140, Console().width)).print(table)
 
 
+SETTINGS = (BenchmarkConfig,)
+
+
 def main() -> None:
     """Measures what the flags describe; a line of JSON a case, then a table."""
-    config, records = from_flags(BenchmarkConfig), []
+    config, records = call_with_flags(BenchmarkConfig), []
     if config.suite == "all":
         lines = measure_all(config)
     else:
@@ -156,5 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(BenchmarkConfig)
+    launch.define(*SETTINGS)
     launch.start(main, keep_compiled=False)  # compile times are measured

@@ -9,35 +9,62 @@ falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,
       --data_dir=... --workdir=runs/d
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import DiscreteConfig
+import numpy as np
 
-if TYPE_CHECKING:
-    from collapse_jax.family import Family
+from collapse_jax.arguments import SettingError
+from collapse_jax.config import RegimeConfig, RunConfig, numbers
+from collapse_jax.families import discrete
+
+from . import launch
+from .flags import call_with_flags
 
 
-def make_family(config: DiscreteConfig) -> "Family":
-    """The family of a corpus, or of given probabilities."""
-    import numpy as np
+def original(
+    dataset: str | None = None,
+    vocabulary: int | None = None,
+    probabilities: str | None = None,
+    data_dir: str | None = None,
+) -> dict[str, Any]:
+    """What `discrete` is given: the counts of a corpus, or probabilities.
 
+    Args:
+      dataset: corpus whose words are counted: pydoc-topics (offline; the default), wikitext-2, or a
+        text file.
+      vocabulary: so many of the most frequent words are kept, the rest pooled; none: all are kept.
+      probabilities: given probabilities (or counts) instead of a corpus, comma-separated.
+      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+
+    Raises:
+      ValueError: for a corpus beside given probabilities, or either that is none.
+      FileNotFoundError: if there is no such corpus.
+    """
     from collapse_jax.data.word_counts import load_corpus
-    from collapse_jax.families import discrete
 
-    if config.probabilities is not None:
-        return discrete(np.array(config.given), tail=config.tail)
-    corpus = load_corpus(config.dataset or "pydoc-topics", config.data_dir, config.vocabulary)
-    return discrete(corpus.counts, tail=config.tail, title=corpus.title, sha256=corpus.sha256)
+    if probabilities is None:
+        corpus = load_corpus(dataset or "pydoc-topics", data_dir, vocabulary)
+        return {"probabilities": corpus.counts, "title": corpus.title, "sha256": corpus.sha256}
+    of_corpus = {"dataset": dataset, "vocabulary": vocabulary, "data_dir": data_dir}
+    for name, value in of_corpus.items():
+        if value is not None:
+            raise SettingError(
+                f"{name}: only for a corpus, got probabilities={probabilities!r} too"
+            )
+    return {"probabilities": np.array(numbers("probabilities", probabilities, float))}
+
+
+SETTINGS = (original, discrete, RegimeConfig, RunConfig)
+GIVEN = ("title", "sha256")
+DEFAULTS: dict[str, Any] = {"samples": "10000", "chains": 100}
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    family = make_family(from_flags(DiscreteConfig))
-    launch.run(family, launch.regime(from_flags(RegimeConfig)), from_flags(RunConfig))
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    launch.run(call_with_flags(discrete, **call_with_flags(original)), regime, config)
 
 
 if __name__ == "__main__":
-    launch.define(DiscreteConfig, RegimeConfig, RunConfig, samples="10000", chains=100)
+    launch.define(*SETTINGS, given=GIVEN, **DEFAULTS)
     launch.start(main)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
-from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
+from .flags import call_with_flags
 
 if TYPE_CHECKING:
     from collapse_jax.reports.page import Section
@@ -30,24 +31,32 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorSourcesConfig:
-    """What to study; sizes of the classes follow from the truth."""
+    """What to study; sizes of the classes follow from the truth.
 
-    workdir: str = setting("runs/error_sources", "Where results go.")
-    generations: int = setting(51, "Number of fits, generation 0 included.")
-    chains: int = setting(32, "Chains of each sample size.")
-    sizes: str = setting(
-        "100,1000,10000,100000,1000000", "Sample sizes M of the statistical study, comma-separated."
-    )
-    samples: int = setting(1000, "M of the whole process; one of --sizes.")
-    seed: int = setting(0, "Seed of all random numbers.")
-    truth: str | None = setting(
-        None,
-        "Modes of the truth: weights, means, covariances of one dimension as JSON or in a file, in"
-        " data units within [-10, 10]; none: three modes.",
-    )
-    gaussian_steps: int = setting(15, "Gradient steps of the Gaussian's early fit.")
-    mixture_steps: int = setting(20, "EM steps of the mixture's early fit.")
-    neural_steps: int = setting(60, "Adam steps of the neural density's early fit.")
+    Attributes:
+      workdir: where results go.
+      generations: number of fits, generation 0 included, at least 2.
+      chains: chains of each sample size, at least 2.
+      sizes: sample sizes M of the statistical study, comma-separated, each in [10, 10^8].
+      samples: M of the whole process; one of --sizes.
+      seed: seed of all random numbers, an integer in [0, 2^32).
+      truth: modes of the truth: weights, means, covariances of one dimension as JSON or in a file,
+        in data units within [-10, 10]; none: three modes.
+      gaussian_steps: gradient steps of the Gaussian's early fit.
+      mixture_steps: EM steps of the mixture's early fit.
+      neural_steps: Adam steps of the neural density's early fit.
+    """
+
+    workdir: str = "runs/error_sources"
+    generations: int = 51
+    chains: int = 32
+    sizes: str = "100,1000,10000,100000,1000000"
+    samples: int = 1000
+    seed: int = 0
+    truth: str | None = None
+    gaussian_steps: int = 15
+    mixture_steps: int = 20
+    neural_steps: int = 60
 
     def __post_init__(self) -> None:
         """Refuses values outside their range."""
@@ -79,7 +88,8 @@ class ErrorSourcesConfig:
         return sizes
 
 
-# Steps of exact fits between generations; BUILD_NOTES.md says by how much they miss the maximum.
+SETTINGS = (ErrorSourcesConfig,)
+# Steps of exact fits between generations; docs/results.md says by how much they miss the maximum.
 EXACT_STEPS = {"gmm": 60, "neural": 30}
 
 
@@ -155,12 +165,12 @@ def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
 
 def main() -> None:
     """Runs the study that the flags describe."""
-    config = from_flags(ErrorSourcesConfig)
+    config = call_with_flags(ErrorSourcesConfig)
     section = run(config)
     print(section.text.replace("\n\n", "\n"))
     print(f"written to {config.workdir}")
 
 
 if __name__ == "__main__":
-    launch.define(ErrorSourcesConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

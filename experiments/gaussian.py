@@ -9,21 +9,21 @@ form 100 [psi(99/2) + ln(2/99)] = -1.013). The paper's settings:
       --workdir=runs/gaussian
 """
 
-from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import GaussianConfig
+from collapse_jax.config import RegimeConfig, RunConfig
+from collapse_jax.families import gaussian
+
+from . import launch
+from .flags import call_with_flags
+
+SETTINGS = (gaussian, RegimeConfig, RunConfig)
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    import dataclasses
-
-    from collapse_jax.families import gaussian
-
-    family = gaussian(**dataclasses.asdict(from_flags(GaussianConfig)))
-    launch.run(family, launch.regime(from_flags(RegimeConfig)), from_flags(RunConfig))
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    launch.run(call_with_flags(gaussian), regime, config)
 
 
 if __name__ == "__main__":
-    launch.define(GaussianConfig, RegimeConfig, RunConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

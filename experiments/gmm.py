@@ -8,48 +8,31 @@ settings (2050 generations; about a minute):
   python -m experiments.gmm --flagfile=experiments/presets/gmm_paper.flags --workdir=runs/gmm
 """
 
-import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
-from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import GmmConfig
+from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig
+from collapse_jax.families import gmm
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import launch
+from .flags import call_with_flags
 
-    from collapse_jax.runner import Result
-
-
-def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
-    """Density panels of chain 0, if every chain was kept."""
-    from collapse_jax.families.gmm import figures
-
-    if "component_mean" not in result.history:
-        print(
-            "densities: left out, since the history of single chains was not kept (--keep=chains)"
-        )
-        return {}
-    return {"densities": figures.densities(result.history, generations)}
+SETTINGS = (gmm, SnapshotConfig, RegimeConfig, RunConfig)
+DEFAULTS: dict[str, Any] = {
+    "samples": "1000",
+    "chains": 64,
+    "snapshots": "0,50,100,150,200,350,2000",
+}
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    from collapse_jax.families import gmm
-
     launch.use_all_cores()
-    snapshots = from_flags(SnapshotConfig).generations
-    family = gmm(**dataclasses.asdict(from_flags(GmmConfig)))
-    regime = launch.regime(from_flags(RegimeConfig))
-    launch.run(
-        family, regime, from_flags(RunConfig), figures=lambda result: draw(result, snapshots)
-    )
+    snapshots = call_with_flags(SnapshotConfig).generations
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    family = call_with_flags(gmm)
+    launch.run(family, regime, config, snapshots)
 
 
 if __name__ == "__main__":
-    launch.define(
-        GmmConfig, SnapshotConfig, RegimeConfig, RunConfig,
-        samples="1000", chains=64, snapshots="0,50,100,150,200,350,2000",
-    )  # fmt: skip
+    launch.define(*SETTINGS, **DEFAULTS)
     launch.start(main)

@@ -9,32 +9,35 @@ of ln sigma^2 ends near 12.88 (SE 0.04). A bandwidth small enough for collapse:
   python -m experiments.kde --bandwidth=0.005 --generations=1000 --workdir=runs/kde
 """
 
-from typing import TYPE_CHECKING
+from collapse_jax.config import RegimeConfig, RunConfig
+from collapse_jax.families import kde
 
-from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import KdeConfig
-
-if TYPE_CHECKING:
-    from collapse_jax.family import Family
+from . import launch
+from .flags import call_with_flags
 
 
-def make_family(config: KdeConfig, regime: RegimeConfig) -> "Family":
-    """The family, with a centre for each draw of the largest generation unless told otherwise."""
-    from collapse_jax.families import kde
+def capacity(regime: RegimeConfig, centres: int | None = None) -> int:
+    """How many draws of a generation a model is made to serve.
 
-    sizes = [regime.sizes] if isinstance(regime.sizes, int) else regime.sizes
-    centres = max(sizes) if config.centres is None else config.centres
-    return kde(centres, config.dim, config.rule, config.tail)
+    Args:
+      regime: whose largest sample is served.
+      centres: most draws of a generation that a model can serve; none: the largest of --samples.
+    """
+    largest = regime.sizes if isinstance(regime.sizes, int) else max(regime.sizes)
+    return largest if centres is None else centres
+
+
+SETTINGS = (kde, capacity, RegimeConfig, RunConfig)
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    chosen = from_flags(RegimeConfig)
+    chosen, config = call_with_flags(RegimeConfig), call_with_flags(RunConfig)
     regime = launch.regime(chosen)  # first, since it refuses sizes that centres would be blamed for
-    launch.run(make_family(from_flags(KdeConfig), chosen), regime, from_flags(RunConfig))
+    family = call_with_flags(kde, centres=call_with_flags(capacity, regime=chosen))
+    launch.run(family, regime, config)
 
 
 if __name__ == "__main__":
-    launch.define(KdeConfig, RegimeConfig, RunConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

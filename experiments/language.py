@@ -21,38 +21,93 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
-from collapse_jax.config import RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import LanguageConfig, SmallModelConfig
+from collapse_jax.config import RunConfig, SnapshotConfig
+from collapse_jax.families import language
+
+from . import launch
+from .flags import call_with_flags, from_flags
+from .pretraining import SmallModel
 
 if TYPE_CHECKING:
-    from collapse_jax.families.language.blocks import Counts
+    from collapse_jax.data.text_splits import Text
     from collapse_jax.family import Family
     from collapse_jax.lm.finetune import Perplexity
     from collapse_jax.regimes import Regime
     from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
-    from experiments.pretraining import Small
 
-CONFIGS = (LanguageConfig, SmallModelConfig, SnapshotConfig, RunConfig)
+ARMS = ("replace", "preserve", "accumulate", "subsample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+      base: the pretrained model: a directory, or an id on the hub such as facebook/opt-125m; none:
+        a small one is trained first.
+      arms: what is compared: regime:epochs, comma-separated; replace, preserve, accumulate or
+        subsample. Each has a directory in the workdir; the report is of those named last.
+      real_fraction: regime preserve: share of original blocks.
+    """
+
+    base: str | None = None
+    arms: str = "replace:5,preserve:5"
+    real_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuses arms that are none, and a share that is none."""
+        arguments.share("real_fraction", self.real_fraction)
+        assert self.listed
+
+    @property
+    def listed(self) -> list[tuple[str, int]]:
+        """Regimes and epochs of the arms."""
+        found = []
+        for arm in self.arms.split(","):
+            regime, _, epochs = arm.partition(":")
+            if regime not in ARMS or not epochs.isdecimal() or int(epochs) < 1:
+                raise SettingError(
+                    f"arms: expected regime:epochs with a regime of {', '.join(ARMS)} and at least"
+                    f" one epoch, got {arm!r}"
+                )
+            found.append((regime, int(epochs)))
+        if len(set(found)) < len(found):
+            raise SettingError(f"arms: expected each once, got {self.arms!r}")
+        return found
+
+
+SETTINGS = (Comparison, language, SmallModel, SnapshotConfig, RunConfig)
+GIVEN = ("skip", "epochs")  # the first follows from the small model, the other is the arms'
 # Where a flagfile or a command line says nothing.
 DEFAULTS: dict[str, Any] = {
     "workdir": "runs/language", "chains": 3, "generations": 10, "checkpoint_every": 1,
     "checkpoint_seconds": 180.0, "chains_per_batch": 1, "snapshots": "0,1,2,3,5,9",
     "keep": "chains",
 }  # fmt: skip
-# Of the experiment's settings, those that are not the family's.
-_OF_ARMS = ("base", "arms", "real_fraction")
 # Metrics that arms are compared by, and figures that each arm has of its own.
 _COMPARED = ("test_perplexity", "tail_mass", "distinct_3", "text_log_perplexity")
 _OWN = ("perplexity_density", "survival")
 
 
 def run(
-    config: LanguageConfig, small: SmallModelConfig, snapshots: SnapshotConfig, how: RunConfig
+    compared: Comparison,
+    settings: dict[str, Any],
+    small: SmallModel,
+    snapshots: SnapshotConfig,
+    how: RunConfig,
 ) -> "Section":
     """Runs every arm in a directory of its own under the workdir; writes a report of them together.
+
+    Args:
+      compared: the arms, and what they start from.
+      settings: of the families: arguments of `language` by name, but for `base`. `skip` and the
+        number of epochs are put in their place.
+      small: what is trained first where there is no base.
+      snapshots: generations that are drawn.
+      how: how each arm is run.
 
     Returns:
       The report's section.
@@ -63,93 +118,79 @@ def run(
     from collapse_jax.engine import planning
     from collapse_jax.saving.workdir import Workdir
 
-    _check(config, small, how)
-    arms, directory = config.listed, Workdir(str(how.workdir)).path
-    base, skip = config.base, 0.0
+    _check(compared, settings, small, how)
+    arms, directory = compared.listed, Workdir(str(how.workdir)).path
+    base, skip = compared.base, 0.0
     if base is None:
         base, skip = str(directory / "base"), small.pretraining_share
-        _pretrain(config, small, Path(directory), how.seed)
-    family_of = functools.cache(functools.partial(_family, config, base, skip))
+        _pretrain(settings, small, Path(directory), how.seed)
+    family_of = functools.cache(functools.partial(_family, settings, base, skip))
     pairs = {}
     for name, epochs in arms:
         family = family_of(epochs)
-        regime = _regime(name, family.config["blocks"], config.real_fraction)
+        regime = _regime(name, family.config["blocks"], compared.real_fraction)
         planning.check_pair(family, regime, how.generations)
         pairs[f"{name}, {epochs} epoch{'s'[: epochs > 1]}"] = (
             family,
             regime,
             directory / f"{name}_{epochs}",
         )
-    zero_shot = _zero_shot(config, base, skip, family_of(arms[0][1]), directory)
+    zero_shot = _zero_shot(settings, base, skip, family_of(arms[0][1]), directory)
     results = {}
     for label, (family, regime, place) in pairs.items():
-        settings = dataclasses.replace(how, workdir=str(place))
-        figures = functools.partial(_figures, generations=snapshots.generations)
-        results[label] = launch.run(family, regime, settings, figures)
+        config = dataclasses.replace(how, workdir=str(place))
+        results[label] = launch.run(family, regime, config, snapshots.generations)
     places = {label: place / "plots" for label, (_, _, place) in pairs.items()}
-    return _write(config, base, snapshots.generations, zero_shot, results, directory, places)
+    return _write(settings, base, snapshots.generations, zero_shot, results, directory, places)
 
 
-def _check(config: LanguageConfig, small: SmallModelConfig, how: RunConfig) -> None:
+def _check(
+    compared: Comparison, settings: dict[str, Any], small: SmallModel, how: RunConfig
+) -> None:
     """Refuses what can be known to be wrong before anything is read or trained."""
-    from collapse_jax.families.language import blocks, writing
-    from collapse_jax.lm import finetune
-    from experiments import pretraining
+    from collapse_jax.families.language import blocks
+    from collapse_jax.families.language.family import check_settings
+
+    from . import pretraining
 
     if not importlib.util.find_spec("tokenizers"):
         raise SettingError("language models need the extra lm: pip install 'collapse_jax[lm]'")
     if how.workdir is None:
         raise SettingError("workdir: expected a path; the arms and the small model are kept there")
-    if config.base is None:
+    if compared.base is None:
         if "://" in how.workdir:
             raise SettingError(
                 f"workdir: expected a local path, where the small model is trained, got"
                 f" {how.workdir}; or a --base"
             )
-        pretraining.check(_small(small))
-    blocks.check_length(config.length)
-    given = dataclasses.asdict(config)
-    names = set(finetune.Settings._fields) & set(given)
-    finetune.Settings(**{name: given[name] for name in names}).check()
-    names = set(writing.Decoder._fields) & set(given) - {"batch"}
-    decoder = writing.Decoder(config.decoder, batch=config.decode_batch)
-    decoder._replace(**{name: given[name] for name in names}).check()
+        pretraining.check(small)
+    blocks.check_length(settings["length"])
+    check_settings(*(settings[name] for name in ("start", "dtype", "training", "decoding")))
 
 
-def _small(config: SmallModelConfig) -> "Small":
-    from experiments.pretraining import Small
-
-    values = dataclasses.asdict(config)
-    for name in ("share", "epochs", "batch"):
-        values[name] = values.pop(f"pretraining_{name}")
-    return Small(learning_rate=values.pop("pretraining_rate"), **values)
-
-
-def _pretrain(config: LanguageConfig, small: SmallModelConfig, directory: Path, seed: int) -> None:
-    from collapse_jax.data.text_splits import load_text
+def _pretrain(settings: dict[str, Any], small: SmallModel, directory: Path, seed: int) -> None:
     from collapse_jax.families.language import blocks
     from collapse_jax.lm import finetune
-    from experiments import pretraining
 
-    text, opt = load_text(config.dataset, config.data_dir, config.data_revision), _small(small)
-    words = pretraining.tokenizer_of(directory, text, opt)
+    from . import pretraining
+
+    text, length = _text(settings), settings["length"]
+    words = pretraining.tokenizer_of(directory, text, small)
     # What the chains are to read is looked at before, not after, hours of training.
-    chains = blocks.cut(words, text, config.length, opt.share, _counts(config))
-    finetune.check_batch(len(chains.train), config.batch)
-    pretraining.pretrain(directory, words, text, opt, config.length, seed)
+    chains = blocks.cut_blocks(words, text, length, small.pretraining_share, settings["counts"])
+    finetune.check_batch(len(chains.train), settings["training"].batch)
+    pretraining.pretrain(directory, words, text, small, length, seed)
 
 
-def _counts(config: LanguageConfig) -> "Counts":
-    from collapse_jax.families.language.blocks import Counts
+def _text(settings: dict[str, Any]) -> "Text":
+    from collapse_jax.data.text_splits import load_text
 
-    return Counts(config.blocks, config.validation_blocks, config.test_blocks)
+    return load_text(*(settings[name] for name in ("dataset", "data_dir", "data_revision")))
 
 
-def _family(config: LanguageConfig, base: str, skip: float, epochs: int) -> "Family":
-    from collapse_jax.families import language
-
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OF_ARMS}
-    return language(base, skip=skip, epochs=epochs, **values)
+def _family(settings: dict[str, Any], base: str, skip: float, epochs: int) -> "Family":
+    training = settings["training"]._replace(epochs=epochs)
+    return language(base, **{**settings, "skip": skip, "training": training})
 
 
 def _regime(name: str, blocks: int, fraction: float) -> "Regime":
@@ -166,13 +207,12 @@ def _regime(name: str, blocks: int, fraction: float) -> "Regime":
 
 
 def _zero_shot(
-    config: LanguageConfig, base: str, skip: float, family: "Family", directory: Any
+    settings: dict[str, Any], base: str, skip: float, family: "Family", directory: Any
 ) -> "Perplexity":
     """The pretrained model's perplexities on the test, which are kept beside the arms."""
     from collapse_jax.data import files
-    from collapse_jax.data.text_splits import load_text
-    from collapse_jax.families.language import base as bases
     from collapse_jax.families.language import blocks
+    from collapse_jax.families.language.base import load
     from collapse_jax.lm import finetune, opt
 
     names = "base", "dataset", "length", "test_blocks", "dtype"
@@ -180,10 +220,10 @@ def _zero_shot(
     path = directory / "zero_shot.json"
     if (stored := _stored(path, identity)) is not None:
         return stored
-    pretrained = bases.load(base, config.revision)
-    text = load_text(config.dataset, config.data_dir, config.data_revision)
-    test = blocks.cut(pretrained.words, text, config.length, skip, _counts(config)).test
-    found = finetune.evaluate(opt.model(pretrained.config, config.dtype), pretrained.params, test)
+    pretrained, text = load(base, settings["revision"]), _text(settings)
+    cut = blocks.cut_blocks(pretrained.words, text, settings["length"], skip, settings["counts"])
+    network = opt.model(pretrained.config, settings["dtype"])
+    found = finetune.evaluate(network, pretrained.params, cut.test)
     with files.replacing(path) as temporary:
         temporary.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
     return found
@@ -203,18 +243,8 @@ def _stored(path: Any, identity: dict[str, Any]) -> "Perplexity | None":
     return None
 
 
-def _figures(result: "Result", generations: list[int]) -> "dict[str, Any]":
-    from collapse_jax.families.language import figures
-
-    drawn = (
-        figures.histograms(result.summary, generations),
-        figures.survival(result.summary),
-    )
-    return dict(zip(_OWN, drawn, strict=True))
-
-
 def _write(
-    config: LanguageConfig,
+    settings: dict[str, Any],
     base: str,
     generations: list[int],
     zero_shot: "Perplexity",
@@ -223,13 +253,12 @@ def _write(
     places: "dict[str, Any]",
 ) -> "Section":
     """The report of all arms, with the figures that each has drawn into its place."""
-    from collapse_jax.data.text_splits import load_text
-    from collapse_jax.families.language import base as bases
+    from collapse_jax.families.language.base import load
     from collapse_jax.reports import figures, language_tables, page
 
-    words = bases.load(base, config.revision).words
+    words = load(base, settings["revision"]).words
     family = next(iter(arms.values())).family.config
-    text = load_text(config.dataset, config.data_dir, config.data_revision)
+    text = _text(settings)
     summaries = {label: result.summary for label, result in arms.items()}
     start = {_COMPARED[0]: ("before any fine-tuning", zero_shot.mean_of_blocks)}
     compared = {name: figures.overlay(summaries, name, {}, start.get(name)) for name in _COMPARED}
@@ -260,12 +289,18 @@ def _write(
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    config, small, snapshots, how = (from_flags(kind) for kind in CONFIGS)
-    section = run(config, small, snapshots, how)
+    how = call_with_flags(RunConfig)
+    section = run(
+        call_with_flags(Comparison),
+        from_flags(language),
+        call_with_flags(SmallModel),
+        call_with_flags(SnapshotConfig),
+        how,
+    )
     print(section.text.replace("\n\n", "\n"))
     print(f"written to {how.workdir}")
 
 
 if __name__ == "__main__":
-    launch.define(*CONFIGS, **DEFAULTS)
+    launch.define(*SETTINGS, given=GIVEN, **DEFAULTS)
     launch.start(main)

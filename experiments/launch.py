@@ -3,18 +3,18 @@
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from logging import getLogger
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 
-from collapse_jax import config as configs
 from collapse_jax.arguments import SettingError
+from collapse_jax.config import RegimeConfig, RunConfig
+
+from .flags import define_flags
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from collapse_jax.family import Family
     from collapse_jax.regimes import Regime
     from collapse_jax.runner import Result
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 _COMPILED_BYTES = 1 << 30  # of programs that are kept; what was used least goes first
 
 
-def define(*types: type, **defaults: Any) -> None:
-    """Defines the flags of config dataclasses as the calling program's own."""
-    for config in types:
-        configs.define_flags(config)
-        for field in dataclasses.fields(config):
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[field.name])
+def define(*functions: Callable[..., Any], given: Collection[str] = (), **defaults: Any) -> None:
+    """Defines the settings of functions as the calling program's own flags.
+
+    Args:
+      *functions: see `experiments.flags.settings`.
+      given: settings that the program gives, and which are no flags.
+      **defaults: of flags, in the place of the functions' own.
+    """
+    for function in functions:
+        for name in define_flags(function, given=given):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     for name, value in defaults.items():
         flags.FLAGS.set_default(name, value)
 
@@ -77,7 +82,21 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
         except Exception as error:
             _explain(error)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+def parse(arguments: list[str]) -> list[str]:
+    """Parses flags; a value of the wrong type is one line that begins with the setting's name."""
+    try:
+        return flags.FLAGS(arguments)
+    except flags.IllegalFlagValueError as error:
+        # "flag --name=value: reason", where the reason is the error that was raised first.
+        name, _, rest = str(error).removeprefix("flag --").partition("=")
+        value = rest.removesuffix(f": {error.__context__}")
+        kind = flags.FLAGS[name].parser.syntactic_help or "true or false"
+        return _fail(f"{name}: expected {kind}, got {value!r}")
+    except flags.Error:
+        return app.parse_flags_with_usage(arguments)  # says it in absl's own words
 
 
 def _without_late_callbacks(ignored: "sys.UnraisableHookArgs") -> None:
@@ -119,7 +138,7 @@ def _explain(error: Exception) -> None:
     raise error
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
 
@@ -128,7 +147,7 @@ def _one_line_warning(message: Any, *rest: Any, **more: Any) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def regime(config: configs.RegimeConfig) -> "Regime":
+def regime(config: RegimeConfig) -> "Regime":
     """The regime that flags describe."""
     from collapse_jax import regimes
 
@@ -149,14 +168,14 @@ def regime(config: configs.RegimeConfig) -> "Regime":
 def run(
     family: "Family",
     regime: "Regime",
-    config: configs.RunConfig,
-    figures: "Callable[[Result], Mapping[str, Figure]] | None" = None,
+    config: RunConfig,
+    generations: Sequence[int] = (0,),
 ) -> "Result":
     """Runs, writes figures and report if there is a workdir, and prints a summary.
 
     Args:
       family, regime, config: what is run.
-      figures: what else to draw of the result.
+      generations: that the family's own figures show, where they show single ones.
     """
     from collapse_jax import runner
     from collapse_jax.reports.files import digest, write_all
@@ -166,6 +185,6 @@ def run(
     settings = dataclasses.asdict(config)
     result = runner.run(family, regime, progress=True, flagfile=text, **settings)
     if config.workdir:
-        write_all(config.workdir, result, figures(result) if figures else None)
+        write_all(config.workdir, result, generations)
     print(digest(result))
     return result

@@ -5,7 +5,7 @@ as any other.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,29 @@ from collapse_jax import arguments, pools, regimes, runner
 from collapse_jax.arguments import SettingError
 from collapse_jax.data import files
 from collapse_jax.data.text_splits import Text
-from collapse_jax.families.language import blocks as texts
+from collapse_jax.families.language import blocks
 from collapse_jax.family import Family, Metric
-from collapse_jax.lm import finetune, tokenizer, weights
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import finetune, opt, tokenizer, weights
 from collapse_jax.lm.config import Config
+from collapse_jax.lm.finetune import FineTuning
 from collapse_jax.lm.tokenizer import Tokenizer
 
 
-class Small(NamedTuple):
-    """A small model and its training.
+class SmallModel(NamedTuple):
+    """The small model that is trained where there is no --base, and its training.
 
     Attributes:
-      vocabulary: ids of its byte-level BPE at most, OPT's special tokens among them.
-      hidden, layers, heads: of the network; its inner width is four times `hidden`.
-      dropout: in pretraining and fine-tuning.
-      share: of the training rows, from the start, that it is trained on.
-      epochs, batch, learning_rate: of AdamW with a cosine schedule, a tenth of it warm-up.
+      vocabulary: without --base: most ids of its byte-level BPE, OPT's special ones among them.
+      hidden: without --base: width of the network; its inner width is four times that.
+      layers: without --base: layers of the network.
+      heads: without --base: attention heads of a layer.
+      dropout: without --base: dropout in pretraining and fine-tuning.
+      pretraining_share: without --base: share of the training rows, from the start, that it is
+        trained on; chains see the rest.
+      pretraining_epochs: without --base: passes over its part of the text.
+      pretraining_batch: without --base: blocks of a step.
+      pretraining_rate: without --base: largest learning rate, of AdamW with a cosine schedule of
+        which a tenth is warm-up.
     """
 
     vocabulary: int = 1024
@@ -39,21 +45,29 @@ class Small(NamedTuple):
     layers: int = 2
     heads: int = 4
     dropout: float = 0.0
-    share: float = 0.5
-    epochs: int = 10
-    batch: int = 32
-    learning_rate: float = 2e-3
+    pretraining_share: float = 0.5
+    pretraining_epochs: int = 10
+    pretraining_batch: int = 32
+    pretraining_rate: float = 2e-3
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What goes into the fingerprint."""
+        fields = self._asdict()
+        names = {"pretraining_share": "share", "pretraining_epochs": "epochs",
+                 "pretraining_batch": "batch", "pretraining_rate": "learning_rate"}  # fmt: skip
+        return {names.get(name, name): value for name, value in fields.items()}
 
 
-def check(small: Small) -> None:
+def check(small: SmallModel) -> None:
     """Raises SettingError for one outside its range, by the name it has on the command line."""
-    arguments.integer("pretraining_epochs", small.epochs, at_least=1)
-    arguments.integer("pretraining_batch", small.batch, at_least=1)
-    arguments.number("pretraining_rate", small.learning_rate, above=0)
-    arguments.share("pretraining_share", small.share, above=0, below=1)
+    arguments.integer("pretraining_epochs", small.pretraining_epochs, at_least=1)
+    arguments.integer("pretraining_batch", small.pretraining_batch, at_least=1)
+    arguments.number("pretraining_rate", small.pretraining_rate, above=0)
+    arguments.share("pretraining_share", small.pretraining_share, above=0, below=1)
 
 
-def tokenizer_of(workdir: Path, text: Text, small: Small) -> Tokenizer:
+def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
     """A byte-level BPE of the text's part, or that of the training that is there already.
 
     Raises:
@@ -63,20 +77,20 @@ def tokenizer_of(workdir: Path, text: Text, small: Small) -> Tokenizer:
     place = workdir / "tokenizer"
     if (workdir / "pretraining" / "config.json").is_file():
         return tokenizer.load(place)
-    words = tokenizer.train(texts.part(text.train, 0.0, small.share), small.vocabulary)
+    words = tokenizer.train(blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary)
     words.save(place)
     return words
 
 
 def pretrain(
-    workdir: Path, words: Tokenizer, text: Text, small: Small, length: int, seed: int
+    workdir: Path, words: Tokenizer, text: Text, small: SmallModel, length: int, seed: int
 ) -> None:
     """Trains a model into `workdir`/base, or finishes what was begun there.
 
     Args:
       workdir: also holds the checkpoints, in pretraining/.
       words: of `tokenizer_of`.
-      text: of which the first `small.share` of the training rows is read.
+      text: of which the first `small.pretraining_share` of the training rows is read.
       small: what is trained.
       length: tokens of a block, T; the model has positions for twice as many.
       seed: of weights and the order of blocks.
@@ -87,36 +101,38 @@ def pretrain(
       Stopped: after SIGTERM or Ctrl-C; the same call goes on.
     """
     check(small)
-    rows = texts.part(text.train, 0.0, small.share)
+    rows = blocks.part(text.train, 0.0, small.pretraining_share)
     config = Config(
         vocabulary=words.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
         inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
         begin=words.begin, end=words.begin, pad=words.pad,
     )  # fmt: skip
-    train = texts.of_rows(words, rows, length, "train")
-    validation = texts.of_rows(words, text.validation, length, "validation")
-    if len(train) < small.batch:
+    train = blocks.of_rows(words, rows, length, "train")
+    validation = blocks.of_rows(words, text.validation, length, "validation")
+    if len(train) < small.pretraining_batch:
         raise SettingError(
             f"pretraining_batch: expected at most the {len(train)} blocks of the text's part, got"
-            f" {small.batch}"
+            f" {small.pretraining_batch}"
         )
-    settings = finetune.Settings(
-        small.epochs, small.batch, 1, small.learning_rate, "cosine", 0.1, clip=1.0
-    )
-    family = _family(small, config, settings, words, text, train, validation)
+    training = FineTuning(
+        epochs=small.pretraining_epochs, batch=small.pretraining_batch,
+        learning_rate=small.pretraining_rate, schedule="cosine", warmup=0.1,
+    )  # fmt: skip
+    family = _family(small, config, training, words, text, train, validation)
     result = runner.run(
         family, regimes.replace(len(train)), chains=1, generations=1, seed=seed, keep="chains",
         workdir=str(workdir / "pretraining"), checkpoint_seconds=120.0, progress=True,
     )  # fmt: skip
+    rate, epochs = small.pretraining_rate, small.pretraining_epochs
     if not bool(result.history["finite"].all()):
         raise SettingError(
-            f"pretraining_rate: the training diverged at {small.learning_rate:g}; use a smaller one"
+            f"pretraining_rate: the training diverged at {rate:g}; use a smaller one"
             " and another workdir"
         )
     losses = {name: result.history[name].item() for name in family.metrics}
     print(
-        f"pretrained: {models.parameters(config):,} parameters, {len(train):,} blocks of {length},"
-        f" {small.epochs} epochs in {result.seconds:.0f} s (this call); best after epoch"
+        f"pretrained: {opt.parameters(config):,} parameters, {len(train):,} blocks of {length},"
+        f" {epochs} epochs in {result.seconds:.0f} s (this call); best after epoch"
         f" {losses['best_epoch']:.0f}, validation loss {losses['validation_loss']:.4g} nats/token"
     )
     base = workdir / "base"
@@ -126,16 +142,16 @@ def pretrain(
 
 
 def _family(
-    small: Small,
+    small: SmallModel,
     config: Config,
-    settings: finetune.Settings,
+    training: FineTuning,
     words: Tokenizer,
     text: Text,
     train: np.ndarray,
     validation: np.ndarray,
 ) -> Family:
     """One fit of new weights to the whole text; nothing is sampled or measured."""
-    network = models.model(config)
+    network = opt.model(config)
 
     def unused(*inputs: object) -> None:
         raise AssertionError("one generation samples nothing")
@@ -148,7 +164,7 @@ def _family(
             "title": text.title,
             "vocabulary_sha256": files.sha256(repr(vocabulary).encode()),
             "positions": config.positions,
-            **small._asdict(),
+            **small.config,
         },
         pools=pools.rows(train.nbytes // len(train)),
         metrics={
@@ -158,8 +174,8 @@ def _family(
         },
         thresholds={},
         original=lambda key, request: pools.Rows(jnp.asarray(train), len(train)),
-        init=lambda key: models.init(config, key),
-        fit=finetune.steps(network, settings, train.shape[1], validation),
+        init=lambda key: opt.init(config, key),
+        fit=finetune.steps(network, training, train.shape[1], validation),
         sample=unused,
         measure=lambda *inputs: {},
     )

@@ -8,21 +8,21 @@ times that. At the defaults (1,000 chains, 100 generations, T = 100 rows, d = 10
   python -m experiments.regression --regime=accumulate --workdir=runs/regression
 """
 
-from collapse_jax.config import RegimeConfig, RunConfig, from_flags
-from experiments import launch
-from experiments.family_flags import RegressionConfig
+from collapse_jax.config import RegimeConfig, RunConfig
+from collapse_jax.families import regression
+
+from . import launch
+from .flags import call_with_flags
+
+SETTINGS = (regression, RegimeConfig, RunConfig)
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    import dataclasses
-
-    from collapse_jax.families import regression
-
-    family = regression(**dataclasses.asdict(from_flags(RegressionConfig)))
-    launch.run(family, launch.regime(from_flags(RegimeConfig)), from_flags(RunConfig))
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    launch.run(call_with_flags(regression), regime, config)
 
 
 if __name__ == "__main__":
-    launch.define(RegressionConfig, RegimeConfig, RunConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

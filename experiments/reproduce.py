@@ -16,34 +16,42 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from collapse_jax import arguments
-from collapse_jax.config import from_flagfile, from_flags, setting
-from experiments import launch
-from experiments.family_flags import DiscreteConfig
+from collapse_jax.config import RunConfig, SnapshotConfig
+
+from . import launch
+from .flags import call_with_flags, from_flagfile
 
 if TYPE_CHECKING:
     from collapse_jax.family import Family
     from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
 
-PRESETS = ("quick", "paper")
+Preset = Literal["quick", "paper"]
 
 
 @dataclasses.dataclass(frozen=True)
 class ReproduceConfig:
-    """What to reproduce, and where to."""
+    """What to reproduce, and where to.
 
-    preset: str = setting("quick", "Miniatures, or the papers' settings.", PRESETS)
-    workdir: str = setting("runs/reproduce", "Where figures and report go.")
-    data_dir: str | None = setting(
-        None, "Where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory."
-    )
+    Attributes:
+      preset: miniatures ("quick"), or the papers' settings ("paper").
+      workdir: where figures and report go.
+      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+    """
+
+    preset: Preset = "quick"
+    workdir: str = "runs/reproduce"
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses an unknown preset."""
-        arguments.choice("preset", self.preset, PRESETS)
+        arguments.choice("preset", self.preset, get_args(Preset))
+
+
+SETTINGS = (ReproduceConfig,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +83,7 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     """The paper's Gaussian, for several M and under several regimes."""
     from collapse_jax import regimes
     from collapse_jax.families import gaussian
-    from collapse_jax.reports import figures, page
+    from collapse_jax.reports import figures, moment_figures, page
     from collapse_jax.results import closed_forms
 
     family = gaussian()
@@ -102,7 +110,9 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
         for label, regime in others.items()
     }
     drawn = {
-        "estimation_error": figures.estimation_error({k: r.history for k, r in runs.items()}),
+        "estimation_error": moment_figures.estimation_error(
+            {k: r.history for k, r in runs.items()}
+        ),
         "regimes": figures.overlay(compared, "log_variance", theory),
     }
     paths = figures.save(drawn, workdir / "gaussian_regimes")
@@ -120,15 +130,17 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """Words of the standard library's help text; of WikiText-2 too at the paper's settings."""
     from collapse_jax import regimes
+    from collapse_jax.families import discrete
     from collapse_jax.reports import page
-    from experiments.discrete import make_family
 
-    family = make_family(DiscreteConfig())
+    from .discrete import original
+
+    family = discrete(**original())
     yield _section(_run(family, regimes.replace(scale.draws), workdir / "discrete", 64, 100))
     if scale is not _SCALES["paper"]:
         return
     try:
-        family = make_family(DiscreteConfig(dataset="wikitext-2", data_dir=data_dir))
+        family = discrete(**original("wikitext-2", data_dir=data_dir))
     except FileNotFoundError as missing:
         print(f"skipped: {missing}")
         yield page.Section("WikiText-2", f"Did not run: {missing}")
@@ -141,7 +153,6 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     """The paper's mixture at its sample sizes, and the same with original data kept."""
     from collapse_jax import regimes
     from collapse_jax.families import gmm
-    from collapse_jax.families.gmm.figures import densities
     from collapse_jax.reports import figures, files, page
 
     family, generations = gmm(), scale.mixture_generations
@@ -153,8 +164,7 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
     size = 1_000
     result = results[size]
     snapshots = [g for g in (0, 50, 100, 150, 200, 350, 2000) if g < generations]
-    drawn = {"densities": densities(result.history, snapshots)}
-    yield files.write_all(str(result.config.workdir), result, drawn)
+    yield files.write_all(str(result.config.workdir), result, snapshots)
     kept = run(family, regimes.preserve(size, 0.1), workdir / "gmm_preserve")
     by_size = {f"N = {n:,}": one.summary for n, one in results.items()}
     by_regime = {"replace": result.summary, "preserve 10 %": kept.summary}
@@ -176,9 +186,11 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """Autoencoders of 8x8 digits; at the paper's settings its convolutional one of MNIST too."""
     from collapse_jax.families import vae
+    from collapse_jax.families.vae.training import VaeTraining
     from collapse_jax.reports import page
 
-    small = vae(hidden=64, latent=8, epochs=40, batch=64, test_images=360)
+    training = VaeTraining(epochs=40, batch=64)
+    small = vae(hidden=64, latent=8, training=training, test_images=360)
     paper = scale is _SCALES["paper"]
     yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits", with_preserve=paper)
     if not paper:
@@ -198,12 +210,10 @@ def _autoencoders(
     """A family of autoencoders, and beside it the same with original images kept."""
     from collapse_jax import regimes
     from collapse_jax.reports import figures, files, page
-    from experiments.vae import draw
 
     run = functools.partial(_run, chains=chains, generations=generations, every=1)
     result = run(family, regimes.replace(size), workdir)
-    drawn = draw(result, [0, 1, 2, 5, 10, 20])
-    yield files.write_all(str(result.config.workdir), result, drawn)
+    yield files.write_all(str(result.config.workdir), result, [0, 1, 2, 5, 10, 20])
     if not with_preserve:  # which would compile once more
         return
     kept = run(family, regimes.preserve(size, 0.1), workdir.with_name(f"{workdir.name}_preserve"))
@@ -220,7 +230,8 @@ def _autoencoders(
 def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
     """A small model trained on its own text; at the paper's settings OPT-125m, (b) and (c)."""
     from collapse_jax.reports import page
-    from experiments import language
+
+    from . import language
 
     if not importlib.util.find_spec("tokenizers"):
         print("skipped: language models, which need the extra lm")
@@ -228,13 +239,18 @@ def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iter
         return
     for name in ("quick",) if quick else ("paper_b", "paper_c"):
         path = Path(language.__file__).parent / "presets" / f"language_{name}.flags"
-        config, small, snapshots, how = from_flagfile(
-            path, *language.CONFIGS,
-            **{**language.DEFAULTS, "workdir": str(workdir / f"language_{name}")},
-        )  # fmt: skip
-        config = dataclasses.replace(config, data_dir=data_dir)
+        defaults = {**language.DEFAULTS, "workdir": str(workdir / f"language_{name}")}
+        compared, settings, small, snapshots, how = from_flagfile(
+            path, *language.SETTINGS, given=language.GIVEN, **defaults
+        )
         try:
-            yield language.run(config, small, snapshots, how)
+            yield language.run(
+                language.Comparison(**compared),
+                {**settings, "data_dir": data_dir},
+                language.SmallModel(**small),
+                SnapshotConfig(**snapshots),
+                RunConfig(**how),
+            )
         except FileNotFoundError as missing:
             print(f"skipped: {missing}")
             yield page.Section(f"Language models, {name}", f"Did not run: {missing}")
@@ -250,10 +266,11 @@ def kde_section(scale: _Scale, workdir: Path) -> "Section":
     size, length = 100, 100
     run = functools.partial(_run, chains=scale.chains // 4, generations=length)
     regime = regimes.replace(size)
-    families = {"h = 0.01": kde(size, bandwidth=0.01), "Scott": kde(size)}
+    bandwidths: dict[str, Any] = {"h = 0.01": 0.01, "Scott": "scott"}
+    families = {label: kde(size, bandwidth=bandwidth) for label, bandwidth in bandwidths.items()}
     runs = {
-        label: run(family, regime, workdir / f"kde_{family.config['bandwidth']}").summary
-        for label, family in families.items()
+        label: run(families[label], regime, workdir / f"kde_{bandwidth}").summary
+        for label, bandwidth in bandwidths.items()
     }
     theory = {
         label: closed_forms.curves(family, regime, length, heavy_tailed=True)
@@ -298,7 +315,7 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
 
 def error_sources_section(quick: bool, workdir: Path) -> "Section":
     """The three error sources alone and together; in miniature, fewer chains and generations."""
-    from experiments.error_sources import ErrorSourcesConfig, run
+    from .error_sources import ErrorSourcesConfig, run
 
     small: dict[str, Any] = {"chains": 8, "generations": 21, "sizes": "100,1000,10000"}
     return run(ErrorSourcesConfig(workdir=str(workdir / "error_sources"), **small if quick else {}))
@@ -346,7 +363,7 @@ def main() -> None:
     from collapse_jax.reports import page
     from collapse_jax.saving.workdir import Workdir
 
-    config = from_flags(ReproduceConfig)
+    config = call_with_flags(ReproduceConfig)
     scale, workdir = _SCALES[config.preset], Workdir(config.workdir).path
     sections: list[Section] = []
     parts = {
@@ -373,5 +390,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(ReproduceConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

@@ -4,8 +4,8 @@ Claim (Shumailov et al. 2024): trained on what the model before generated, an au
 loses the shape of its latent space; seen through generation 0's encoder its images draw together
 until the digits are one blur. On 10,000 MNIST images with 10 epochs the standard deviation of that
 encoder's mean falls from 0.95 at generation 0 to 0.74 at generation 4, and to 0.79 if a tenth of
-original images is kept (BUILD_NOTES.md; 3 chains, 45 minutes on 2 cores each). `quick` (8x8 digits,
-a perceptron; less than a minute):
+original images is kept (docs/results.md; 3 chains, 45 minutes on 2 cores each). `quick` (8x8
+digits, a perceptron; less than a minute):
 
   python -m experiments.vae --flagfile=experiments/presets/vae_quick.flags --workdir=runs/vae
 
@@ -15,53 +15,32 @@ million images, for which two cores need three days; meant for a GPU or TPU, int
   python -m experiments.vae --flagfile=experiments/presets/vae_paper.flags --workdir=runs/vae_paper
 """
 
-import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
-from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig, from_flags
-from experiments import launch
-from experiments.family_flags import VaeConfig
+from collapse_jax.config import RegimeConfig, RunConfig, SnapshotConfig
+from collapse_jax.families import vae
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from . import launch
+from .flags import call_with_flags, from_flags
 
-    from collapse_jax.runner import Result
-
-
-def draw(result: "Result", generations: list[int]) -> "Mapping[str, Figure]":
-    """Pictures, if every chain was kept; latent density and shares of the classes."""
-    from collapse_jax.families.vae import figures
-
-    drawn = {
-        "latent_density": figures.latent_density(result.summary, generations),
-        "class_share": figures.class_shares(result.summary),
-    }
-    if "picture" in result.history:
-        drawn["picture"] = figures.grids(result.history, generations)
-    else:
-        print("  no pictures are drawn: they need keep=chains and pictures above 0")
-    return drawn
+SETTINGS = (vae, SnapshotConfig, RegimeConfig, RunConfig)
+DEFAULTS: dict[str, Any] = {
+    "samples": "1437", "chains": 4, "generations": 10, "checkpoint_every": 1,
+    "snapshots": "0,5,10,20",
+}  # fmt: skip
 
 
 def main() -> None:
     """Runs the experiment that the flags describe."""
-    from collapse_jax.families import vae
     from collapse_jax.families.vae import classifier
 
-    config, snapshots = from_flags(VaeConfig), from_flags(SnapshotConfig).generations
-    family = vae(**dataclasses.asdict(config))
-    regime = launch.regime(from_flags(RegimeConfig))
-    launch.run(
-        family, regime, from_flags(RunConfig), figures=lambda result: draw(result, snapshots)
-    )
-    _, right = classifier.train(config.dataset, config.data_dir)
+    given, snapshots = from_flags(vae), call_with_flags(SnapshotConfig).generations
+    regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
+    launch.run(vae(**given), regime, config, snapshots)
+    _, right = classifier.train(given["dataset"], given["data_dir"])
     print(f"  classes are told by a classifier that is right on {right:.1%} of test images")
 
 
 if __name__ == "__main__":
-    launch.define(
-        VaeConfig, SnapshotConfig, RegimeConfig, RunConfig,
-        samples="1437", chains=4, generations=10, checkpoint_every=1, snapshots="0,5,10,20",
-    )  # fmt: skip
+    launch.define(*SETTINGS, **DEFAULTS)
     launch.start(main)

@@ -10,20 +10,29 @@ import dataclasses
 import sys
 
 from collapse_jax import arguments
-from collapse_jax.config import from_flags, setting
-from experiments import launch
+
+from . import launch
+from .flags import call_with_flags
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
-    """How much to run."""
+    """How much to run.
 
-    chains: int = setting(100_000, "Chains of each study.")
-    quick: bool = setting(False, "Only the studies that compile little.")
+    Attributes:
+      chains: chains of each study, at least 100.
+      quick: only the studies that compile little.
+    """
+
+    chains: int = 100_000
+    quick: bool = False
 
     def __post_init__(self) -> None:
         """Refuses too few chains for a standard error."""
         arguments.integer("chains", self.chains, at_least=100)
+
+
+SETTINGS = (ValidateConfig,)
 
 
 def main() -> None:
@@ -33,7 +42,7 @@ def main() -> None:
 
     from collapse_jax import validation
 
-    config = from_flags(ValidateConfig)
+    config = call_with_flags(ValidateConfig)
     table = Table(*validation.COLUMNS)
     checks = []
     for study in validation.studies(config.chains, config.quick):
@@ -48,5 +57,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    launch.define(ValidateConfig)
+    launch.define(*SETTINGS)
     launch.start(main)

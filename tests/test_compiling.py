@@ -1,11 +1,11 @@
-"""Chains in turn: what a plain vmap gives, whatever is batched, in loops of their own."""
+"""Chains in turn give what a plain vmap gives, in loops of their own; loops keep their barriers."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import compiled, sequential
 
 
 def collatz(key, start, step):
@@ -31,7 +31,7 @@ def test_equals_a_plain_vmap(axes):
              for x, axis in zip((KEYS, STARTS), axes, strict=False)]  # fmt: skip
     ours, plain = (
         jax.jit(jax.vmap(function, in_axes=axes))(*given, STEP)
-        for function in (in_turn(collatz), collatz)
+        for function in (sequential(collatz), collatz)
     )
     np.testing.assert_array_equal(ours["turns"], plain["turns"])
     np.testing.assert_array_equal(ours["draw"], plain["draw"])
@@ -39,14 +39,28 @@ def test_equals_a_plain_vmap(axes):
 
 
 def test_without_vmap_it_is_the_function():
-    assert in_turn(collatz)(KEYS[0], STARTS[3], STEP)["turns"] == 111
+    assert sequential(collatz)(KEYS[0], STARTS[3], STEP)["turns"] == 111
 
 
 def test_every_chain_stops_by_itself():
     """A plain vmap makes one loop of all chains; in turn, the loop is inside one over chains."""
     plain, ours = (
         str(jax.make_jaxpr(jax.vmap(function, (0, 0, None)))(KEYS, STARTS, STEP))
-        for function in (collatz, in_turn(collatz))
+        for function in (collatz, sequential(collatz))
     )
     assert "scan[" not in plain
     assert ours.index("scan[") < ours.index("while[")
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_loop_with_a_barrier_compiles(size):
+    """XLA's CPU compiler may make a loop one kernel, whose emitter aborts on a barrier."""
+
+    def double(turns, x):
+        def turn(_, x):
+            a, b = jax.lax.optimization_barrier((x + 1, x - 1))
+            return a + b
+
+        return jax.lax.fori_loop(0, turns, turn, x)
+
+    np.testing.assert_array_equal(compiled(double)(3, jnp.ones(size)), np.full(size, 8))

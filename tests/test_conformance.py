@@ -1,6 +1,8 @@
 """Every family under every regime keeps the engine's promises; a new one of either is one row."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,20 +15,25 @@ from jax import export
 import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.engine import chain, fused, planning, shapes
+from collapse_jax.families.gmm.em import Fitting
+from collapse_jax.families.vae.training import VaeTraining
 from tests.families.language import small
 from tests.runs import assert_same_bits
 from tests.toys import walker
 
 TWO_ON_A_LINE = {"weights": [1, 1], "means": [[-2], [2]], "covariances": [[[1]], [[1]]]}
 MODELS = tempfile.TemporaryDirectory()
-SMALL_VAE = {"hidden": 8, "latent": 2, "epochs": 2, "batch": 5, "test_images": 12, "pictures": 2}
+SMALL_VAE = {
+    "hidden": 8, "latent": 2, "training": VaeTraining(epochs=2, batch=5), "test_images": 12,
+    "pictures": 2,
+}  # fmt: skip
 FAMILIES = {
     "gaussian exact": families.gaussian(),
     "gaussian rows": families.gaussian(sampler="rows"),
     "gaussian exact 3-D": families.gaussian(dim=3),
     "gaussian rows 3-D": families.gaussian(dim=3, sampler="rows", estimator="ml"),
     "discrete": families.discrete([0.4, 0.3, 0.2, 0.06, 0.04]),
-    "gmm": families.gmm(max_iterations=20, truth=TWO_ON_A_LINE),
+    "gmm": families.gmm(truth=TWO_ON_A_LINE, fitting=Fitting(max_iterations=20)),
     "kde": families.kde(24),
     "kde 2-D": families.kde(24, dim=2, bandwidth=0.3),
     "regression": families.regression(4),
@@ -251,6 +258,15 @@ def test_wrong_metrics_are_named():
     broken = family._replace(measure=lambda *args: {"mean": jnp.float32(0)})
     with pytest.raises(ValueError, match="expected metrics"):
         run(broken, REGIMES["replace"])
+
+
+def test_importing_families_loads_neither_matplotlib_nor_xarray():
+    code = (
+        "import sys; from collapse_jax import families\n"
+        "for name in families.__all__: getattr(families, name)\n"
+        "assert not {'matplotlib', 'xarray'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_config_is_json():

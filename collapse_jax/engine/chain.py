@@ -1,4 +1,4 @@
-"""One generation of one chain as a list of stages, and the state that it leaves; pure, no I/O."""
+"""One generation of one chain as a list of stages, and the state it returns; pure, no I/O."""
 
 import enum
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Work = dict[str, Any]
 
 
 class Purpose(enum.IntEnum):
-    """What a chain draws random numbers for in one generation; each has a key of its own."""
+    """Uses of random numbers within one generation of a chain; each has its own key."""
 
     INIT = 0
     ORIGINAL = 1
@@ -41,30 +41,41 @@ Keys = Callable[[Purpose], jax.Array]
 
 
 class ChainState(NamedTuple):
-    """What one chain carries from a generation to the next; its key follows from its number."""
+    """State of one chain between generations; its key is derived from its number."""
 
     params: Any
-    kept: Any  # what the regime remembers of earlier data, or None
+    kept: Any  # earlier data that the regime keeps, or None
     origin: Origin  # written once
-    passages: dict[str, jax.Array]  # i32[], first generation past a threshold; NEVER if not yet
+    passages: dict[str, jax.Array]  # i32[], first generation below a threshold, or NEVER
 
 
 class Stage(NamedTuple):
-    """One step of a generation, from entries of a workspace to new entries."""
+    """One step of a generation, from entries of a workspace to new entries.
+
+    Attributes:
+      name: name of the step.
+      task: the computation.
+      reads: (workspace) -> the entries that `inputs` needs.
+      inputs: (keys, entries) -> arguments of `task`.
+      outputs: (workspace, result of `task`) -> new entries; computes nothing.
+      sized: whether `task` or its inputs depend on the generation's sizes.
+    """
 
     name: str
     task: Callable[..., Any] | Steps
-    inputs: Callable[[Keys, Work], tuple[Any, ...]]  # what `task` is called with
-    outputs: Callable[[Work, Any], Work]  # (workspace, result) -> new entries
+    reads: Callable[[Work], Work]
+    inputs: Callable[[Keys, Work], tuple[Any, ...]]
+    outputs: Callable[[Work, Any], Work]
+    sized: bool = False
 
 
 def chain_key(root: jax.Array, chain: jax.Array | int) -> jax.Array:
-    """The key of a chain: more chains, or a resume, never change it."""
+    """The key of a chain, which depends only on its number."""
     return jax.random.fold_in(root, chain)
 
 
 def generation_keys(key: jax.Array, generation: jax.Array | int) -> Keys:
-    """The keys of one chain's generation, by purpose: one hash each, none for unused purposes."""
+    """Keys of one generation of a chain by purpose: one hash each, and none if unused."""
     return lambda purpose: jax.random.fold_in(key, generation * len(Purpose) + purpose)
 
 
@@ -73,18 +84,21 @@ def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[St
     fit = Stage(
         "fit",
         family.fit,
+        _reads("params", "training"),
         lambda keys, work: (keys(Purpose.FIT), work["params"], work["training"]),
         lambda work, result: {"params": result[0], "info": result[1]},
     )
     anchor = Stage(
         "anchor",
         family.anchor or (lambda key, params, training: None),
+        _reads("params", "training"),
         lambda keys, work: (keys(Purpose.ANCHOR), work["params"], work["training"]),
         lambda work, result: {"origin": work["origin"]._replace(anchor=result)},
     )
     measure = Stage(
         "measure",
         family.measure,
+        _measured,
         lambda keys, work: (
             keys(Purpose.MEASURE), work["params"], work["training"], work["origin"]
         ),
@@ -100,12 +114,22 @@ def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[St
     return [*_later_data(family, regime, sizes), fit, measure]
 
 
+def _reads(*names: str) -> Callable[[Work], Work]:
+    return lambda work: {name: work[name] for name in names}
+
+
+def _measured(work: Work) -> Work:
+    """Inputs of measures, of the same structure at every generation: only fits get the teacher."""
+    training = work["training"]._replace(teacher=None)
+    return {"params": work["params"], "training": training, "origin": work["origin"]}
+
+
 def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
-    """Params before the first fit, D_0, and what the regime keeps of it."""
+    """Draws D_0, the params before the first fit, and the part of D_0 that the regime keeps."""
 
     def draw(k_init, k_original):
-        # Of D_0 a part may be reused for ever: drawn from it where members can be told apart (a
-        # finite population has each once), else drawn on its own.
+        # A fixed part of D_0 may be reused for ever. It is drawn from D_0 where the pool can be
+        # subsampled (a finite original has each member once), else independently.
         k_data, k_fixed = (jax.random.fold_in(k_original, i) for i in range(2))
         if not (sizes.fresh and sizes.reused):
             data = fixed = family.original(k_data, sizes.fresh or sizes.reused)
@@ -131,13 +155,15 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
     return Stage(
         "original",
         draw,
+        _reads(),
         lambda keys, work: (keys(Purpose.INIT), keys(Purpose.ORIGINAL)),
         outputs,
+        sized=True,
     )
 
 
 def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
-    """Sample the model, then let the regime put the training set together."""
+    """Samples the model, then has the regime assemble the training set."""
 
     def realised(keys: Keys) -> Sizes:
         return regime.realise(keys(Purpose.REALISE), sizes) if regime.realise else sizes
@@ -148,17 +174,27 @@ def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
         if sizes.fresh:
             fresh = family.original(keys(Purpose.FRESH), actual.fresh)
         parts = Parts(work.get("synthetic"), fresh, work["kept"], work["origin"].data)
-        pool, kept = regime.assemble(keys(Purpose.ASSEMBLE), family.pools, parts, actual)
+        return regime.assemble(keys(Purpose.ASSEMBLE), family.pools, parts, actual)
+
+    def outputs(work, result):
+        pool, kept = result
         return {"training": Training(pool, teacher=work["params"]), "kept": kept}
 
     sample = Stage(
         "sample",
         family.sample,
+        _reads("params"),
         lambda keys, work: (keys(Purpose.SAMPLE), work["params"], realised(keys).synthetic),
         lambda work, result: {"synthetic": result},
+        sized=True,
     )
     assembling = Stage(
-        "assemble", assemble, lambda keys, work: (keys, work), lambda work, result: result
+        "assemble",
+        assemble,
+        _reads(*(["synthetic"] if sizes.synthetic else []), "kept", "origin"),
+        lambda keys, work: (keys, work),
+        outputs,
+        sized=True,
     )
     return [*([sample] if sizes.synthetic else []), assembling]
 
@@ -171,10 +207,10 @@ def generation(
     number: jax.Array | int,
     state: ChainState | None,
 ) -> tuple[ChainState, Metrics, jax.Array]:
-    """One whole generation of one chain.
+    """Runs one generation of one chain.
 
     Args:
-      family, regime: what is repeated.
+      family, regime: what is run.
       sizes: of this generation; counts may be traced.
       key: the chain's key.
       number: the generation, i32[].
@@ -186,21 +222,22 @@ def generation(
     keys = generation_keys(key, number)
     work: Work = {} if state is None else begin_work(state)
     for stage in stages(family, regime, sizes, first=state is None):
-        # Without a barrier XLA fuses a stage into each of its uses, hashing and all.
-        result = jax.lax.optimization_barrier(run_to_end(stage.task, stage.inputs(keys, work)))
+        # Without a barrier XLA recomputes a stage, hashing included, in each of its uses.
+        inputs = stage.inputs(keys, stage.reads(work))
+        result = jax.lax.optimization_barrier(run_to_end(stage.task, inputs))
         work = {**work, **stage.outputs(work, result)}
     return conclude(family, work, number, None if state is None else state.passages)
 
 
 def begin_work(state: ChainState) -> Work:
-    """The workspace of a later generation before its first stage."""
+    """Workspace of a later generation before its first stage."""
     return {"params": state.params, "kept": state.kept, "origin": state.origin}
 
 
 def conclude(
     family: Family, work: Work, number: jax.Array | int, passages: dict[str, jax.Array] | None
 ) -> tuple[ChainState, Metrics, jax.Array]:
-    """State, metrics and finiteness from a workspace that has been through all stages."""
+    """State, metrics and finiteness from the workspace after all stages."""
     metrics = work["metrics"]
     if set(metrics) != set(family.metrics):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Chains that advance together, from generation 0 or a checkpoint to the end of a run.
+"""A cohort: chains that advance together, from generation 0 or a checkpoint to the end.
 
 Axis legend: n chains of a batch; t generations of a record.
 """
@@ -16,26 +16,24 @@ from collapse_jax.engine.chain import ChainState
 from collapse_jax.engine.fused import FusedEngine
 from collapse_jax.engine.progress import Progress
 from collapse_jax.engine.stepped import Flight, SteppedEngine
-from collapse_jax.results import summary
+from collapse_jax.results.records import Part, Record, over_chains, over_generations
 from collapse_jax.results.totals import Totals
 from collapse_jax.saving.checkpoint import DiskStore, MemoryStore
 from collapse_jax.saving.signals import Stopped, StopSignal
 
-Host = Mapping[str, Any]
-
-# Seconds between looks at signals, about: a preempted machine leaves half a minute.
+# Approximate seconds between checks for signals; preemption gives about 30 s of notice.
 _SEGMENT_SECONDS = 5.0
 
 
 class _Inside(NamedTuple):
-    """Where a restored run stands inside a generation."""
+    """Progress of a restored run within a generation."""
 
-    records: Sequence[Any]  # of the batches that are through it
+    records: Sequence[Any]  # of the batches that have finished it
     flight: Flight  # of the next batch
 
 
 class Cohort:
-    """Chains first ... first + count - 1, in batches of `batch` dealt out to the devices."""
+    """Chains first ... first + count - 1, in batches of `batch`, dealt to the devices."""
 
     def __init__(
         self,
@@ -48,7 +46,7 @@ class Cohort:
         first: int,
         count: int,
     ) -> None:
-        """Nothing runs yet; the last batch is filled up with chains that are not recorded."""
+        """Runs nothing yet. The last batch is padded with chains that are not recorded."""
         self._engine, self._root = engine, root
         self._store, self._config = store, config
         self._count, self._batch, self._devices = count, batch, devices
@@ -58,14 +56,14 @@ class Cohort:
             device = devices[i % len(devices)]
             self._numbers.append(jax.device_put(numbers, device))
             self._valid.append(jax.device_put(numbers < first + count, device))
-        self._unsaved: list[tuple[int, int, Host]] = []
+        self._unsaved: list[Part] = []
         self._saved = time.monotonic()
         self._pace = 1.0  # generations that fit into the time of a segment
 
     def advance(
         self, stop: StopSignal, bar: Progress
     ) -> tuple[list[ChainState | None], dict[str, np.ndarray]]:
-        """Runs all generations that are missing.
+        """Runs the remaining generations.
 
         Returns:
           The batches' last states, and first passages, {name: i32[chain]}.
@@ -104,11 +102,11 @@ class Cohort:
         signal: StopSignal,
         bar: Progress,
         inside: "_Inside | None",
-    ) -> tuple[list[ChainState | None], Host]:
-        """All batches through generations [start, stop)."""
+    ) -> tuple[list[ChainState | None], Record]:
+        """Runs all batches through generations [start, stop)."""
         records = list(inside.records) if inside else []
         states = list(states)
-        waiting = len(records)  # the first whose record is not on the host
+        waiting = len(records)  # first batch whose record is not on the host yet
 
         def fetch() -> None:
             nonlocal waiting
@@ -137,7 +135,7 @@ class Cohort:
     def _between(
         self, done: int, states: list[Any], records: list[Any], signal: StopSignal, bar: Progress
     ) -> Callable[[Flight], None]:
-        """What a stepped engine calls between pieces: saves now and then, and leaves if asked."""
+        """The stepped engine's callback between pieces: saves when due, stops when requested."""
         assert isinstance(self._engine, SteppedEngine)
         stages = self._engine.stage_names(done)
 
@@ -161,21 +159,18 @@ class Cohort:
 
         return pause
 
-    def _join(self, records: Sequence[Host], length: int) -> Host:
-        """One record of all chains from those of the batches, whose leaves are [t, ...]."""
-        joined: dict[str, Any] = {}
-        for name, first in records[0].items():
-            if isinstance(first, Totals):
-                fields = ((field[:length] for field in record[name]) for record in records)
-                joined[name] = summary.merge([Totals(*batch) for batch in fields])
-            else:
-                values = [record[name][:length] for record in records]
-                joined[name] = np.concatenate(values, axis=1)[:, : self._count]
-        return joined
+    def _join(self, records: Sequence[Record], length: int) -> Record:
+        """One record of all chains from the batches' first `length` entries."""
+        joined = over_chains([jax.tree.map(lambda x: x[:length], dict(r)) for r in records])
+        return {
+            name: values if isinstance(values, Totals) else values[:, : self._count]
+            for name, values in joined.items()
+        }
 
     def _flush(self) -> None:
-        for start, stop, record in _merged(self._unsaved):
-            self._store.append(start, stop, record)
+        if self._unsaved:
+            whole = over_generations([record for *_, record in self._unsaved])
+            self._store.append(self._unsaved[0][0], self._unsaved[-1][1], whole)
         self._unsaved = []
 
     def _commit(self, done: int, states: list[ChainState | None]) -> None:
@@ -184,7 +179,7 @@ class Cohort:
         self._saved = time.monotonic()
 
     def _stacked(self, states: Sequence[Any]) -> Any:
-        """The batches' states as one tree, leaves [batch, n, ...]: few arrays to save."""
+        """The batches' states as one tree, leaves [batch, n, ...], so that few arrays are saved."""
 
         def stack(*batches: Any) -> Any:
             if jax.dtypes.issubdtype(batches[0].dtype, jax.dtypes.prng_key):
@@ -199,9 +194,11 @@ class Cohort:
             return 0, [None] * len(self._numbers), None
         position = restored.position
         if "stage" in position:
-            states, records, (work, carry) = restored.tree
+            states, records, flown = restored.tree
+            places = [numbers.sharding for numbers in self._numbers]
+            work, carry = jax.device_put(flown, places[len(records)])
             inside = _Inside(records, Flight(position["stage"], work, carry))
-            return position["done"], list(states), inside
+            return position["done"], [*map(jax.device_put, states, places)], inside
         leaves, structure = jax.tree.flatten(restored.tree)
         states = [
             jax.device_put(
@@ -212,7 +209,7 @@ class Cohort:
         return position["done"], states, None
 
     def _abstract(self, position: Mapping[str, Any]) -> Any:
-        """Shapes and dtypes of what was saved at a position."""
+        """Shapes and dtypes of the tree saved at a position."""
         done = position["done"]
         batches = len(self._numbers)
         if "stage" not in position:
@@ -238,22 +235,5 @@ class Cohort:
 
 
 def _with_axes(tree: Any, *axes: int) -> Any:
-    """Shapes with more leading axes."""
+    """The same shapes with additional leading axes."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*axes, *x.shape), x.dtype), tree)
-
-
-def _merged(parts: Sequence[tuple[int, int, Host]]) -> list[tuple[int, int, Host]]:
-    """Consecutive records as one."""
-    if not parts:
-        return []
-
-    def join(*values):
-        return np.concatenate(values)
-
-    record = {
-        name: Totals(*map(join, *(part[2][name] for part in parts)))
-        if isinstance(value, Totals)
-        else join(*(part[2][name] for part in parts))
-        for name, value in parts[0][2].items()
-    }
-    return [(parts[0][0], parts[-1][1], record)]

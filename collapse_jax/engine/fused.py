@@ -21,8 +21,8 @@ from collapse_jax.engine.shapes import REQUESTS, abstract_chain, counts, fill, s
 from collapse_jax.family import Family
 from collapse_jax.regimes import Regime, Sizes
 
-# Generations between looks at signals, at most: long enough for the overhead of a call not to
-# matter. The same for all runs: a program serves runs of any length.
+# Most generations between checks for signals: enough to amortise the overhead of a call. The same
+# for all runs, so that a program serves runs of any length.
 LONGEST = 64
 
 
@@ -51,7 +51,7 @@ def later_program(
     length: int,
     recorder: Recorder,
 ) -> Callable[..., tuple[ChainState, Record]]:
-    """Up to `length` generations in one compiled loop with a traced number of turns.
+    """Up to `length` generations in one compiled loop with a traced number of iterations.
 
     Takes (root, start, stop, counts i32[length, 5], chain numbers, valid, state); returns the state
     after generation stop - 1 and a record whose first stop - start entries are written.
@@ -75,18 +75,18 @@ def later_program(
 
 
 class FusedEngine:
-    """Many generations in one compiled call, for families without `Steps`."""
+    """Runs many generations in one compiled call, for families without `Steps`."""
 
     def __init__(
         self, family: Family, regime: Regime, recorder: Recorder, length: int = LONGEST
     ) -> None:
-        """Nothing is compiled before it is needed; `length` is that of a compiled record."""
+        """Compiles nothing yet; `length` is the number of generations in a compiled record."""
         self._family, self._regime, self._recorder = family, regime, recorder
         self._length = length
         self._later = functools.cache(self._compile)
 
     def boundary(self, start: int, stop: int) -> int:
-        """Where a segment that begins at `start` has to end, at `stop` at the latest."""
+        """End of a segment that begins at `start`: where the shape changes, at most `stop`."""
         if start == 0:
             return 1
         shape = self._shape(start)
@@ -104,7 +104,7 @@ class FusedEngine:
         valid: jax.Array,
         state: ChainState | None,
     ) -> tuple[ChainState, Record]:
-        """Generations [start, stop) of one batch; None as the state before generation 0."""
+        """Runs generations [start, stop) of one batch; `state` is None before generation 0."""
         if state is None:
             return self._first(root, numbers, valid)
         requests = np.zeros((self._length, len(REQUESTS)), np.int32)

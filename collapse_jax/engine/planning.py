@@ -1,7 +1,8 @@
-"""What a run is refused for before it starts, and what is chosen by its size."""
+"""Pre-flight planning: batch size, history mode, memory checks."""
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,22 +10,24 @@ import numpy as np
 
 from collapse_jax.arguments import SettingError
 from collapse_jax.config import RunConfig
-from collapse_jax.family import Family, Steps
+from collapse_jax.engine.recording import Recorder, every_chain, summaries
+from collapse_jax.engine.shapes import abstract_chain
+from collapse_jax.family import Family, is_stepped
 from collapse_jax.regimes import Regime
 
-# Above this many bytes a history is kept as summaries.
+# Histories larger than this many bytes are kept as summaries.
 _HISTORY_BYTES = 1e9
-# Below so many chains a device, what is compiled for it costs more than it saves.
+# With fewer chains per device, compiling for it costs more than it saves.
 _FEWEST_CHAINS = 16
 
 
 class BatchLimits(NamedTuple):
-    """What one batch may have: enough to keep a device busy, not more than suits it.
+    """Upper limits of one batch: enough work for a device, and no more than fits its cache.
 
     Attributes:
-      chains: at most.
-      state_bytes: of the states and metrics of all chains.
-      pool_bytes: of their training sets.
+      chains: number of chains.
+      state_bytes: bytes of all chains' states and metrics.
+      pool_bytes: bytes of all chains' training sets.
     """
 
     chains: int
@@ -32,32 +35,96 @@ class BatchLimits(NamedTuple):
     pool_bytes: int
 
 
-# A core's cache: rows of 1024 chains x M = 1000 (4 MB) run a third faster than those of 8192.
+# A core's cache: rows of 1024 chains x M = 1000 (4 MB) run a third faster than of 8192 chains.
 _CORE = BatchLimits(2**15, 2**28, 2**22)
-# A GPU is filled by more: exact Gaussian chains ran about 3 times as fast as in a core's batches,
-# rows at M = 1000 about 5 times, and those with 1 GB of rows more slowly again (BUILD_NOTES.md).
+# A GPU needs larger batches: against those of a core, exact Gaussian chains ran about 3 times as
+# fast and rows at M = 1000 about 5 times; with 1 GB of rows they were slower again
+# (docs/benchmarks.md).
 _ACCELERATOR = BatchLimits(2**18, 2**30, 2**26)
 
 
-def check_pair(family: Family, regime: Regime, generations: int) -> None:
-    """Refuses a regime that a family cannot serve, and sizes that cannot be fitted.
+class Plan(NamedTuple):
+    """Decisions made before a run starts.
+
+    Attributes:
+      batch: chains per compiled program.
+      keep: "chains" or "summary".
+      shapes: shapes of one chain's state and metrics at the generation that needs most memory.
+      recorder: writes what is kept.
+    """
+
+    batch: int
+    keep: str
+    shapes: Any
+    recorder: Recorder
+
+
+def plan(
+    family: Family, regime: Regime, config: RunConfig, stored: Mapping[str, Any] | None = None
+) -> Plan:
+    """Chooses what the config leaves open, and rejects a run that would not fit in memory.
+
+    Args:
+      family, regime, config: of the run.
+      stored: the identity of the run that is resumed. Choices that depend on a run's length are
+        made once and then read back.
 
     Raises:
-      ValueError: naming both, and why.
+      ValueError: if the run needs more memory than there is, with both figures.
     """
+    root = jax.random.key(config.seed, impl=config.prng)
+    generation = peak(regime, config.generations)
+    shapes = abstract_chain(family, regime, generation, root)
+    batch = config.chains_per_batch
+    if not batch:
+        batch = (
+            stored["chains_per_batch"]
+            if stored
+            else batch_size(shapes, family, regime, config.chains, generation)
+        )
+    keep: str = config.keep
+    if keep == "auto":
+        keep = stored["keep"] if stored else choose_keep(shapes, config.chains, config.generations)
+    check_memory(
+        shapes=shapes,
+        family=family,
+        regime=regime,
+        config=config,
+        batch=batch,
+        keep=keep,
+        generation=generation,
+    )
+    metrics = shapes[1]
+    recorder = every_chain(metrics) if keep == "chains" else summaries(family.metrics, metrics)
+    return Plan(batch, keep, shapes, recorder)
+
+
+def check_processes() -> None:
+    """Rejects several JAX processes, which would all write the same files.
+
+    Raises:
+      SettingError: if there is more than one.
+    """
+    if jax.process_count() > 1:
+        raise SettingError(
+            f"processes: expected one process of JAX, got {jax.process_count()}; several are not"
+            " supported yet"
+        )
+
+
+def check_pair(family: Family, regime: Regime, generations: int) -> None:
+    """Rejects a regime that the family does not support, and sizes that it cannot fit.
+
+    Raises:
+      ValueError: with the names of both and the reason.
+    """
+    family.serves(regime)
     if regime.subsamples and family.pools.subsample is None:
-        instead = "; use sampler=rows" if "sampler" in family.config else ""
         raise SettingError(
             f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
-            f" with {family.pools.name} cannot (a subsample of merged moments would be wrong)"
-            f"{instead}"
+            f" with {family.pools.name} cannot (a subsample of merged {family.pools.name} would be"
+            " wrong)"
         )
-    if regime.realise is not None and family.pools.name == "moments":
-        raise SettingError(
-            f"regime: {regime.name} with independent members has a random number of real samples,"
-            f" which {family.name} with moments cannot serve; use sampler=rows"
-        )
-    family.serves(regime)
     seen = set()
     for generation in range(generations):
         sizes = regime.sizes(generation)
@@ -67,23 +134,23 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
 
 
 def peak(regime: Regime, generations: int) -> int:
-    """The first generation whose data need the most room."""
+    """First generation whose data need the most memory."""
     return max(range(generations), key=lambda generation: regime.sizes(generation).capacity)
 
 
 def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generation: int) -> int:
-    """Chains per compiled program: an even share, small enough to fit, of work for each device.
+    """Chains per compiled program: equal batches that fit, and as many for every device.
 
     Args:
-      shapes: of one chain's state and metrics at the peak.
+      shapes: shapes of one chain's state and metrics at the peak.
       family, regime: what is run.
-      chains: in all.
-      generation: of the peak.
+      chains: total number of chains.
+      generation: the peak, see `peak`.
     """
     pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
-    # A fit in steps looks at a minibatch at a time: its pool need not stay in cache. But it works
-    # on more than its state, which nobody counts.
-    stepped = isinstance(family.fit, Steps)
+    # A fit in steps reads one minibatch at a time, so its pool need not stay in cache; its
+    # workspace is larger than its state, and not counted here.
+    stepped = is_stepped(family)
     limits = _CORE if stepped or jax.default_backend() == "cpu" else _ACCELERATOR
     in_cache = math.inf if stepped else limits.pool_bytes / max(pool, 1)
     fitting = min(limits.state_bytes / max(_bytes(shapes), 1), in_cache)

@@ -1,17 +1,17 @@
-"""How far a run is, on standard error; silent unless asked for."""
+"""Progress of a run on standard error; silent by default."""
 
 import sys
 import time
 from typing import Any
 
-# Between the lines of a run that nobody watches.
+# Seconds between lines when standard error is not a terminal.
 _SECONDS = 60.0
 
 
 class Progress:
-    """Counts chain-generations as they are done: a bar on a terminal, elsewhere a line a minute.
+    """A context manager that shows completed chain-generations.
 
-    A context manager.
+    On a terminal a bar, elsewhere one line a minute.
     """
 
     def __init__(self, title: str, total: int, shown: bool) -> None:
@@ -35,7 +35,7 @@ class Progress:
         return self
 
     def advance(self, amount: int, note: str) -> None:
-        """Adds what is done; `note` says where the run is."""
+        """Adds completed chain-generations; `note` says where the run is."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(self._task, advance=amount, note=note)

@@ -1,4 +1,4 @@
-"""Shapes of a generation: the sizes a program is compiled for, and the state it leaves.
+"""Shapes of a generation: the sizes a program is compiled for, and the state it returns.
 
 Axis legend: t generations of a record.
 """
@@ -18,15 +18,15 @@ REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")
 
 
 def counts(sizes: Sizes) -> list[int]:
-    """The counts of a generation's requests, in the order that programs take them."""
+    """Counts of a generation's requests, in the order of REQUESTS."""
     return [getattr(sizes, name).count for name in REQUESTS]
 
 
 def shape_of(family: Family, regime: Regime, number: int) -> Sizes:
     """The sizes that a program for this generation is compiled for.
 
-    Counts that a schedule may change later on are replaced by -1 and passed at run time, so that
-    one program serves all generations of the same capacities.
+    Counts that a schedule may change are replaced by -1 and passed at run time, so that one program
+    serves all generations of the same capacities.
     """
     sizes = regime.sizes(number)
     if number == 0:
@@ -45,7 +45,7 @@ def shape_of(family: Family, regime: Regime, number: int) -> Sizes:
 
 
 def fill(shape: Sizes, values: jax.Array) -> Sizes:
-    """A program's sizes at one generation: the counts left open, from i32[5]."""
+    """A program's sizes at one generation, with open counts taken from i32[5]."""
     requests: dict[str, Any] = {
         name: getattr(shape, name)._replace(count=values[i])
         for i, name in enumerate(REQUESTS)
@@ -77,7 +77,7 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
 
 
 def with_room(family: Family, state: ChainState, shape: Sizes) -> ChainState:
-    """One chain's state with room for what it will remember after a generation of this shape."""
+    """One chain's state, with `kept` grown to the capacity of this shape."""
     if state.kept is None:
         return state
     return state._replace(kept=family.pools.grow(state.kept, shape.capacity))

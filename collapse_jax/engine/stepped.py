@@ -16,34 +16,30 @@ from collapse_jax.compiling import hoisted
 from collapse_jax.engine import chain, shapes
 from collapse_jax.engine.chain import ChainState
 from collapse_jax.engine.recording import Record, Recorder
-from collapse_jax.family import Family, Steps, run_to_end
+from collapse_jax.family import NEVER, Family, Steps, run_to_end
 from collapse_jax.regimes import Regime, Sizes
 
 
 class Flight(NamedTuple):
-    """Where inside a generation a batch is."""
+    """Progress of one batch within a generation: stage, workspace, carry."""
 
     stage: int
-    work: Any  # the workspace, leaves [n, ...]
-    carry: Any  # of the stage's Steps if they have begun, else None
+    work: Any  # workspace, leaves [n, ...]
+    carry: Any  # carry of the stage's Steps once they have begun, else None
 
 
 Pause = Callable[[Flight], None]
 
 
-def is_stepped(family: Family) -> bool:
-    """Whether any of a family's stages is cut."""
-    return any(isinstance(work, Steps) for work in (family.fit, family.sample, family.measure))
-
-
 class SteppedEngine:
-    """One generation at a time, each piece of each stage a compiled program."""
+    """Runs one generation at a time; each piece of each stage is a compiled program."""
 
     def __init__(self, family: Family, regime: Regime, recorder: Recorder) -> None:
         """Nothing is compiled before it is needed."""
         self._family, self._regime, self._recorder = family, regime, recorder
-        self._program = functools.cache(lambda *which: hoisted(self._piece(*which)))
+        self._programs: dict[Any, Callable[..., Any]] = {}
         self._repeated = functools.cache(self._build_repeated)
+        self._concluded = hoisted(self._conclude)
 
     def boundary(self, start: int, stop: int) -> int:
         """A segment is one generation."""
@@ -51,7 +47,7 @@ class SteppedEngine:
         return start + 1
 
     def stage_names(self, number: int) -> list[str]:
-        """Of generation `number`, in their order."""
+        """Names of the stages of generation `number`, in order."""
         return [stage.name for stage in self._stages(number)]
 
     def advance(
@@ -65,40 +61,44 @@ class SteppedEngine:
         flight: Flight | None = None,
         pause: Pause = lambda flight: None,
     ) -> tuple[ChainState, Record]:
-        """Generation `start` of one batch.
+        """Runs generation `start` of one batch.
 
         Args:
           root: the key that all chains' keys come from.
           start, stop: the generation, and the one after it.
-          numbers, valid: chain numbers i32[n], and which of them are recorded.
+          numbers, valid: chain numbers i32[n], and which of them are recorded, bool[n].
           state: after the previous generation; None at generation 0.
-          flight: where to go on inside the generation; None for its start.
-          pause: called between pieces with the present flight.
+          flight: progress to continue from; None for the start of the generation.
+          pause: called between pieces with the current flight.
+
+        Returns:
+          The state after the generation, and its record.
         """
         del stop
         place = self._place(root, start, numbers)
         shape = shapes.shape_of(self._family, self._regime, start)
-        build = functools.partial(self._program, shape, start == 0)
         if state is not None:
             state = jax.vmap(lambda state: shapes.with_room(self._family, state, shape))(state)
         flight = flight or Flight(0, _workspace(state), None)
         listed = self._stages(start)
         for index in range(flight.stage, len(listed)):
-            work, carry = flight.work, flight.carry
-            if isinstance(listed[index].task, Steps):
+            stage, work, carry = listed[index], flight.work, flight.carry
+            build = functools.partial(self._program, shape, start == 0, stage)
+            if isinstance(stage.task, Steps):
                 if carry is None:
-                    carry = build(index, "begin")(*place, work)
-                active, advance = self._repeated(listed[index].name)
+                    carry = build("begin")(*place, stage.reads(work))
+                active, advance = self._repeated(stage.name)
                 while bool(jnp.any(active(carry))):
                     carry = advance(carry)
                     pause(Flight(index, work, carry))
-                work = build(index, "finish")(*place, work, carry)
+                result = build("finish")(carry)
             else:
-                work = build(index, "plain")(*place, work)
-            flight = Flight(index + 1, work, None)
+                result = build("whole")(*place, stage.reads(work))
+            flight = Flight(index + 1, {**work, **stage.outputs(work, result)}, None)
             if index + 1 < len(listed):
                 pause(flight)
-        return build(len(listed), "conclude")(*place, flight.work, valid)
+        work = self._concluding(flight.work, len(numbers))
+        return self._concluded(np.int32(start), numbers, work, valid)
 
     def abstract_state(self, root: jax.Array, number: int) -> Any:
         """Shapes and dtypes of one chain's state after generation `number`."""
@@ -107,20 +107,25 @@ class SteppedEngine:
     def abstract_flight(
         self, root: jax.Array, number: int, numbers: Any, state: Any, stage: int, begun: bool
     ) -> Flight:
-        """Shapes and dtypes of a flight, found by following the stages without running them."""
+        """Shapes and dtypes of a flight, traced through the stages without running them."""
         place = self._place(root, number, numbers)
         shape = shapes.shape_of(self._family, self._regime, number)
 
-        def follow(index: int, piece: str, *args: Any) -> Any:
-            return jax.eval_shape(self._piece(shape, number == 0, index, piece), *place, *args)
+        def follow(done: chain.Stage, piece: str, *args: Any) -> Any:
+            return jax.eval_shape(self._piece(shape, number == 0, done, piece), *args)
 
         work = _workspace(state)
-        for index, listed in enumerate(self._stages(number)[:stage]):
-            if isinstance(listed.task, Steps):
-                work = follow(index, "finish", work, follow(index, "begin", work))
+        listed = self._stages(number)
+        for done in listed[:stage]:
+            if isinstance(done.task, Steps):
+                carry = follow(done, "begin", *place, done.reads(work))
+                result = follow(done, "finish", carry)
             else:
-                work = follow(index, "plain", work)
-        return Flight(stage, work, follow(stage, "begin", work) if begun else None)
+                result = follow(done, "whole", *place, done.reads(work))
+            work = {**work, **done.outputs(work, result)}
+        present = listed[stage]
+        carry = follow(present, "begin", *place, present.reads(work)) if begun else None
+        return Flight(stage, work, carry)
 
     def abstract_record(self, numbers: Any) -> Any:
         """Shapes and dtypes of the record of one generation of a batch."""
@@ -134,27 +139,44 @@ class SteppedEngine:
         shape = shapes.shape_of(self._family, self._regime, number)
         return chain.stages(self._family, self._regime, shape, number == 0)
 
-    def _piece(self, shape: Sizes, first: bool, index: int, piece: str) -> Callable[..., Any]:
-        """A piece of the stage of this number, as a pure function of a batch."""
+    def _program(
+        self, shape: Sizes, first: bool, stage: chain.Stage, piece: str
+    ) -> Callable[..., Any]:
+        """The compiled piece; one for all generations unless the stage depends on their sizes."""
+        which = (stage.name, piece, (shape, first) if stage.sized else None)
+        if which not in self._programs:
+            self._programs[which] = hoisted(self._piece(shape, first, stage, piece))
+        return self._programs[which]
 
-        def local(root, number, requests, numbers, *args):
-            if piece == "conclude":
-                return self._conclude(first, number, numbers, *args)
+    def _piece(
+        self, shape: Sizes, first: bool, stage: chain.Stage, piece: str
+    ) -> Callable[..., Any]:
+        """A piece of a stage, as a pure function of a batch."""
+        name = stage.name
+
+        def finish(carry: Any) -> Any:
+            return jax.vmap(_steps(stage).finish)(carry)
+
+        def run(root, number, requests, numbers, work):
             sizes = shapes.fill(shape, requests)
-            stages = chain.stages(self._family, self._regime, sizes, first)
+            listed = chain.stages(self._family, self._regime, sizes, first)
+            actual = next(stage for stage in listed if stage.name == name)
 
-            def one(chain_number, *args):
+            def one(chain_number, work):
                 keys = chain.generation_keys(chain.chain_key(root, chain_number), number)
-                return _PIECES[piece](stages[index], keys, *args)
+                inputs = actual.inputs(keys, work)
+                if piece == "begin":
+                    return _steps(actual).begin(*inputs)
+                return run_to_end(actual.task, inputs)
 
-            return jax.vmap(one)(numbers, *args)
+            return jax.vmap(one)(numbers, work)
 
-        names = [stage.name for stage in chain.stages(self._family, self._regime, shape, first)]
-        local.__name__ = "_".join([*names[index : index + 1], piece])  # as profiles show it
-        return local
+        function = finish if piece == "finish" else run
+        function.__name__ = f"{name}_{piece}"  # as profiles show it
+        return function
 
     def _build_repeated(self, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Whether any chain goes on, and a piece of a stage: the same in every generation."""
+        """Programs of a stage: whether any chain is active, and one piece for all chains."""
         task = getattr(self._family, name)
 
         def active(carry: Any) -> Any:
@@ -173,13 +195,18 @@ class SteppedEngine:
         advance.__name__ = f"{name}_advance"
         return hoisted(active), hoisted(advance)
 
-    def _conclude(
-        self, first: bool, number: jax.Array, numbers: jax.Array, work: Any, valid: Any
-    ) -> Any:
-        passages = None if first else work["passages"]
-        conclude = functools.partial(chain.conclude, self._family)
-        axes = (0, None, None if first else 0)
-        state, metrics, finite = jax.vmap(conclude, in_axes=axes)(work, number, passages)
+    def _concluding(self, work: chain.Work, chains: int) -> chain.Work:
+        """Inputs of `_conclude`, of the same structure at every generation."""
+        read = {name: work[name] for name in ("params", "metrics", "kept", "origin")}
+        never = np.full(chains, NEVER, np.int32)
+        names = (*self._family.thresholds, "nonfinite")
+        return {**read, "passages": work.get("passages", dict.fromkeys(names, never))}
+
+    def _conclude(self, number: jax.Array, numbers: jax.Array, work: Any, valid: Any) -> Any:
+        def conclude(work: Any) -> Any:
+            return chain.conclude(self._family, work, number, work["passages"])
+
+        state, metrics, finite = jax.vmap(conclude)(work)
         record = self._recorder.empty(1, numbers.shape[0])
         return state, self._recorder.write(record, jnp.int32(0), metrics, finite, valid)
 
@@ -193,23 +220,3 @@ def _workspace(state: ChainState | None) -> dict[str, Any]:
 def _steps(stage: chain.Stage) -> Steps:
     assert isinstance(stage.task, Steps)
     return stage.task
-
-
-def _begin(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
-    return _steps(stage).begin(*stage.inputs(keys, work))
-
-
-def _finish(stage: chain.Stage, keys: chain.Keys, work: Any, carry: Any) -> Any:
-    del keys
-    return {**work, **stage.outputs(work, _steps(stage).finish(carry))}
-
-
-def _plain(stage: chain.Stage, keys: chain.Keys, work: Any) -> Any:
-    return {**work, **stage.outputs(work, run_to_end(stage.task, stage.inputs(keys, work)))}
-
-
-_PIECES: dict[str, Callable[..., Any]] = {
-    "begin": _begin,
-    "finish": _finish,
-    "plain": _plain,
-}

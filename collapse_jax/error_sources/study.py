@@ -39,7 +39,7 @@ class Lanes(NamedTuple):
     params: Any  # [L, ...]: of the truth's fit if fits are exact, the fixed start if early
 
 
-class Plan(NamedTuple):
+class ClassPlan(NamedTuple):
     """The lanes of one class: those fitted exactly and those fitted early."""
 
     learner: Learner
@@ -94,7 +94,9 @@ def population_fits(learner: Learner, modes: np.ndarray) -> tuple[Any, Any]:
     return right, small
 
 
-def plan(learner: Learner, modes: np.ndarray, sizes: Sequence[int], size: int, chains: int) -> Plan:
+def plan(
+    learner: Learner, modes: np.ndarray, sizes: Sequence[int], size: int, chains: int
+) -> ClassPlan:
     """The lanes of one class.
 
     Exact: chains of the right class for every M, then the small class in the population limit.
@@ -130,11 +132,11 @@ def plan(learner: Learner, modes: np.ndarray, sizes: Sequence[int], size: int, c
         lanes("approximation", 0, 1, known, learner.start(learner.right)),
     ]
     join = lambda groups: jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)  # noqa: E731
-    return Plan(learner, join(exact), join(early))
+    return ClassPlan(learner, join(exact), join(early))
 
 
 def simulation(
-    plans: Sequence[Plan], generations: int
+    plans: Sequence[ClassPlan], generations: int
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """All lanes of all plans through the generations; each fit sees draws of the fit before.
 

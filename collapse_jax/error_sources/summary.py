@@ -27,7 +27,7 @@ class Mean(NamedTuple):
     chains: np.ndarray
 
 
-class Comparison(NamedTuple):
+class SourceComparison(NamedTuple):
     """The whole process against the sum of its sources, by generation: f64[generation]."""
 
     parts: dict[str, Mean]
@@ -71,7 +71,7 @@ def mean(values: xr.DataArray) -> Mean:
     return Mean(finite.mean("chain").values, error.values, chains.values.astype(np.float64))
 
 
-def compare(found: xr.Dataset, model: str) -> Comparison:
+def compare(found: xr.Dataset, model: str) -> SourceComparison:
     """The sum of the three sources at the M of the whole process, and the whole process.
 
     Args:
@@ -92,7 +92,7 @@ def compare(found: xr.Dataset, model: str) -> Comparison:
     ratio = full.value / total.value
     # The two are of separate random numbers, so that relative errors add in squares.
     relative = np.hypot(full.error / full.value, total.error / total.value)
-    return Comparison(means, total, full, ratio, np.abs(ratio) * relative)
+    return SourceComparison(means, total, full, ratio, np.abs(ratio) * relative)
 
 
 def slope(found: xr.Dataset, model: str, generation: int) -> tuple[float, float] | None:

@@ -10,8 +10,8 @@ from collapse_jax.error_sources.study import SOURCES
 from collapse_jax.error_sources.summary import (
     EDGE_MASS,
     ROUNDING,
-    Comparison,
     Mean,
+    SourceComparison,
     compare,
     edge_mass,
     limit,
@@ -68,7 +68,7 @@ def _truths(found: xr.Dataset) -> str:
     )
 
 
-def _whole(one: Comparison) -> str:
+def _whole(one: SourceComparison) -> str:
     ends = (int(find(one.ratio)) for find in (np.nanargmin, np.nanargmax))
     shown = [f"{one.ratio[g]:.3f} \u00b1 {one.ratio_error[g]:.3f} (generation {g})" for g in ends]
     z, last = one.z, len(one.z) - 1

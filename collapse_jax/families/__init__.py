@@ -9,17 +9,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collapse_jax.families.discrete import discrete
-    from collapse_jax.families.gaussian import gaussian
+    from collapse_jax.families.discrete.family import discrete
+    from collapse_jax.families.gaussian.family import gaussian
     from collapse_jax.families.gmm.family import gmm
-    from collapse_jax.families.kde import kde
+    from collapse_jax.families.kde.family import kde
     from collapse_jax.families.language.family import language
     from collapse_jax.families.regression import regression
     from collapse_jax.families.vae.family import vae
 
 __all__ = ["discrete", "gaussian", "gmm", "kde", "language", "regression", "vae"]
 
-_FOLDERS = ("gmm", "language", "vae")
+_FOLDERS = ("discrete", "gaussian", "gmm", "kde", "language", "vae")
 
 
 class _Families(ModuleType):

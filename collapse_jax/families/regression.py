@@ -6,19 +6,31 @@ weights' error, so data and models are kept relative to w, and no digit is lost 
 Axis legend: d dimension, T rows.
 """
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import arguments
+from collapse_jax import arguments, theory
 from collapse_jax.arguments import SettingError
-from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.family import (
+    Curves,
+    Family,
+    Metric,
+    Metrics,
+    Origin,
+    Request,
+    Threshold,
+    Training,
+)
 from collapse_jax.numerics import bartlett, linalg, random
 from collapse_jax.pools import Count, Pools
+from collapse_jax.regimes import Regime, Sizes
+from collapse_jax.results.closed_forms import training_sizes
 
-DESIGNS = ("same", "new")
+Design = Literal["same", "new"]
 
 
 class Gram(NamedTuple):
@@ -36,7 +48,7 @@ class Weights(NamedTuple):
     factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, where it is used for ever
 
 
-def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
+def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Family:
     r"""Chains of linear regressions fitted to what earlier ones predict, plus noise.
 
     A generation's labels are $y = X \hat w_{n-1} + \sigma \epsilon$. Under replace $E |\hat w_n -
@@ -44,8 +56,8 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
     arXiv 2404.01413). The process is the same for every true w, up to its shift.
 
     Args:
-      dim: d >= 1.
-      noise: sigma > 0, the standard deviation of the noise.
+      dim: number of weights d, at least 1.
+      noise: sigma > 0, the standard deviation of the noise, in units of y.
       design: "new" rows X every generation, or the "same" as the first (replace, accumulate).
 
     Returns:
@@ -58,7 +70,7 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
     """
     dim = arguments.integer("dim", dim, at_least=1)
     noise = arguments.number("noise", noise, above=0)
-    design = arguments.choice("design", design, DESIGNS)
+    design = arguments.choice("design", design, get_args(Design))
     same = design == "same"
 
     def original(key: jax.Array, request: Request) -> Gram:
@@ -110,7 +122,24 @@ def regression(dim: int, noise: float = 1.0, design: str = "new") -> Family:
         coords={"dimension": np.arange(dim)},
         check=lambda sizes: _check_sizes(dim, sizes),
         serves=_check_same_design if same else lambda regime: None,
+        description=f"design {design}" + (f", d = {dim}" if dim > 1 else ""),
+        closed_forms=functools.partial(_closed_forms, dim, noise, design),
     )
+
+
+def _closed_forms(dim: int, noise: float, design: str, regime: Regime, generations: int) -> Curves:
+    """The excess risk; its variance over chains is finite for T > d + 3 alone."""
+    fits, samples = np.arange(1, generations + 1), training_sizes(regime, generations)
+    options: dict[str, Any] = {"dimension": dim, "noise_variance": noise**2}
+    if regime.name == "replace":
+        curve = theory.regression_excess_risk(samples, fits, **options)
+    elif regime.name == "accumulate" and regime.constant_samples:
+        options["design"] = design
+        curve = theory.regression_accumulate_excess_risk(samples[0], fits, **options)
+    else:
+        return {}
+    heavy_tailed = np.full(generations, min(samples) <= dim + 3)
+    return {("excess_risk", "mean"): np.ma.masked_where(heavy_tailed, curve)}
 
 
 def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
@@ -152,12 +181,18 @@ def _metrics(noise: float) -> dict[str, Metric]:
         "excess_risk": Metric(
             "excess risk, |fitted - true weights|^2",
             "units of y^2",
-            (),
-            1e-3 * squared,
-            1e6 * squared,
+            scale=1e-3 * squared,
+            limit=1e6 * squared,
             nonnegative=True,
+            symbol=r"|\hat w_n-w|^2",
         ),
-        "log_excess_risk": Metric("log of the excess risk", "ln(units of y^2)", (), 0.5, 1e3),
+        "log_excess_risk": Metric(
+            "log of the excess risk",
+            "ln(units of y^2)",
+            scale=0.5,
+            limit=1e3,
+            symbol=r"\ln|\hat w_n-w|^2",
+        ),
         "noise_share": Metric(
             "noise's share of the squared error of predictions",
             scale=1e-2,
@@ -170,7 +205,7 @@ def _metrics(noise: float) -> dict[str, Metric]:
     }
 
 
-def _check_sizes(dim: int, sizes: Any) -> None:
+def _check_sizes(dim: int, sizes: Sizes) -> None:
     """The expected excess risk of a fit to T rows is finite for T > d + 1 alone."""
     if sizes.training.count <= dim + 1:
         raise SettingError(
@@ -179,7 +214,7 @@ def _check_sizes(dim: int, sizes: Any) -> None:
         )
 
 
-def _check_same_design(regime: Any) -> None:
+def _check_same_design(regime: Regime) -> None:
     """The same X can only be labelled anew as a whole."""
     later = regime.sizes(1)
     if later.fresh or later.reused or not regime.constant_samples:

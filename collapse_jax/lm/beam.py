@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
-from collapse_jax.lm import cache as caches
 from collapse_jax.lm import decoding, sampling
-from collapse_jax.lm.cache import Cache
+from collapse_jax.lm.cache import Cache, prefill, step, with_room
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import Prompts, check
 
@@ -65,7 +64,7 @@ class _Finished(NamedTuple):
     there: jax.Array  # bool[B, K]
 
 
-class _State(NamedTuple):
+class _BeamState(NamedTuple):
     chosen: jax.Array  # i32[], tokens of every running beam so far
     tokens: jax.Array  # i32[B, K, S], of running beams
     scores: jax.Array  # f32[B, K], sums of log-probabilities
@@ -173,11 +172,11 @@ def search_purely(
     occurred = jnp.where(mask, prompts, prompts[:, -1:])
     choose = functools.partial(_choose, model, occurred, penalties)
     params = model.in_dtype(params)
-    logits, cache = caches.prefill(model, params, prompts, mask)
+    logits, cache = prefill(model, params, prompts, mask)
     state = _begin(model, len(prompts), beams, new_tokens, cache)
     state = choose(jnp.broadcast_to(logits[:, None], (len(prompts), beams, logits.shape[1])), state)
 
-    def turn(state: _State) -> _State:
+    def turn(state: _BeamState) -> _BeamState:
         fed = state.chosen - 1
         places = jnp.arange(new_tokens)
         own = jnp.arange(beams)[:, None]
@@ -189,22 +188,22 @@ def search_purely(
         seen = jnp.concatenate([old, new.reshape(*new.shape[:2], -1)], axis=2)
         token = jax.lax.dynamic_index_in_dim(state.tokens, fed, axis=2, keepdims=False)
         slot = prompts.shape[1] + fed * beams
-        logits, cache = caches.step(model, params, state.cache, token, read + fed, slot, seen)
+        logits, cache = step(model, params, state.cache, token, read + fed, slot, seen)
         return choose(logits, state._replace(ancestors=ancestors, cache=cache))
 
     for stop in decoding.stages(new_tokens):
-        cache = caches.with_room(state.cache, prompts.shape[1] + (stop - 1) * beams)
+        cache = with_room(state.cache, prompts.shape[1] + (stop - 1) * beams)
         state = jax.lax.while_loop(
             functools.partial(_goes_on, penalties, stop), turn, state._replace(cache=cache)
         )
     return Hypotheses(*state.finished[:3])
 
 
-def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) -> _State:
+def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) -> _BeamState:
     tokens = jnp.full((count, beams, new_tokens), model.config.pad, jnp.int32)
     numbers = jnp.zeros((count, beams), jnp.int32)
     lost = jnp.full((count, beams), _LOST, jnp.float32)
-    return _State(
+    return _BeamState(
         chosen=jnp.int32(0),
         tokens=tokens,
         scores=lost.at[:, 0].set(0.0),  # all beams are the prompt: only one of them has children
@@ -215,7 +214,7 @@ def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) 
     )
 
 
-def _goes_on(penalties: Penalties, stop: int, state: _State) -> jax.Array:
+def _goes_on(penalties: Penalties, stop: int, state: _BeamState) -> jax.Array:
     full = jnp.all(state.finished.there) & (penalties.early == WHEN_FULL)
     return (state.chosen < stop) & jnp.any(state.improvable) & ~full
 
@@ -225,8 +224,8 @@ def _choose(
     prompts: jax.Array,
     penalties: Penalties,
     logits: jax.Array,
-    state: _State,
-) -> _State:
+    state: _BeamState,
+) -> _BeamState:
     """One more token for every running beam, from logits f32[B, K, V]."""
     beams, new_tokens = state.tokens.shape[1:]
     logs = jax.nn.log_softmax(logits)
@@ -268,7 +267,7 @@ def _choose(
 
 def _finish(
     penalties: Penalties,
-    state: _State,
+    state: _BeamState,
     tokens: jax.Array,
     scores: jax.Array,
     ended: jax.Array,
@@ -292,7 +291,7 @@ def _finish(
     )
 
 
-def _occurred(prompts: jax.Array, state: _State) -> jax.Array:
+def _occurred(prompts: jax.Array, state: _BeamState) -> jax.Array:
     """Ids of each beam's text so far, i32[B, K, T + S]; some more than once."""
     there = jnp.arange(state.tokens.shape[2]) < state.chosen
     own = jnp.where(there, state.tokens, prompts[:, -1:, None])

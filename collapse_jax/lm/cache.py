@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import opt
 from collapse_jax.lm.opt import Attend, Model, Params
 
 
@@ -48,12 +48,12 @@ def prefill(
         def remember(queries: jax.Array, new_keys: jax.Array, new_values: jax.Array) -> jax.Array:
             keys.append(new_keys.transpose(0, 2, 3, 1))
             values.append(new_values.transpose(0, 2, 1, 3))
-            return models.causal(mask)(queries, new_keys, new_values)
+            return opt.causal(mask)(queries, new_keys, new_values)
 
         return remember
 
     network = model.bind(params)
-    hidden = network.hidden(prompts, models.positions(mask), attend)
+    hidden = network.hidden(prompts, opt.positions(mask), attend)
     return network.logits(hidden[:, -1]), Cache(tuple(keys), tuple(values))
 
 
@@ -113,7 +113,7 @@ def _attend(
             scores = jnp.einsum(
                 "bknd,bndw->bnkw", queries, keys[layer], preferred_element_type=jnp.float32
             )
-            shares = models.softmax(scores, seen[:, None]).astype(values[layer].dtype)
+            shares = opt.softmax(scores, seen[:, None]).astype(values[layer].dtype)
             mixed = jnp.einsum("bnkw,bnwd->bnkd", shares, values[layer])
             return mixed.transpose(0, 2, 1, 3)
 

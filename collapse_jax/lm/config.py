@@ -126,7 +126,7 @@ def from_json(values: Mapping[str, Any], source: str = "config") -> Config:
         raise SettingError(f"{source}: {error}") from error
 
 
-def read(path: Path) -> Config:
+def read_config(path: Path) -> Config:
     """The config in a config.json.
 
     Raises:

@@ -9,7 +9,7 @@ vocabulary.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,31 +20,33 @@ from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.family import Metrics, Steps, Training, run_to_end
-from collapse_jax.lm import cross_entropy
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import cross_entropy, opt
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import check_ids
 
-SCHEDULES = ("constant", "linear", "cosine")
+Schedule = Literal["constant", "linear", "cosine"]
 # Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
 PIECE = 1e12
 
 
-class Settings(NamedTuple):
+class FineTuning(NamedTuple):
     """How a model is fine-tuned.
 
     Attributes:
       epochs: passes over the training set, at least 1.
       batch: blocks of a step, B.
-      accumulate: parts of a step whose gradients are summed; divides `batch`.
-      learning_rate: AdamW's, at its largest.
-      schedule: "constant", or falling to 0 as "linear" or "cosine".
+      accumulate: parts of a step whose gradients are summed, one in memory at a time; divides
+        batch.
+      learning_rate: AdamW's learning rate, at its largest.
+      schedule: course of the learning rate: "constant", or falling to 0 as "linear" or "cosine".
       warmup: share of all steps in which the rate rises from 0.
-      weight_decay: of matrices and embeddings; none of biases and LayerNorm.
-      beta_1, beta_2, epsilon: AdamW's.
-      clip: the largest global norm of a gradient; 0 for any.
-      chunk: predictions whose logits are in memory at a time; 0 for all of a part's.
+      weight_decay: AdamW's weight decay, of matrices and embeddings; none of biases and LayerNorm.
+      beta_1: AdamW's decay of the mean gradient.
+      beta_2: AdamW's decay of the mean squared gradient.
+      epsilon: AdamW's epsilon, added to the root of the mean squared gradient.
+      clip: largest global norm of a gradient; 0: any.
+      chunk: predictions whose logits are in memory at a time; 0: all of a part's.
       recompute: whether the gradient computes layers anew rather than keep what they computed.
     """
 
@@ -52,7 +54,7 @@ class Settings(NamedTuple):
     batch: int = 128
     accumulate: int = 1
     learning_rate: float = 2e-5
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.0
     weight_decay: float = 0.01
     beta_1: float = 0.9
@@ -62,10 +64,10 @@ class Settings(NamedTuple):
     chunk: int = 0
     recompute: bool = False
 
-    def check(self) -> "Settings":
+    def check(self) -> "FineTuning":
         """The same as plain Python values; raises SettingError for one outside its range."""
         checked: dict[str, Any] = {
-            "schedule": arguments.choice("schedule", self.schedule, SCHEDULES)
+            "schedule": arguments.choice("schedule", self.schedule, get_args(Schedule))
         }
         for name in ("epochs", "batch", "accumulate"):
             checked[name] = arguments.integer(name, getattr(self, name), at_least=1)
@@ -130,7 +132,7 @@ def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> j
     Args:
       model, params: the network.
       blocks: ids i32[B, T], all of which count.
-      chunk: see `Settings`.
+      chunk: see `FineTuning`.
 
     Returns:
       f32[B, T - 1].
@@ -151,7 +153,7 @@ def mean_loss(
     Args:
       model, params, blocks: as there.
       k_dropout: of dropout, in training; None for none.
-      chunk, recompute: see `Settings`.
+      chunk, recompute: see `FineTuning`.
 
     Returns:
       f32[].
@@ -172,7 +174,7 @@ def _read(
     network = model.bind(params)
     inputs, targets = blocks[:, :-1], blocks[:, 1:]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
-    hidden = network.hidden(inputs, places, lambda layer: models.causal(None), k_dropout, recompute)
+    hidden = network.hidden(inputs, places, lambda layer: opt.causal(None), k_dropout, recompute)
     words = network.embed_tokens.embedding[...]
     return hidden.reshape(-1, hidden.shape[2]), words, targets.reshape(-1)
 
@@ -199,7 +201,7 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
     return perplexity(np.concatenate(found)[: len(blocks)])
 
 
-def optimizer(settings: Settings, steps: jax.Array | int) -> optax.GradientTransformation:
+def optimizer(settings: FineTuning, steps: jax.Array | int) -> optax.GradientTransformation:
     """AdamW with clipping and a schedule over so many steps."""
     warm = jnp.round(settings.warmup * steps)
     rest = jnp.maximum(1.0, steps - warm)
@@ -242,7 +244,7 @@ def _decays(params: Params) -> Params:
 
 def step(
     model: Model,
-    settings: Settings,
+    settings: FineTuning,
     transformation: optax.GradientTransformation,
     params: Params,
     moments: Any,
@@ -282,7 +284,7 @@ def step(
     return optax.apply_updates(params, updates), moments, lost
 
 
-class Progress(NamedTuple):
+class FitCarry(NamedTuple):
     """Where the fine-tuning of one chain is."""
 
     k_orders: jax.Array  # of the order of each epoch
@@ -302,7 +304,7 @@ class Progress(NamedTuple):
 
 def steps(
     model: Model,
-    settings: Settings,
+    settings: FineTuning,
     length: int,
     validation: np.ndarray,
     start: Callable[[Params], Params] | None = None,
@@ -327,7 +329,7 @@ def steps(
     check_blocks("validation", model.config, validation)
     if validation.shape[1] != length:
         raise SettingError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
-    work = 6 * models.multiply_adds(model.config) * length
+    work = 6 * opt.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
     course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
     return Steps(course.begin, course.advance, course.done, course.finish)
@@ -339,7 +341,7 @@ def fit(
     params: Params,
     training: np.ndarray,
     validation: np.ndarray,
-    settings: Settings,
+    settings: FineTuning,
 ) -> tuple[Params, Metrics]:
     """Fine-tunes a model in one call; see `steps`.
 
@@ -368,7 +370,7 @@ class _Judge:
     """Judges epochs by their loss on real blocks, some minibatches of them in a piece."""
 
     def __init__(
-        self, model: Model, settings: Settings, validation: np.ndarray, piece: int
+        self, model: Model, settings: FineTuning, validation: np.ndarray, piece: int
     ) -> None:
         self._model, self._chunk, self._piece = model, settings.chunk, piece
         self._count = len(validation)
@@ -378,7 +380,7 @@ class _Judge:
         self._blocks = jnp.asarray(np.resize(validation, (filled, validation.shape[1])))
         self._counted = jnp.arange(filled) < self._count
 
-    def __call__(self, carry: Progress, trained: jax.Array) -> Progress:
+    def __call__(self, carry: FitCarry, trained: jax.Array) -> FitCarry:
         """Goes on with the present epoch if it is `trained`; keeps it if it is the best."""
         stop = jnp.minimum(carry.judged + self._piece, self._parts)
         stop = jnp.where(trained, stop, carry.judged)
@@ -412,23 +414,23 @@ class _Course(NamedTuple):
     """The course of a fine-tuning, see `steps`; a piece is so many steps and their epoch's end."""
 
     model: Model
-    settings: Settings
+    settings: FineTuning
     judge: _Judge
     piece: int
     start: Callable[[Params], Params] | None
 
-    def begin(self, key: jax.Array, params: Params, training: Training) -> Progress:
+    def begin(self, key: jax.Array, params: Params, training: Training) -> FitCarry:
         k_orders, k_steps = jax.random.split(key)
         params = self.start(params) if self.start else params
         zero = jnp.float32(0.0)
-        return Progress(
+        return FitCarry(
             # The optimizer's state does not depend on how many steps there will be.
             k_orders, k_steps, params, optimizer(self.settings, 1).init(params), jnp.int32(0),
             zero, jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
             training.pool._replace(count=jnp.int32(training.pool.count)),
         )  # fmt: skip
 
-    def advance(self, carry: Progress) -> Progress:
+    def advance(self, carry: FitCarry) -> FitCarry:
         settings, per_epoch = self.settings, self._steps_of_epoch(carry)
         k_order = jax.random.fold_in(carry.k_orders, carry.epoch)
         order = pools.random_order(k_order, len(carry.pool.values), carry.pool.count)
@@ -456,10 +458,10 @@ class _Course(NamedTuple):
         carry = carry._replace(params=params, moments=moments, lost=lost, step=stop)
         return self.judge(carry, stop == over)
 
-    def done(self, carry: Progress) -> jax.Array:
+    def done(self, carry: FitCarry) -> jax.Array:
         return carry.epoch >= self.settings.epochs
 
-    def finish(self, carry: Progress) -> tuple[Params, Metrics]:
+    def finish(self, carry: FitCarry) -> tuple[Params, Metrics]:
         # A training that diverged is seen from its parameters, also where an epoch before was good.
         good = (carry.best_epoch >= 0) & jnp.isfinite(carry.lost)
         params = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), carry.best)
@@ -469,6 +471,6 @@ class _Course(NamedTuple):
             "best_epoch": carry.best_epoch.astype(jnp.float32),
         }
 
-    def _steps_of_epoch(self, carry: Progress) -> jax.Array:
+    def _steps_of_epoch(self, carry: FitCarry) -> jax.Array:
         # A last minibatch that is not full is left out.
         return jnp.int32(carry.pool.count) // self.settings.batch

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
-from collapse_jax.lm import cache as caches
 from collapse_jax.lm import decoding
-from collapse_jax.lm.cache import Cache
+from collapse_jax.lm.cache import Cache, prefill, step, with_room
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import Prompts, check
 
@@ -33,7 +32,7 @@ class Texts(NamedTuple):
     scores: jax.Array
 
 
-class Settings(NamedTuple):
+class Shaping(NamedTuple):
     """What drawn tokens depend on; all of it traced."""
 
     temperature: jax.Array  # 0: greedy
@@ -43,7 +42,7 @@ class Settings(NamedTuple):
     least: jax.Array  # new tokens before which no text may end
 
 
-class _State(NamedTuple):
+class _SamplingState(NamedTuple):
     chosen: jax.Array  # i32[], new tokens so far
     tokens: jax.Array  # i32[B, S]
     lengths: jax.Array  # i32[B]
@@ -93,13 +92,13 @@ def sample(
     top_p = arguments.share("top_p", top_p, above=0)
     repetition_penalty = arguments.number("repetition_penalty", repetition_penalty, above=0)
     check(model.config, prompts, new_tokens)
-    settings = Settings(
+    shaping = Shaping(
         jnp.float32(temperature), jnp.int32(top_k or model.config.vocabulary),
         jnp.float32(top_p), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
     )  # fmt: skip
     cut = bool(temperature) and (0 < top_k < model.config.vocabulary or top_p < 1)
     program = _program(model, new_tokens, bool(temperature), cut)
-    texts: Texts = program(key, params, prompts.tokens, prompts.mask, settings)
+    texts: Texts = program(key, params, prompts.tokens, prompts.mask, shaping)
     return texts
 
 
@@ -117,19 +116,19 @@ def sample_purely(
     params: Params,
     prompts: jax.Array,
     mask: jax.Array,
-    settings: Settings,
+    shaping: Shaping,
 ) -> Texts:
     """`sample` as a pure function of what comes after `cut`; unchecked.
 
     Args:
       model, new_tokens: what makes another program.
       random: whether tokens are drawn; else the most probable is taken.
-      cut: whether settings leave tokens out.
+      cut: whether top_k or top_p leave tokens out.
       key: of the draws.
       params: of the network.
       prompts: ids i32[B, T], padded on the left.
       mask: whether a token counts, bool[B, T].
-      settings: see there.
+      shaping: see there.
     """
     count, length = prompts.shape
     read = mask.sum(axis=1, dtype=jnp.int32)
@@ -138,18 +137,18 @@ def sample_purely(
     # Padding did not occur: the last token stands for it, which did.
     occurred = jnp.where(mask, prompts, prompts[:, -1:])
     params = model.in_dtype(params)
-    logits, cache = caches.prefill(model, params, prompts, mask)
+    logits, cache = prefill(model, params, prompts, mask)
 
-    def choose(logits: jax.Array, state: _State) -> _State:
+    def choose(logits: jax.Array, state: _SamplingState) -> _SamplingState:
         own = jnp.where(places < state.chosen, state.tokens, prompts[:, -1:])
         seen = jnp.concatenate([occurred, own], axis=1)
-        scores = decoding.less_repeated(logits, seen, settings.repetition)
+        scores = decoding.less_repeated(logits, seen, shaping.repetition)
         ends = jnp.arange(logits.shape[1]) == model.config.end
-        scores = jnp.where(ends & (state.chosen < settings.least), -jnp.inf, scores)
+        scores = jnp.where(ends & (state.chosen < shaping.least), -jnp.inf, scores)
         if random:
-            scores = scores / settings.temperature
+            scores = scores / shaping.temperature
             if cut:
-                scores = _cut(scores, settings.top_k, settings.top_p)
+                scores = _cut(scores, shaping.top_k, shaping.top_p)
             k_steps = jax.vmap(jax.random.fold_in, (0, None))(keys, state.chosen)
             token = jax.vmap(jax.random.categorical)(k_steps, scores)
         else:
@@ -164,20 +163,18 @@ def sample_purely(
             ended=state.ended | (token == model.config.end),
         )
 
-    def turn(state: _State) -> _State:
+    def turn(state: _SamplingState) -> _SamplingState:
         fed = state.chosen - 1
         slots = state.cache.keys[0].shape[3]
         new = jnp.broadcast_to(jnp.arange(slots - length) <= fed, (count, slots - length))
         seen = jnp.concatenate([mask, new], axis=1)[:, None]
         token = jax.lax.dynamic_slice_in_dim(state.tokens, fed, 1, axis=1)
-        logits, cache = caches.step(
-            model, params, state.cache, token, read + fed, length + fed, seen
-        )
+        logits, cache = step(model, params, state.cache, token, read + fed, length + fed, seen)
         return choose(logits[:, 0], state._replace(cache=cache))
 
     state = choose(
         logits,
-        _State(
+        _SamplingState(
             chosen=jnp.int32(0),
             tokens=jnp.full((count, new_tokens), model.config.pad, jnp.int32),
             lengths=jnp.zeros(count, jnp.int32),
@@ -187,12 +184,12 @@ def sample_purely(
         ),
     )
     for stop in decoding.stages(new_tokens):
-        state = state._replace(cache=caches.with_room(state.cache, length + stop - 1))
+        state = state._replace(cache=with_room(state.cache, length + stop - 1))
         state = jax.lax.while_loop(functools.partial(_goes_on, stop), turn, state)
     return Texts(state.tokens, state.lengths, state.scores)
 
 
-def _goes_on(stop: int, state: _State) -> jax.Array:
+def _goes_on(stop: int, state: _SamplingState) -> jax.Array:
     return (state.chosen < stop) & ~jnp.all(state.ended)
 
 

@@ -17,10 +17,8 @@ import numpy as np
 
 from collapse_jax.arguments import MissingFileError, SettingError
 from collapse_jax.data import files
-from collapse_jax.lm import config as configs
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import torch_files
-from collapse_jax.lm.config import Config
+from collapse_jax.lm import opt, torch_files
+from collapse_jax.lm.config import Config, read_config, to_json
 from collapse_jax.lm.opt import Params
 
 Arrays = dict[str, np.ndarray]
@@ -53,7 +51,7 @@ def load(
       ValueError: for files that are damaged, or are not those of this model.
     """
     directory = resolve(name, revision)
-    config = config or configs.read(directory / "config.json")
+    config = config or read_config(directory / "config.json")
     return config, to_params(config, read(directory), str(directory))
 
 
@@ -126,7 +124,7 @@ def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> 
       ValueError: naming every array that is missing, twice there, not expected, of another shape
         or of no floating-point type.
     """
-    leaves, structure = jax.tree.flatten_with_path(models.shapes(config))
+    leaves, structure = jax.tree.flatten_with_path(opt.shapes(config))
     given: dict[str, list[str]] = {}
     for name in arrays:
         given.setdefault(_without_prefix(name), []).append(name)
@@ -179,7 +177,7 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
     """
     from safetensors.numpy import save_file
 
-    expected = models.shapes(config)
+    expected = opt.shapes(config)
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
         raise SettingError("params: expected those of a model of the config, got others")
     target = Path(directory)
@@ -195,7 +193,7 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
     }
     with files.replacing(target / "model.safetensors") as temporary:
         save_file(arrays, temporary, metadata={"format": "pt"})
-    text = json.dumps({**configs.to_json(config), "dtype": "float32"}, indent=2)
+    text = json.dumps({**to_json(config), "dtype": "float32"}, indent=2)
     with files.replacing(target / "config.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -7,8 +7,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -16,181 +15,51 @@ import xarray as xr
 from etils import epath
 from matplotlib.figure import Figure
 
+from collapse_jax.family import Curves, Family, RunData
 from collapse_jax.reports import style
 from collapse_jax.reports.style import BLUE, COLOURS, GREY, STYLE, VERMILION
 from collapse_jax.results import survival
 from collapse_jax.results.table import (
-    Expected,
-    average,
     describe,
     entry_label,
-    estimation_errors,
     long_name,
-    measured,
     metric_names,
     number_of_chains,
-    original_mean,
-    original_sd,
-    sample_size,
-    settings,
+    original,
 )
 
+Figures = dict[str, Figure]
 _styled = matplotlib.rc_context(STYLE)
 
 
-class Run(Protocol):
-    """What `standard` needs of a `collapse_jax.Result`."""
-
-    @property
-    def history(self) -> xr.Dataset: ...  # noqa: D102
-
-    @property
-    def summary(self) -> xr.Dataset: ...  # noqa: D102
-
-
 @_styled
-def metric(summary: xr.Dataset, name: str, expected: Expected) -> Figure:
+def metric(summary: xr.Dataset, name: str, expected: Curves) -> Figure:
     """Median, 50 % and 90 % bands and mean of a metric over chains; of a vector, its mean."""
     figure, (ax,) = style.figure(long_name(summary, name), describe(summary))
     mean, curve = summary[f"{name}_mean"], expected.get((name, "mean"))
     x = style.generations(ax, summary)
     single = number_of_chains(summary) == 1
-    ax.set_ylabel(style.with_units(style.symbol(name), mean.attrs.get("units", "")))
+    ax.set_ylabel(style.with_units(style.symbol(summary, name), mean.attrs.get("units", "")))
     if mean.ndim > 1:
         flat = mean.values.reshape(mean.shape[0], -1)
         lines = {
             style.plain(entry_label(mean, i)): flat[:, k]
             for k, i in enumerate(np.ndindex(mean.shape[1:]))
         }
-        style.entries(ax, x, lines, curve, style.formula(name))
+        style.entries(ax, x, lines, curve, style.expectation(summary, name))
         style.log_y(ax)
         return style.legend(figure, title="" if single else "mean over chains")
     style.spread(ax, x, style.quantiles(summary, name), BLUE, single=single)
     if not single:
         ax.plot(x, style.y(mean.values), color=VERMILION, linewidth=1.1, label="mean")
-    style.theory(ax, x, curve, style.formula(name))
-    if "original" in mean.attrs:
-        original = float(mean.attrs["original"])
-        label = f"the original itself: {original:.4g}"
-        ax.axhline(original, color=GREY, linewidth=1.0, label=label)
+    style.theory(ax, x, curve, style.expectation(summary, name))
+    level = original(summary, name)
+    if level is not None:
+        label = f"the original itself: {level:.4g}"
+        ax.axhline(float(level), color=GREY, linewidth=1.0, label=label)
     if not name.startswith("log_"):  # a logarithm of a logarithm shows nothing
         style.log_y(ax)
     return style.legend(figure)
-
-
-@_styled
-def mean_drift(summary: xr.Dataset, expected: Expected) -> Figure:
-    """The Gaussian's drift: E(mu_n - mu)^2 against its closed form, and mu itself.
-
-    In several dimensions the square is averaged over them, and mu's first entry is shown.
-    """
-    figure, (left, right) = style.figure("Drift of the mean", describe(summary), panels=2)
-    found = measured(summary, "mean", "variance")
-    dims = found.value.shape[1:]
-    if dims:
-        found = average(found)
-    x = style.generations(left, summary)
-    units = str(summary["mean_mean"].attrs.get("units", ""))
-    single = number_of_chains(summary) == 1
-    if not single:
-        low, high = (style.y(found.value + sign * 1.96 * found.se) for sign in (-1, 1))
-        style.shade(left, x, low, high, VERMILION, "95 % interval (normal theory)")
-    label = "squared drift" if single else "mean over chains"
-    left.plot(x, style.y(found.value), color=VERMILION, label=label)
-    formula = style.formula("mean", "variance") + (" per dimension" if dims else "")
-    style.theory(left, x, expected.get(("mean", "variance")), formula)
-    square = r"$|\mu_n-\mu|^2/d$" if dims else r"$(\mu_n-\mu)^2$"
-    left.set_ylabel(style.with_units(square, f"({units})^2" if units else ""))
-    style.log_y(left)
-    x, first = style.generations(right, summary), (0,) * len(dims)
-    style.spread(right, x, style.quantiles(summary, "mean", first), BLUE, single=single)
-    original = float(np.ravel(original_mean(summary))[0])
-    right.axhline(original, color=GREY, linewidth=1.0, label=r"original $\mu$")
-    which = f", dimension 0 of {dims[0]}" if dims else ""
-    right.set_ylabel(style.with_units(rf"$\mu_n${which}", units))
-    return style.legend(figure)
-
-
-@_styled
-def variance_decay(summary: xr.Dataset, expected: Expected) -> Figure:
-    """The Gaussian's sigma = exp(log_variance / 2) over chains, and exp(E ln sigma^2 / 2)."""
-    figure, (ax,) = style.figure("Decay of the standard deviation", describe(summary))
-    x = style.generations(ax, summary)
-    of_log = style.quantiles(summary, "log_variance")
-    single = number_of_chains(summary) == 1
-    style.spread(ax, x, lambda level: np.exp(0.5 * of_log(level)), BLUE, single=single)
-    if not single:
-        geometric = np.exp(0.5 * style.y(summary["log_variance_mean"].values))
-        ax.plot(x, geometric, color=VERMILION, linewidth=1.1, label="geometric mean")
-    ax.axhline(original_sd(summary), color=GREY, linewidth=1.0, label=r"original $\sigma$")
-    curve = expected.get(("log_variance", "mean"))
-    if curve is not None:
-        formula = r"$\exp(E\,\ln\sigma_n^2\,/\,2)$"
-        style.theory(ax, x, np.exp(0.5 * np.asarray(curve)), formula)
-    style.plain_log(ax)
-    several = settings(summary, "family").get("dim", 1) > 1
-    symbol = r"$\sigma_n$" + (" (rms over dimensions)" if several else "")
-    ax.set_ylabel(style.with_units(symbol, str(summary["mean_mean"].attrs.get("units", ""))))
-    return style.legend(figure)
-
-
-@_styled
-def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
-    """The paper's figure: |sigma - sigma_n| and |mu - mu_n| over generations, for several runs.
-
-    Args:
-      runs: {label: history with every chain, or summary}; from a summary the quantiles are
-        interpolated between those it holds.
-    """
-    title = "Error of the estimates" + (": medians and 50 % bands" if len(runs) > 1 else "")
-    figure, axes = style.figure(title, describe(*runs.values()), panels=2)
-    longest = max(runs.values(), key=lambda run: run.sizes["generation"])
-    for (label, run), colour in zip(runs.items(), style.palette(len(runs)), strict=True):
-        size = f"M = {sample_size(run)}"
-        named = label if size in label else ", ".join(filter(None, (label, size)))
-        single = number_of_chains(run) == 1
-        for ax, errors in zip(axes, estimation_errors(run), strict=True):
-            x = style.generations(ax, run, 10, like=longest)
-            style.spread(
-                ax,
-                x,
-                lambda level, errors=errors: style.y(errors(level)),  # type: ignore[misc]
-                colour,
-                f"{named}: {'the only chain' if single else 'median'}",
-                single=single,
-                half_only=len(runs) > 1,
-            )
-    first = next(iter(runs.values()))
-    units = str(first["mean" if "mean" in first else "mean_mean"].attrs.get("units", ""))
-    several = settings(first, "family").get("dim", 1) > 1
-    axes[0].set_ylabel(style.with_units(r"$|\sigma-\sigma_n|$", units))
-    norm = r"$|\mu-\mu_n|$" + (", dimension 0" if several else "")
-    axes[1].set_ylabel(style.with_units(norm, units))
-    for ax in axes:
-        style.log_y(ax)
-    return style.legend(figure)
-
-
-@_styled
-def symbol_survival(summary: xr.Dataset, expected: Expected) -> Figure:
-    """Share of words still in use, by how frequent they were: one line a bin of frequency.
-
-    Bins of which no chain's first fit saw a word (empty ones, too) are left out.
-    """
-    figure, (ax,) = style.figure("Survival of words by initial frequency", describe(summary))
-    x = style.generations(ax, summary)
-    shares = summary["surviving_share_mean"]
-    edges = summary["frequency_bin"].values if "frequency_bin" in summary.coords else None
-    labels = style.bin_labels(np.arange(shares.shape[1]) if edges is None else edges)
-    seen = [i for i in range(shares.shape[1]) if not np.all(shares.values[:, i] == 0)]
-    lines = {labels[i]: shares.values[:, i] for i in seen}
-    curve = expected.get(("surviving_share", "mean"))
-    if curve is not None and np.ndim(curve) > 1:
-        curve = np.asarray(curve)[:, seen]
-    style.entries(ax, x, lines, curve, "expected share")
-    ax.set_ylim(-0.02, 1.02)
-    ax.set_ylabel("share of words left, mean over chains")
-    return style.legend(figure, title="initial frequency")
 
 
 @_styled
@@ -237,7 +106,7 @@ def _events(name: str, curve: survival.Survival, reached: np.ndarray, lost: np.n
 def overlay(
     runs: Mapping[str, xr.Dataset],
     name: str,
-    expected_by_label: Mapping[str, Expected],
+    expected_by_label: Mapping[str, Curves],
     level: tuple[str, float] | None = None,
 ) -> Figure:
     """One scalar metric of several runs: means where there is theory to compare, else medians.
@@ -259,35 +128,36 @@ def overlay(
         style.shade(ax, x, quantile(0.25), quantile(0.75), colour)
         centre = style.y(run[f"{name}_mean"].values) if compared else quantile(0.5)
         ax.plot(x, centre, color=colour, label=style.plain(label))
-        style.theory(ax, x, curves[label], style.formula(name))
+        style.theory(ax, x, curves[label], style.expectation(run, name))
     if level is not None:
         ax.axhline(level[1], color="0.35", linewidth=1.0, linestyle=":", label=level[0])
     units = str(first[f"{name}_mean"].attrs.get("units", ""))
-    ax.set_ylabel(style.with_units(style.symbol(name), units))
+    ax.set_ylabel(style.with_units(style.symbol(first, name), units))
     style.log_y(ax)
     return style.legend(figure)
 
 
-def standard(result: Run, expected: Expected, drawn: Collection[str] = ()) -> dict[str, Figure]:
-    """The figures of a run, {name of the file: figure}, by family; not those drawn already."""
-    summary = result.summary
-    family = settings(summary, "family").get("name")
-    figures: dict[str, Figure] = {}
-    names = metric_names(summary)
-    if family in ("gaussian", "kde"):
-        whole = result.history if "mean" in result.history else summary
-        figures["mean_drift"] = mean_drift(summary, expected)
-        if family == "gaussian":  # a density's bandwidth may as well make it grow
-            figures["variance_decay"] = variance_decay(summary, expected)
-        figures["estimation_error"] = estimation_error({"": whole})
-        names.remove("mean")
-    if family == "discrete":
-        figures["symbol_survival"] = symbol_survival(summary, expected)
-        names.remove("surviving_share")
-    for name in names:
-        if name in drawn:
-            continue
-        figures[_file_name(name)] = metric(summary, name, expected)
+def of_run(family: Family, run: RunData, curves: Curves, generations: Sequence[int]) -> Figures:
+    """All figures of a run: the family's own, one a metric, and the times to collapse.
+
+    Args:
+      family: whose run it is.
+      run: its history and summary.
+      curves: its closed forms, heavy-tailed ones included.
+      generations: that the family's own figures show, where they show single ones.
+
+    Returns:
+      {name of the file: figure}.
+    """
+    with matplotlib.rc_context(STYLE):
+        own = family.figures(run, curves, generations)
+    return {**own.drawn, **standard(run.summary, curves, own.replaces)}
+
+
+def standard(summary: xr.Dataset, curves: Curves, without: Collection[str] = ()) -> Figures:
+    """A figure a metric, but for those `without`, and the times to collapse, by file name."""
+    names = [name for name in metric_names(summary) if name not in without]
+    figures = {_file_name(name): metric(summary, name, curves) for name in names}
     if "nonfinite" in summary:
         figures["collapse_times"] = collapse_times(summary)
     return figures

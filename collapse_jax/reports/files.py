@@ -2,12 +2,11 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import xarray as xr
 from etils import epath
-from matplotlib.figure import Figure
 
 from collapse_jax.arguments import SettingError
 from collapse_jax.reports import figures, page, run_section
@@ -15,15 +14,14 @@ from collapse_jax.results import closed_forms, survival, table
 from collapse_jax.runner import Result
 
 
-def write_all(
-    workdir: str, result: Result, drawn: Mapping[str, Figure] | None = None
-) -> page.Section:
+def write_all(workdir: str, result: Result, generations: Sequence[int] = (0,)) -> page.Section:
     """Writes what people read into a run's workdir, local or gs://.
 
     Args:
       workdir: of the run.
       result: of the run.
-      drawn: {name: figure} beside the standard ones.
+      generations: that the family's own figures show, where they show single ones; those that the
+        run has not reached are left out.
 
     Returns:
       The report's section on the run; its figures lie under the workdir if that is local.
@@ -32,7 +30,7 @@ def write_all(
       ValueError: if something cannot be written.
     """
     try:
-        return _write_all(epath.Path(workdir), result, drawn or {})
+        return _write_all(epath.Path(workdir), result, generations)
     except OSError as error:
         raise SettingError(
             f"workdir: cannot write the results to {workdir}: {error.strerror or error}; the run"
@@ -40,7 +38,7 @@ def write_all(
         ) from error
 
 
-def _write_all(directory: epath.Path, result: Result, drawn: Mapping[str, Figure]) -> page.Section:
+def _write_all(directory: epath.Path, result: Result, generations: Sequence[int]) -> page.Section:
     run = (result.family, result.regime, result.config.generations)
     curves, shown = closed_forms.curves(*run), closed_forms.curves(*run, heavy_tailed=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -48,7 +46,8 @@ def _write_all(directory: epath.Path, result: Result, drawn: Mapping[str, Figure
         write_history(local / "history.nc", result.history)
         table.write_csv(local / "summary.csv", result.summary, curves)
         (local / "plots").mkdir()
-        paths = figures.save({**drawn, **figures.standard(result, shown, drawn)}, local / "plots")
+        drawn = figures.of_run(result.family, result, shown, generations)
+        paths = figures.save(drawn, local / "plots")
         title = str(result.summary.attrs["title"])
         section = run_section.run_section(result, paths, curves)
         page.write(local / "report.html", title, [section])

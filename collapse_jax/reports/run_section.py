@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from collapse_jax.families.gmm import originals
+from collapse_jax.family import Curves
 from collapse_jax.reports.page import Section, Table
 from collapse_jax.results import survival
-from collapse_jax.results.table import Expected, Row, number_of_chains, rows, sample_size, settings
+from collapse_jax.results.table import (
+    Row,
+    description,
+    number_of_chains,
+    rows,
+    sample_size,
+    settings,
+)
 
 if TYPE_CHECKING:
     from collapse_jax.runner import Result
@@ -19,7 +26,7 @@ _PathLike = str | os.PathLike[str]
 
 
 def run_section(
-    result: "Result", figure_paths: Mapping[str, _PathLike], expected: Expected
+    result: "Result", figure_paths: Mapping[str, _PathLike], expected: Curves
 ) -> Section:
     """What ran, in plain words, when it collapsed, and how it compares with closed forms.
 
@@ -37,16 +44,18 @@ def run_section(
     return Section(heading, _in_words(result, expected), figures, tables)
 
 
-def _in_words(result: "Result", expected: Expected) -> str:
+def _in_words(result: "Result", expected: Curves) -> str:
     summary, config = result.summary, result.config
-    family, regime = (_options(settings(summary, what)) for what in ("family", "regime"))
-    chains = number_of_chains(summary)
+    chains, size = number_of_chains(summary), sample_size(summary)
+    family, regime = (_settings(settings(summary, what)) for what in ("family", "regime"))
     text = (
-        f"{_count(chains, 'chain')} of the family {result.family.name}{family}"
-        f" ran for {_count(config.generations, 'generation')} under the regime"
-        f" {result.regime.name}{regime} with M = {sample_size(summary)} samples a generation."
+        f"{_count(chains, 'chain')} of the family {result.family.name}"
+        f"{_bracketed(description(summary))} ran for {_count(config.generations, 'generation')}"
+        f" under the regime {result.regime.name}{_bracketed(regime)}"
+        f"{f' with M = {size} samples a generation' if size else ''}."
         f" Seed {config.seed}; fingerprint {str(summary.attrs.get('fingerprint', ''))[:12]};"
         f" {result.seconds:.1f} seconds."
+        f"{f' Settings of the family: {family}.' if family else ''}"
     )
     lost = int(np.sum(summary["nonfinite"].values >= 0))
     if lost:
@@ -68,19 +77,21 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _options(config: Mapping[str, Any]) -> str:
-    """Settings in brackets; those that are long, off or said elsewhere are left out."""
-    if "truth" in config:
-        config = {**config, "truth": originals.label(config["truth"])}
+def _bracketed(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """A configuration in one line; settings that are long, off or said elsewhere are left out."""
     shown = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in config.items()
         if name not in ("name", "samples")
         and value is not None
         and value is not False  # 0 is a setting, though it equals False
-        and (name == "title" or len(str(value)) <= 48)
+        and len(str(value)) <= 48
     ]
-    return f" ({', '.join(shown)})" if shown else ""
+    return ", ".join(shown)
 
 
 def _collapse_table(result: "Result") -> Table:
@@ -117,7 +128,7 @@ def _first_below_half(survival: np.ndarray) -> int | str:
     return int(reached[0]) if len(reached) else "not reached"
 
 
-def _theory_table(result: "Result", expected: Expected) -> Table:
+def _theory_table(result: "Result", expected: Curves) -> Table:
     """Measured against theory at about half a dozen generations."""
     length = result.summary.sizes["generation"]
     chosen = set(np.unique(np.geomspace(1, length, 6).round().astype(int) - 1).tolist())
@@ -137,11 +148,11 @@ def _theory_table(result: "Result", expected: Expected) -> Table:
     )
 
 
-def _compared(result: "Result", expected: Expected) -> list[Row]:
+def _compared(result: "Result", expected: Curves) -> list[Row]:
     return [row for row in rows(result.summary, expected) if not math.isnan(row.theory)]
 
 
-def largest_z(result: "Result", expected: Expected) -> Row | None:
+def largest_z(result: "Result", expected: Curves) -> Row | None:
     """The comparison with the largest |z| over all metrics and generations; None without any."""
     scored = [row for row in _compared(result, expected) if not math.isnan(row.z)]
     return max(scored, key=lambda row: abs(row.z), default=None)

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from collapse_jax.results.table import Quantile
+Quantile = Callable[[float], np.ndarray]  # level -> f64[generation]
 
 # Okabe and Ito's palette, told apart with any colour vision.
 COLOURS = BLUE, VERMILION, *_ = (
@@ -41,30 +41,6 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 9.0,
     "ytick.labelsize": 9.0,
 }
-_FORMULAS = {
-    ("mean", "mean"): r"$E\,\mu_n$",
-    ("mean", "variance"): r"$E(\mu_n-\mu)^2$",
-    ("log_variance", "mean"): r"$E\,\ln\sigma_n^2$",
-    ("log_determinant", "mean"): r"$E\,\ln|\Sigma_n|$",
-    ("w2_squared", "mean"): r"$E\,W_2^2$",
-    ("kl", "mean"): r"$E\,\mathrm{KL}$",
-    ("heterozygosity", "mean"): r"$E\,H_n$",
-    ("variance", "mean"): r"$E\,\sigma_n^2$",
-    ("excess_risk", "mean"): r"$E\,|\hat w_n-w|^2$",
-}
-_SYMBOLS = {
-    "component_covariance": r"$\Sigma_n$",
-    "kl": "KL",
-    "log_determinant": r"$\ln|\Sigma_n|$",
-    "log_variance": r"$\ln\sigma_n^2$",
-    "variance": r"$\sigma_n^2$",
-    "excess_risk": r"$|\hat w_n-w|^2$",
-    "log_excess_risk": r"$\ln|\hat w_n-w|^2$",
-    "log_bandwidth": r"$\ln h_n$",
-    "w2_squared_bound": r"lower bound on $W_2^2$",
-    "kl_bound": "lower bound on KL",
-    "w2_squared": r"$W_2^2$",
-}
 _RAISED = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
@@ -72,15 +48,20 @@ _MOST_LINES = 10  # of a vector metric in one panel
 _DECADES = 12  # that a log axis shows at most
 
 
-def formula(name: str, statistic: str = "mean") -> str:
-    """What a closed form is of, as the label of its line."""
-    fallback = f"{'expected' if statistic == 'mean' else 'variance of'} {name.replace('_', ' ')}"
-    return _FORMULAS.get((name, statistic), plain(fallback))
+def symbol(summary: xr.Dataset, name: str) -> str:
+    """A metric on an axis: its symbol, or its name where the family gives it none."""
+    latex = _latex(summary, name)
+    return f"${latex}$" if latex else plain(name.replace("_", " "))
 
 
-def symbol(name: str) -> str:
-    """A metric's name on an axis."""
-    return _SYMBOLS.get(name, plain(name.replace("_", " ")))
+def expectation(summary: xr.Dataset, name: str) -> str:
+    """The mean of a metric, as the label of a closed form's line."""
+    latex = _latex(summary, name)
+    return rf"$E\,{latex}$" if latex else plain(f"expected {name.replace('_', ' ')}")
+
+
+def _latex(summary: xr.Dataset, name: str) -> str:
+    return str(summary[f"{name}_mean"].attrs.get("symbol", ""))
 
 
 def plain(text: str) -> str:

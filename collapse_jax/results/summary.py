@@ -3,7 +3,7 @@
 Either way the result has one layout, so plots and reports need not know how a run was kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,24 +14,6 @@ from collapse_jax.results.totals import Totals, edges
 
 QUANTILES = (0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975)
 STATISTICS = ("count", "mean", "sd", "quantile")
-
-
-def merge(batches: Sequence[Totals]) -> Totals:
-    """Totals of several batches together, in float64 and in order (Chan et al. 1983)."""
-    first = batches[0]
-    count, mean, squares = (np.asarray(x, np.float64) for x in first[:3])
-    whole = Totals(count, mean, squares, np.asarray(first.histogram, np.int64))
-    for batch in batches[1:]:
-        count = whole.count + batch.count
-        share = np.divide(batch.count, count, out=np.zeros_like(count), where=count > 0)
-        delta = batch.mean - whole.mean
-        whole = Totals(
-            count,
-            whole.mean + delta * share,
-            whole.squares + batch.squares + delta**2 * whole.count * share,
-            whole.histogram + np.asarray(batch.histogram, np.int64),
-        )
-    return whole
 
 
 def from_totals(
@@ -136,10 +118,11 @@ def _variables(
     def labelled(what: str) -> dict[str, Any]:
         return {"long_name": f"{what} {metric.long_name}", "units": metric.units}
 
-    mean_attributes = labelled("mean over finite chains of the")
+    mean_attributes: dict[str, Any] = labelled("mean over finite chains of the")
+    if metric.symbol:
+        mean_attributes["symbol"] = metric.symbol
     if metric.original is not None:
         mean_attributes["original"] = metric.original
-
     return {
         f"{name}_count": (dims, count, {"long_name": "number of finite chains", "units": "1"}),
         f"{name}_mean": (dims, mean, mean_attributes),

@@ -6,19 +6,15 @@ theory and too small where a metric has heavier tails than a normal. n counts fi
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from etils import epath
-from scipy.stats import norm
 
-from collapse_jax.families.gmm import originals
-
-Expected = Mapping[tuple[str, str], np.ndarray]  # {(metric, statistic): f64[generation, ...]}
-Quantile = Callable[[float], np.ndarray]
+from collapse_jax.family import Curves
 
 STATISTICS = ("mean", "variance")
 # Of a vector metric; one with more (pictures) has no lines, but is in history.nc.
@@ -68,18 +64,25 @@ def settings(dataset: xr.Dataset, what: str) -> dict[str, Any]:
     return found
 
 
+def original(dataset: xr.Dataset, name: str) -> np.ndarray | None:
+    """A metric's value at the original itself, from a summary or a history; None if unknown."""
+    of_summary = f"{name}_mean"
+    value = dataset[of_summary if of_summary in dataset else name].attrs.get("original")
+    return None if value is None else np.asarray(value, np.float64)
+
+
 def sample_size(dataset: xr.Dataset) -> str:
-    """M in words: a number, or the first and last of a schedule."""
-    samples = settings(dataset, "regime").get("samples", "?")
+    """M in words: a number, or the first and last of a schedule; "" where the regime has none."""
+    samples = settings(dataset, "regime").get("samples")
     if isinstance(samples, Mapping):
         samples = samples.get("function", [])
     if isinstance(samples, Sequence) and not isinstance(samples, str):
-        return f"{samples[0]:,} to {samples[-1]:,} (schedule)" if samples else "?"
-    return f"{samples:,}" if isinstance(samples, int) else str(samples)
+        return f"{samples[0]:,} to {samples[-1]:,} (schedule)" if samples else ""
+    return f"{samples:,}" if isinstance(samples, int) else str(samples or "")
 
 
 def describe(*datasets: xr.Dataset) -> str:
-    """What ran, in one line: family, regime, M, number of chains, and a corpus's title.
+    """What ran, in one line: family, regime, M and number of chains.
 
     Of several runs, what differs is listed: "gaussian, replace / accumulate, M = 100, 50 chains".
     """
@@ -90,27 +93,23 @@ def describe(*datasets: xr.Dataset) -> str:
 
 def _parts(dataset: xr.Dataset) -> list[str]:
     family, regime = settings(dataset, "family"), settings(dataset, "regime")
-    details = [str(family["estimator"])] if "estimator" in family else []
-    details += [f"{name} {family[name]}" for name in ("bandwidth", "design") if name in family]
-    details += [f"d = {family['dim']}"] if family.get("dim", 1) > 1 else []
-    if "components" in family:
-        details += [f"k = {family['components']}", f"{family['covariance']} covariances"]
-        details += [f"original: {originals.label(family['truth'])}"]
-    if "synthetic" in family:
-        details += [family["model"], family["dataset"]["name"], f"{family['synthetic']} images"]
     options = [
         name if value is True else f"{name} = {value:g}"
         for name, value in regime.items()
         if name != "samples" and isinstance(value, (bool, int, float)) and value is not False
     ]
-    chains = number_of_chains(dataset)
+    size, chains = sample_size(dataset), number_of_chains(dataset)
     return [
-        _with_details(str(family.get("name", "unknown family")), details),
+        _with_details(str(family.get("name", "unknown family")), [description(dataset)]),
         _with_details(str(regime.get("name", "unknown regime")), options),
-        f"M = {sample_size(dataset)}",
+        f"M = {size}" if size else "",
         f"{chains:,} chain{'' if chains == 1 else 's'}",
-        str(family.get("title") or ""),
     ]
+
+
+def description(dataset: xr.Dataset) -> str:
+    """What the family says of its settings."""
+    return str(dataset.attrs.get("description", ""))
 
 
 def number_of_chains(dataset: xr.Dataset) -> int:
@@ -119,14 +118,15 @@ def number_of_chains(dataset: xr.Dataset) -> int:
 
 
 def _with_details(name: str, details: Sequence[str]) -> str:
-    return f"{name} ({', '.join(details)})" if details else name
+    shown = ", ".join(filter(None, details))
+    return f"{name} ({shown})" if shown else name
 
 
 def measured(summary: xr.Dataset, name: str, statistic: str) -> Measured:
     r"""A statistic over finite chains and its standard error.
 
-    The "variance" of the metric `mean` is the second moment about the original's mean,
-    $E(\mu_n - \mu)^2$ = sd^2 (n - 1) / n + (mean - \mu)^2; of every other it is sd^2.
+    The "variance" of the metric `mean` is the second moment about the original's mean, where that
+    is known: $E(\mu_n - \mu)^2$ = sd^2 (n - 1) / n + (mean - \mu)^2. Of every other it is sd^2.
 
     Args:
       summary: of a run.
@@ -139,63 +139,12 @@ def measured(summary: xr.Dataset, name: str, statistic: str) -> Measured:
     with np.errstate(divide="ignore", invalid="ignore"):
         if statistic == "mean":
             return Measured(mean, sd / np.sqrt(count), count)
-        value = sd**2
-        if name == "mean":
+        value, centre = sd**2, original(summary, name)
+        if name == "mean" and centre is not None:
             about_mean = np.where(count > 1, value * (count - 1) / count, 0.0)
-            value = about_mean + (mean - original_mean(summary)) ** 2
+            value = about_mean + (mean - centre) ** 2
         relative = np.where(count > 1, np.sqrt(2.0 / (count - 1)), np.nan)
     return Measured(value, value * relative, count)
-
-
-def original_mean(dataset: xr.Dataset) -> np.ndarray:
-    """The mean of the original distribution: a scalar, or f64[d] if d > 1; 0 where unknown."""
-    mean = np.asarray(settings(dataset, "family").get("mean", 0.0), np.float64)
-    return mean[0] if mean.size == 1 and mean.ndim else mean
-
-
-def original_sd(dataset: xr.Dataset) -> float:
-    """The original's standard deviation (of several dimensions: root mean square); 1 if unknown."""
-    covariance = np.asarray(settings(dataset, "family").get("covariance", [[1.0]]), np.float64)
-    return float(np.sqrt(np.mean(np.diagonal(covariance))))
-
-
-def estimation_errors(run: xr.Dataset) -> tuple[Quantile, Quantile]:
-    """Quantiles over chains of |sigma - sigma_n| and |mu - mu_n|: {level: f64[generation]}.
-
-    Args:
-      run: a Gaussian's history, or its summary, between whose quantiles a normal score is
-        interpolated. In several dimensions mu's first entry is taken.
-    """
-    centres = original_sd(run), float(np.ravel(original_mean(run))[0])
-    if "log_variance" in run:
-        finite = run["finite"].values
-        mean = run["mean"].values
-        values = np.exp(0.5 * run["log_variance"].values), mean.reshape(*mean.shape[:2], -1)[..., 0]
-        samples = [np.where(finite, x, np.nan).astype(np.float64) for x in values]
-    else:
-        mean = run["mean_quantile"].values
-        mean = mean.reshape(len(mean), -1, mean.shape[-1])[:, 0]
-        values = np.exp(0.5 * run["log_variance_quantile"].values), mean
-        samples = [_resampled(run["quantile"].values, x) for x in values]
-    sigma, mu = (_quantile_of(np.abs(x - c)) for x, c in zip(samples, centres, strict=True))
-    return sigma, mu
-
-
-def _resampled(levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """f64[sample, generation] with these quantiles [generation, level], between them normal."""
-    scores = norm.ppf(levels)
-    wanted = norm.ppf((np.arange(2000) + 0.5) / 2000)
-    return np.stack([np.interp(wanted, scores, row) for row in quantiles], axis=1)
-
-
-def _quantile_of(samples: np.ndarray) -> Quantile:
-    """Of f64[sample, generation]; NaN samples are left out."""
-
-    def quantile(level: float) -> np.ndarray:
-        kept = [column[~np.isnan(column)] for column in samples.T]
-        return np.array([np.quantile(x, level) if x.size else np.nan for x in kept])
-
-    return quantile
 
 
 def average(part: Measured) -> Measured:
@@ -206,7 +155,7 @@ def average(part: Measured) -> Measured:
     return Measured(np.mean(part.value, axis=axes), se, np.min(part.n, axis=axes))
 
 
-def rows(summary: xr.Dataset, expected: Expected) -> Iterator[Row]:
+def rows(summary: xr.Dataset, expected: Curves) -> Iterator[Row]:
     """The lines of summary.csv, by metric, statistic, entry and generation.
 
     Vector metrics of more than `MOST_ENTRIES` entries are left out. A closed form f64[generation]
@@ -283,7 +232,7 @@ def z_scores(found: Measured, theory: np.ndarray) -> np.ndarray:
                      where=found.se > 0)  # fmt: skip
 
 
-def write_csv(path: str | os.PathLike[str], summary: xr.Dataset, expected: Expected) -> None:
+def write_csv(path: str | os.PathLike[str], summary: xr.Dataset, expected: Curves) -> None:
     """Writes summary.csv: the columns of `Row`, empty cells where there is no number."""
     frame = pd.DataFrame(rows(summary, expected), columns=list(Row._fields))
     text = frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")

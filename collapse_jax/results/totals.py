@@ -3,6 +3,7 @@
 Axis legend: t generations of a segment.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,24 @@ class Totals(NamedTuple):
     mean: Any  # f32[t, ...]
     squares: Any  # f32[t, ...], sum of squared deviations from `mean`
     histogram: Any  # i32[t, ..., BINS]
+
+
+def merge(batches: Sequence[Totals]) -> Totals:
+    """Totals of several batches together, in float64 and in order (Chan et al. 1983)."""
+    first = batches[0]
+    count, mean, squares = (np.asarray(x, np.float64) for x in first[:3])
+    whole = Totals(count, mean, squares, np.asarray(first.histogram, np.int64))
+    for batch in batches[1:]:
+        count = whole.count + batch.count
+        share = np.divide(batch.count, count, out=np.zeros_like(count), where=count > 0)
+        delta = batch.mean - whole.mean
+        whole = Totals(
+            count,
+            whole.mean + delta * share,
+            whole.squares + batch.squares + delta**2 * whole.count * share,
+            whole.histogram + np.asarray(batch.histogram, np.int64),
+        )
+    return whole
 
 
 def edges(metric: Metric) -> np.ndarray:

@@ -24,10 +24,9 @@ import numpy as np
 from etils import epath
 
 from collapse_jax.data import files
-from collapse_jax.results.totals import Totals
+from collapse_jax.results.records import Part, Record, flatten, unflatten
 from collapse_jax.saving.signals import Stopped
 
-Record = Mapping[str, Any]
 _DAMAGED = ".damaged"
 _EMPTY = "empty"  # stands for a tree without leaves, which Orbax refuses
 
@@ -48,7 +47,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         """An empty store."""
-        self._parts: list[tuple[int, int, Record]] = []
+        self._parts: list[Part] = []
 
     def append(self, start: int, stop: int, record: Record) -> None:
         """Adds the record of generations [start, stop)."""
@@ -62,7 +61,7 @@ class MemoryStore:
         del abstract
         return None
 
-    def parts(self) -> list[tuple[int, int, Record]]:
+    def parts(self) -> list[Part]:
         """All records, in order."""
         return self._parts
 
@@ -85,7 +84,7 @@ class DiskStore:
         with explained(self._history):
             self._history.mkdir(parents=True, exist_ok=True)
         self._listed: list[dict[str, Any]] = []  # parts on disk
-        self._unwritten: list[tuple[int, int, Record]] = []
+        self._unwritten: list[Part] = []
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[None] | None = None
         self._step = -1
@@ -136,7 +135,7 @@ class DiskStore:
         step: int,
         position: dict[str, Any],
         leaves: list[np.ndarray],
-        parts: list[tuple[int, int, Record]],
+        parts: list[Part],
     ) -> None:
         for start, stop, record in parts:
             name = f"{start:08d}-{stop:08d}.npz"
@@ -206,7 +205,7 @@ class DiskStore:
         self._drop_unlisted()
         return None
 
-    def parts(self) -> list[tuple[int, int, Record]]:
+    def parts(self) -> list[Part]:
         """All records, in order, read from disk."""
         return [
             (part["start"], part["stop"], _read_part(self._history / part["file"]))
@@ -354,7 +353,7 @@ def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
 
 def write_durably(path: epath.Path, record: Record) -> str:
     """Writes flattened arrays as .npz, flushed to the device; the SHA-256 of the file."""
-    flat: dict[str, Any] = flatten_record(record)
+    flat: dict[str, Any] = flatten(record)
     with files.replacing(path) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, **flat)
@@ -363,28 +362,4 @@ def write_durably(path: epath.Path, record: Record) -> str:
 
 def _read_part(path: epath.Path) -> Record:
     with path.open("rb") as file, np.load(file) as arrays:
-        return unflatten_record({name: arrays[name] for name in arrays.files})
-
-
-def flatten_record(record: Record) -> dict[str, np.ndarray]:
-    """{metric: array or NamedTuple of arrays} to {"metric" or "metric/field": array}."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in record.items():
-        if hasattr(value, "_asdict"):
-            flat |= {f"{name}/{field}": np.asarray(x) for field, x in value._asdict().items()}
-        else:
-            flat[name] = np.asarray(value)
-    return flat
-
-
-def unflatten_record(flat: Mapping[str, np.ndarray]) -> Record:
-    """The inverse of `flatten_record`."""
-    record: dict[str, Any] = {}
-    grouped: dict[str, dict[str, np.ndarray]] = {}
-    for key, array in flat.items():
-        name, _, field = key.partition("/")
-        if field:
-            grouped.setdefault(name, {})[field] = array
-        else:
-            record[name] = array
-    return record | {name: Totals(**fields) for name, fields in grouped.items()}
+        return unflatten({name: arrays[name] for name in arrays.files})

@@ -5,12 +5,13 @@ Heavy-tailed raw moments are checked only while Var ln sigma^2 <= 1/2, their log
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from scipy import stats
 
 from collapse_jax import families, regimes, theory
+from collapse_jax.families.gaussian.family import Sampler
 from collapse_jax.results.closed_forms import HEAVY_TAILED
 from collapse_jax.validation.checks import (
     Check,
@@ -26,7 +27,7 @@ def gaussian_replace(
     chains: int,
     samples: int,
     estimator: theory.Estimator,
-    sampler: str = "exact",
+    sampler: Sampler = "exact",
     bias: float = 1.0,
 ) -> Iterator[Check]:
     """All 1-D forms of replace, at several n."""
@@ -118,7 +119,7 @@ def gaussian_dimensions(
 
 
 def gaussian_accumulate(
-    chains: int, samples: int, estimator: theory.Estimator, sampler: str
+    chains: int, samples: int, estimator: theory.Estimator, sampler: Sampler
 ) -> Iterator[Check]:
     """Variance and drift when all data so far are fitted."""
     study = f"gaussian {sampler}, accumulate, M={samples}, {estimator}"
@@ -137,7 +138,7 @@ def gaussian_fresh(
     chains: int, samples: int, share: float, estimator: theory.Estimator, independent: bool
 ) -> Iterator[Check]:
     """The steady state with fresh real data in every training set."""
-    sampler = "rows" if independent else "exact"
+    sampler: Sampler = "rows" if independent else "exact"
     kind = "each real with probability" if independent else "real share"
     study = f"gaussian {sampler}, fresh, M={samples}, {kind} {share}, {estimator}"
     family = families.gaussian(estimator=estimator, sampler=sampler)
@@ -156,8 +157,8 @@ def gaussian_fresh(
 
 def two_samplers(chains: int, generation: int = 400) -> Iterator[Check]:
     """Exact and rows samplers against each other, deep in collapse: M = 10, generation 400."""
-    values = {}
-    for sampler in ("exact", "rows"):
+    values, samplers = {}, get_args(Sampler)
+    for sampler in samplers:
         family = families.gaussian(sampler=sampler)
         history = history_of(family, regimes.replace(10), chains, generation + 1, seed=4)
         values[sampler] = history.isel(generation=generation)

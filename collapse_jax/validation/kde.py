@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from collapse_jax import families, regimes, theory
+from collapse_jax.families.kde.family import Rule
 from collapse_jax.regimes import Regime
 from collapse_jax.validation.checks import Check, Study, fewer, history_of, mean_check
 
 
 def kde_moments(
-    chains: int, regime: Regime, bandwidth: float | str, dim: int = 1
+    chains: int, regime: Regime, bandwidth: float | Rule, dim: int = 1
 ) -> Iterator[Check]:
     """Variance and drift; with a fixed bandwidth under replace or accumulate, the tail mass."""
     samples, length = regime.config["samples"], 5

@@ -14,7 +14,8 @@ from etils import epath
 import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.saving.checkpoint import write_durably
-from experiments.benchmarks.timing import RATE, Case, interleaved, seconds, significant
+
+from .timing import RATE, Case, interleaved, seconds, significant
 
 _MEGABYTE = 1e6
 

@@ -12,7 +12,8 @@ from collapse_jax import families, regimes
 from collapse_jax.data.word_counts import WIKITEXT_2, load_corpus
 from collapse_jax.engine.fused import LONGEST
 from collapse_jax.family import Family
-from experiments.benchmarks.timing import RATE, Case, Segment, breakdown, interleaved, significant
+
+from .timing import RATE, Case, Segment, breakdown, interleaved, significant
 
 _WORDS, _DRAWS = 33_278, 2_088_628  # of WikiText-2's training split
 _TAIL = 0.02
@@ -41,8 +42,8 @@ def cases(
         name, counts = _corpus(data_dir)
     family, draws = families.discrete(counts, tail=_TAIL), int(counts.sum())
     ours = Segment(family, regimes.replace(draws), chains, generations)
-    peer = Numpy(family, counts, chains, generations, with_metrics=False)
-    peer_measured = Numpy(family, counts, chains, generations, with_metrics=True)
+    peer = NumpyDiscrete(family, counts, chains, generations, with_metrics=False)
+    peer_measured = NumpyDiscrete(family, counts, chains, generations, with_metrics=True)
     times = interleaved([ours, peer, peer_measured], repeats)
     rate, plain, measured = (ours.rows / time for time in times)
     extra: dict[str, Any] = {
@@ -78,7 +79,7 @@ def zipf(words: int, draws: int) -> np.ndarray:
     return counts
 
 
-class Numpy:
+class NumpyDiscrete:
     """Chains in a loop, each drawing with float64 probabilities counts / M."""
 
     def __init__(
@@ -88,7 +89,7 @@ class Numpy:
         self._counts, self._chains, self._generations = counts, chains, generations
         self._with_metrics = with_metrics
         self._rng = np.random.default_rng(0)
-        self._law = family.population
+        self._law = counts / counts.sum()
         self._log_law = np.log(self._law)
         self._edges = np.asarray(family.coords["frequency_bin"])
         self._bins = np.searchsorted(self._edges, self._law, side="right") - 1

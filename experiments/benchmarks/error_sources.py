@@ -18,9 +18,10 @@ from scipy.stats import norm
 from collapse_jax.error_sources import study
 from collapse_jax.error_sources.model_classes import Learner
 from collapse_jax.error_sources.truth import THREE_MODES, log_masses
-from experiments.benchmarks.gaussian import draw_moments, draw_rows
-from experiments.benchmarks.timing import RATE, Case, Work, interleaved
-from experiments.error_sources import EXACT_STEPS, ErrorSourcesConfig
+
+from ..error_sources import EXACT_STEPS, ErrorSourcesConfig
+from .gaussian import draw_moments, draw_rows
+from .timing import RATE, Case, Work, interleaved
 
 _Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -59,14 +60,14 @@ def cases(
 
     for samples in (few, many):
         gaussians: dict[str, Work] = {
-            "scipy, a chain at a time": Gaussian(draw_by_scipy, samples, *size(samples, rows)),
-            "numpy rows": Gaussian(draw_rows, samples, *size(samples, rows)),
-            "numpy exact": Gaussian(draw_moments, samples, 100 * chains, generations),
+            "scipy, a chain at a time": ScipyGaussian(draw_by_scipy, samples, *size(samples, rows)),
+            "numpy rows": ScipyGaussian(draw_rows, samples, *size(samples, rows)),
+            "numpy exact": ScipyGaussian(draw_moments, samples, 100 * chains, generations),
         }
         fewer = samples, *size(samples, rows // 100)
         mixtures: dict[str, Work] = {
-            "scikit-learn, as many EM steps": ScikitLearn(*fewer, tolerance=0.0),
-            "scikit-learn, tol=1e-5": ScikitLearn(*fewer, tolerance=1e-5),
+            "scikit-learn, as many EM steps": ScikitLearnFits(*fewer, tolerance=0.0),
+            "scikit-learn, tol=1e-5": ScikitLearnFits(*fewer, tolerance=1e-5),
         }
         for name, peers in (("gaussian", gaussians), ("gmm", mixtures)):
             ours = Grid(learners[name], samples, chains, generations)
@@ -95,7 +96,7 @@ class Grid:
         return jax.device_get(self._simulate(jax.random.key(0, impl="philox4x32")))
 
 
-class Gaussian:
+class ScipyGaussian:
     """The Gaussian's chains in SciPy or NumPy, from N(0, 1), fitted by maximum likelihood."""
 
     def __init__(self, draw: _Draw, samples: int, chains: int, generations: int) -> None:
@@ -124,7 +125,7 @@ def draw_by_scipy(rng: np.random.Generator, n: int, samples: int) -> tuple[np.nd
     return mean, np.log(deviation) - np.float32(0.5 * np.log1p(-1 / samples))
 
 
-class ScikitLearn:
+class ScikitLearnFits:
     """The mixture's chains in a loop: sample it, refit it from where it stands."""
 
     def __init__(self, samples: int, chains: int, generations: int, tolerance: float) -> None:

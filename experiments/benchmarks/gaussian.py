@@ -9,9 +9,10 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from collapse_jax import families, regimes
-from collapse_jax.config import PRNGS
+from collapse_jax.config import PRNGS, Prng
 from collapse_jax.engine.fused import LONGEST
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,
@@ -39,7 +40,7 @@ def cases(
     rows: int = 1000,
     rows_chains: int = 10_000,
     rows_generations: int = 16,
-    prngs: Sequence[str] = PRNGS,
+    prngs: Sequence[Prng] = PRNGS,
 ) -> Iterator[Case]:
     """All cases of the suite, as they are measured.
 
@@ -63,9 +64,9 @@ def _exact_cases(
     ours = Segment(family, regimes.replace(few), chains, generations)
     ours_many = Segment(family, regimes.replace(many), chains, generations)
     peers = [
-        Numpy(draw_rows, few, chains, max(1, generations // 16)),
-        Numpy(draw_rows, many, max(1, chains // 20), 1),
-        Numpy(draw_moments, few, chains, max(1, generations // 2)),
+        NumpyGaussian(draw_rows, few, chains, max(1, generations // 16)),
+        NumpyGaussian(draw_rows, many, max(1, chains // 20), 1),
+        NumpyGaussian(draw_moments, few, chains, max(1, generations // 2)),
     ]
     works: list[Work] = [ours, *peers, ours_many]
     times = interleaved(works, repeats)
@@ -88,11 +89,11 @@ def _exact_cases(
 
 
 def _rows_case(
-    samples: int, chains: int, generations: int, repeats: int, prngs: Sequence[str]
+    samples: int, chains: int, generations: int, repeats: int, prngs: Sequence[Prng]
 ) -> Case:
     family, regime = families.gaussian(sampler="rows"), regimes.replace(samples)
     segments = {prng: Segment(family, regime, chains, generations, prng) for prng in prngs}
-    peer = Numpy(draw_rows, samples, chains, generations)
+    peer = NumpyGaussian(draw_rows, samples, chains, generations)
     *times, peer_time = interleaved([*segments.values(), peer], repeats)
     rates = {
         prng: work.rows / time for (prng, work), time in zip(segments.items(), times, strict=True)
@@ -110,7 +111,7 @@ def _rows_case(
     return Case("gaussian", f"rows M={samples}", rates[best], peer_rate, "numpy rows", RATE, extra)
 
 
-class Numpy:
+class NumpyGaussian:
     """The recursion in NumPy, float32, vectorised over chains in blocks that stay in cache.
 
     mu' = mu + sigma m, ln sigma' = ln sigma + ln(s), with m and s the mean and the unbiased

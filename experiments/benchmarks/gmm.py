@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from collapse_jax import families, regimes
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.originals import truth
 from collapse_jax.family import Family
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,
@@ -57,7 +59,9 @@ def cases(
 
 
 def _family(original: str) -> Family:
-    return families.gmm(truth=original, tolerance=_TOLERANCE, max_iterations=_MAX_ITERATIONS)
+    return families.gmm(
+        truth=original, fitting=Fitting(tolerance=_TOLERANCE, max_iterations=_MAX_ITERATIONS)
+    )
 
 
 def _speed(
@@ -66,7 +70,7 @@ def _speed(
     family, regime = _family(original), regimes.replace(samples)
     ours = Segment(family, regime, chains, generations)
     peers = [
-        ScikitLearn(original, samples, peer_chains, generations, dtype)
+        ScikitLearnGmm(original, samples, peer_chains, generations, dtype)
         for dtype in (np.float64, np.float32)
     ]
     works: list[Work] = [ours, *peers]
@@ -88,7 +92,7 @@ def _speed(
         )  # fmt: skip
 
 
-class ScikitLearn:
+class ScikitLearnGmm:
     """Chains in a loop: sample the mixture, refit it from where it stands."""
 
     def __init__(
@@ -123,7 +127,7 @@ class ScikitLearn:
 
 def _memory(chains: int, samples: int) -> Case:
     """Peak memory of a process of its own that runs two generations."""
-    code = f"from experiments.benchmarks import gmm; gmm.print_peak({chains}, {samples})"
+    code = f"from {__package__} import gmm; gmm.print_peak({chains}, {samples})"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )  # fmt: skip
@@ -136,7 +140,8 @@ def _memory(chains: int, samples: int) -> Case:
 def print_peak(chains: int, samples: int) -> None:
     """Runs two generations and prints the most memory this process ever held, GB."""
     import collapse_jax
-    from experiments import launch
+
+    from .. import launch
 
     launch.use_all_cores()
     regime = regimes.replace(samples)

@@ -13,7 +13,8 @@ from scipy.special import ndtr, ndtri
 
 from collapse_jax import families, regimes, theory
 from collapse_jax.engine.fused import LONGEST
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,
@@ -58,9 +59,9 @@ def cases(
         ours = Segment(family, regime, scaled, generations)
         shorter = max(1, generations // 4)
         peers: dict[str, Work] = {
-            "numpy": Numpy(samples, scaled, shorter, with_metrics=False),
-            "numpy and metrics": Numpy(samples, scaled, shorter),
-            "scikit-learn": ScikitLearn(samples, scaled_peer, max(1, generations // 8)),
+            "numpy": NumpyKde(samples, scaled, shorter, with_metrics=False),
+            "numpy and metrics": NumpyKde(samples, scaled, shorter),
+            "scikit-learn": ScikitLearnKde(samples, scaled_peer, max(1, generations // 8)),
         }
         works = [ours, *peers.values()]
         times = interleaved(works, repeats)
@@ -77,7 +78,7 @@ def cases(
             yield Case("kde", f"M={samples}", rate, peer_rate, name, RATE, extra)
 
 
-class Numpy:
+class NumpyKde:
     """All chains at once in float32, in blocks that stay in cache."""
 
     def __init__(
@@ -130,7 +131,7 @@ def measure(rows: np.ndarray, bandwidth: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-class ScikitLearn:
+class ScikitLearnKde:
     """Chains in a loop: sample the density, fit the next one to the rows."""
 
     def __init__(self, samples: int, chains: int, generations: int) -> None:

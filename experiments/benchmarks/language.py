@@ -21,13 +21,14 @@ from collapse_jax.engine.recording import every_chain
 from collapse_jax.engine.shapes import abstract_chain
 from collapse_jax.engine.stepped import Flight, SteppedEngine
 from collapse_jax.families import language
-from collapse_jax.families.language import base as bases
+from collapse_jax.families.language.base import load
 from collapse_jax.family import Family
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import tokenizer, weights
+from collapse_jax.lm import opt, tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.regimes import Regime
-from experiments.benchmarks.timing import Case, finish_peer, peer_device, significant
+
+from ..flags import grouped
+from .timing import Case, finish_peer, peer_device, significant
 
 _STAGES = {"decode": ("sample",), "fit": ("assemble", "fit"), "measure": ("measure",)}
 _BEAMS = 5
@@ -50,7 +51,8 @@ def cases(
             "length": length, "blocks": blocks, "epochs": 1, "batch": blocks, "beams": _BEAMS,
             "decode_batch": blocks, "test_blocks": blocks, "kept_blocks": 0, "prompt": "",
         }  # fmt: skip
-        family, regime = language(base, text, **settings), regimes.replace(blocks)
+        family = language(base, text, **grouped(language, settings))
+        regime = regimes.replace(blocks)
         ours, peers = _Generation(family, regime), _peer(family, base, text, settings)
         times: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
         ours()
@@ -83,7 +85,7 @@ def _places(config: Config, blocks: int, length: int) -> Iterator[tuple[str, str
         base, text = Path(directory, "base"), Path(directory, "text")
         text.mkdir()
         tokenizer.train(rows, min(4096, config.vocabulary)).save(base)
-        weights.save(base, config, models.init(config, jax.random.key(0)))
+        weights.save(base, config, opt.init(config, jax.random.key(0)))
         part = "".join(rows)[: 8 * blocks * length]  # a token has a few letters
         for split in ("train", "validation", "test"):
             (text / f"{split}.txt").write_text(part)
@@ -128,11 +130,11 @@ def _peer(
     from transformers import OPTForCausalLM
 
     from collapse_jax.data.text_splits import load_text
-    from collapse_jax.families.language.blocks import Counts, cut
+    from collapse_jax.families.language.blocks import BlockCounts, cut_blocks
 
     length, count = settings["length"], settings["blocks"]
-    counts = Counts(count, None, count)
-    found = cut(bases.load(base).words, load_text(text), length, 0.0, counts)
+    counts = BlockCounts(count, None, count)
+    found = cut_blocks(load(base).words, load_text(text), length, 0.0, counts)
     train, validation, test = (
         torch.tensor(part.astype(np.int64), device=peer_device()) for part in found
     )

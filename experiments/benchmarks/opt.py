@@ -21,11 +21,11 @@ import numpy as np
 
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
-from collapse_jax.lm import beam, finetune, weights
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import beam, finetune, opt, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.prompts import prompts
-from experiments.benchmarks.timing import (  # fmt: skip
+
+from .timing import (  # fmt: skip
     Case,
     finish_peer,
     interleaved,
@@ -40,7 +40,7 @@ _PEER = "transformers"
 _BEAMS = 5
 _TARGETS = {4: ">= 1.5", 16: ">= 2.0, aim 2.5", 64: ">= 4"}
 # A step from random weights with these settings, dropout off on both sides.
-_SETTINGS = finetune.Settings(learning_rate=2e-5, clip=1.0, chunk=256)
+_SETTINGS = finetune.FineTuning(learning_rate=2e-5, clip=1.0, chunk=256)
 _DTYPES = ("float32", "bfloat16")
 
 
@@ -65,8 +65,8 @@ def beam_cases(
     middle = batches[len(batches) // 2]
     cases = [(batch, "float32") for batch in batches] + [(middle, "bfloat16")]
     # Every prompt is read once, but for logits; then every beam reads all new tokens but one.
-    inner = models.multiply_adds(config) - config.vocabulary * config.embedding
-    of_prompt = length * inner + _BEAMS * (length - 1) * models.multiply_adds(config)
+    inner = opt.multiply_adds(config) - config.vocabulary * config.embedding
+    of_prompt = length * inner + _BEAMS * (length - 1) * opt.multiply_adds(config)
     with _directory(config) as directory:
         for batch, dtype in cases:
             how = _How(directory, "search", batch, length, dtype)
@@ -87,7 +87,7 @@ def finetune_cases(
     with _directory(config) as directory:
         for dtype in _DTYPES:
             how = _How(directory, "step", batch, length, dtype)
-            work = 3 * models.multiply_adds(config)  # forward, and twice that backward
+            work = 3 * opt.multiply_adds(config)  # forward, and twice that backward
             yield _case("finetune", how, repeats, work, ">= 1.2", memory)
 
 
@@ -144,7 +144,7 @@ def _check_peer(suite: str) -> None:
 def _directory(config: Config) -> Iterator[str]:
     """A model of random weights, as transformers reads it."""
     with tempfile.TemporaryDirectory() as directory:
-        params = jax.jit(lambda key: models.init(config, key))(jax.random.key(0))
+        params = jax.jit(lambda key: opt.init(config, key))(jax.random.key(0))
         weights.save(directory, config, params)
         yield directory
 
@@ -152,7 +152,7 @@ def _directory(config: Config) -> Iterator[str]:
 def _search(how: _How) -> Callable[[], None]:
     config, params = weights.load(how.directory)
     params = jax.tree.map(jnp.asarray, params)
-    model, given = models.model(config, how.dtype), prompts(config, how.ids(config.vocabulary))
+    model, given = opt.model(config, how.dtype), prompts(config, how.ids(config.vocabulary))
 
     def work() -> None:
         found = beam.search(
@@ -165,7 +165,7 @@ def _search(how: _How) -> Callable[[], None]:
 
 def _step(how: _How) -> Callable[[], None]:
     config, params = weights.load(how.directory)
-    model, blocks = models.model(config, how.dtype), how.ids(config.vocabulary)
+    model, blocks = opt.model(config, how.dtype), how.ids(config.vocabulary)
     transformation = finetune.optimizer(_SETTINGS, 1000)
     step = compiled(
         lambda params, moments, blocks: finetune.step(
@@ -236,7 +236,7 @@ def _peer_step(how: _How) -> Callable[[], None]:
 def _alone(how: _How, side: str) -> tuple[float, float]:
     """Peak memory of a process of its own, gigabytes; and how long it compiles with a cache."""
     code = (
-        "from experiments.benchmarks import opt; opt.print_alone"
+        f"from {__package__} import opt; opt.print_alone"
         f"(opt._How(*{json.dumps(list(how))}), {side!r})"
     )
     with tempfile.TemporaryDirectory() as cache:

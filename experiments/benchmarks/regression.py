@@ -14,7 +14,8 @@ from numpy.random import Generator
 
 from collapse_jax import families, regimes
 from collapse_jax.engine.fused import LONGEST
-from experiments.benchmarks.timing import (
+
+from .timing import (
     RATE,
     Case,
     Segment,
@@ -59,11 +60,11 @@ def cases(
     works: list[Work] = [
         ours,
         ours_many,
-        Numpy(refit_by_lstsq, few, dim, peer_chains, shorter),
-        Numpy(refit_by_normal_equations, few, dim, 5 * peer_chains, shorter),
-        Numpy(refit_by_normal_equations, many, dim, max(1, peer_chains // 10), 1),
-        Numpy(refit_by_gram, few, dim, chains, shorter),
-        Numpy(refit_by_factor, few, dim, chains, shorter),
+        NumpyRegression(refit_by_lstsq, few, dim, peer_chains, shorter),
+        NumpyRegression(refit_by_normal_equations, few, dim, 5 * peer_chains, shorter),
+        NumpyRegression(refit_by_normal_equations, many, dim, max(1, peer_chains // 10), 1),
+        NumpyRegression(refit_by_gram, few, dim, chains, shorter),
+        NumpyRegression(refit_by_factor, few, dim, chains, shorter),
     ]
     times = interleaved(works, repeats)
     rate, rate_many, *rates = (work.rows / time for work, time in zip(works, times, strict=True))
@@ -89,7 +90,7 @@ def cases(
                    RATE, {"note": note, **compiling, **facts})  # fmt: skip
 
 
-class Numpy:
+class NumpyRegression:
     """The recursion of the weights' error in float32, in blocks of chains that stay in cache."""
 
     def __init__(self, refit: _Refit, samples: int, dim: int, chains: int, generations: int):

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.compiling import compiled
+from collapse_jax.config import Prng, RunConfig
 from collapse_jax.engine import planning
 from collapse_jax.engine.fused import LONGEST, FusedEngine
-from collapse_jax.engine.recording import Recorder, every_chain, summaries
-from collapse_jax.engine.shapes import abstract_chain
+from collapse_jax.engine.recording import Recorder
 from collapse_jax.family import Family, Metric, Steps
 from collapse_jax.regimes import Regime
 
@@ -143,23 +143,16 @@ class Segment:
         regime: Regime,
         chains: int,
         generations: int = LONGEST,
-        prng: str = "philox4x32",
+        prng: Prng = "philox4x32",
         recorder: Recorder | None = None,
     ) -> None:
         """Compiles, and runs generation 0; `recorder` in place of the one `run()` would choose."""
         self.chains, self.generations = chains, generations
         self._root = jax.random.key(0, impl=prng)
-        shapes = abstract_chain(family, regime, generations, self._root)
-        self.batch = planning.batch_size(shapes, family, regime, chains, generations)
-        self.keep = planning.choose_keep(shapes, chains, generations + 1)
-        if recorder is None:
-            metrics = shapes[1]
-            recorder = (
-                every_chain(metrics)
-                if self.keep == "chains"
-                else summaries(family.metrics, metrics)
-            )
-        self._engine = FusedEngine(family, regime, recorder)
+        config = RunConfig(chains=chains, generations=generations + 1, prng=prng)
+        plan = planning.plan(family, regime, config)
+        self.batch, self.keep = plan.batch, plan.keep
+        self._engine = FusedEngine(family, regime, recorder or plan.recorder)
         self._devices = jax.local_devices()
         self._batches = []
         for i in range(-(-chains // self.batch)):

@@ -16,10 +16,10 @@ import numpy as np
 from collapse_jax import pools
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
-from collapse_jax.families.vae import model as models
-from collapse_jax.families.vae import training
+from collapse_jax.families.vae import networks, training
 from collapse_jax.family import Training
-from experiments.benchmarks.timing import (
+
+from .timing import (
     Case,
     finish_peer,
     interleaved,
@@ -59,7 +59,7 @@ def _speed(
     rate, peer_rate, rate_of_many = (
         count / elapsed for count, elapsed in zip(counts, times, strict=True)
     )
-    floor = peak / (3 * models.multiply_adds(one.model))  # forward, and twice that backward
+    floor = peak / (3 * networks.multiply_adds(one.model))  # forward, and twice that backward
     extra = {
         "compile_seconds": significant(one.compile_seconds),
         "arithmetic_floor": significant(floor),
@@ -83,17 +83,17 @@ class Ours:
     def __init__(self, name: str, batch: int, images: int, chains: int) -> None:
         """Compiles."""
         if name == "conv":
-            self.model = models.convolutional(_SIDE, _LATENT)
+            self.model = networks.convolutional(_SIDE, _LATENT)
         else:
-            self.model = models.perceptron(_SIDE, _HIDDEN, _LATENT)
-        settings = training.Settings(epochs=10**6, batch=batch)
+            self.model = networks.perceptron(_SIDE, _HIDDEN, _LATENT)
+        settings = training.VaeTraining(epochs=10**6, batch=batch)
         steps = training.steps(self.model, settings)
         values = jnp.asarray(_random_images(images))
         keys = jax.random.split(jax.random.key(0, impl="philox4x32"), chains)
 
         def begin(key: jax.Array) -> Any:
             pool = pools.LiveRows(pools.Rows(values, images), jnp.zeros(0, bool))
-            return steps.begin(key, models.zeros(self.model), Training(pool))
+            return steps.begin(key, networks.zeros(self.model), Training(pool))
 
         self._advance = compiled(jax.vmap(steps.advance))
         self._carry = compiled(jax.vmap(begin))(keys)

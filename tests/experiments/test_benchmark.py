@@ -132,16 +132,16 @@ def assert_mean_is(expected, values):
     ],
 )
 def test_regression_peers_follow_the_closed_form(refit):
-    record = regression.Numpy(refit, samples=20, dim=4, chains=5000, generations=2)()
+    record = regression.NumpyRegression(refit, samples=20, dim=4, chains=5000, generations=2)()
     expected = theory.regression_excess_risk(20, 3, dimension=4)
     assert_mean_is(expected, record["excess_risk"][-1])
 
 
 def test_kde_peers_follow_the_closed_form():
     expected = theory.kde_moments(20, 3, bandwidth="scott").expected_variance
-    blocks = kde.Numpy(samples=20, chains=5000, generations=2)()
+    blocks = kde.NumpyKde(samples=20, chains=5000, generations=2)()
     assert_mean_is(expected, np.concatenate([block[-1]["variance"] for block in blocks]))
-    rows = kde.ScikitLearn(samples=20, chains=500, generations=2)()[..., 0]
+    rows = kde.ScikitLearnKde(samples=20, chains=500, generations=2)()[..., 0]
     squared = theory.kde_bandwidth_factor("scott", 20) ** 2
     assert_mean_is(expected, rows.var(axis=1) + squared * rows.var(axis=1, ddof=1))
 
@@ -169,18 +169,18 @@ def test_numpy_peer_computes_the_metrics_of_kernel_densities():
     ],
 )
 def test_error_source_peers_follow_the_closed_form(draw, chains):
-    values = error_sources.Gaussian(draw, samples=30, chains=chains, generations=3)()
+    values = error_sources.ScipyGaussian(draw, samples=30, chains=chains, generations=3)()
     assert_mean_is(theory.expected_divergence_of_truth(30, 3, estimator="ml"), values[-1])
 
 
 def test_mixture_peer_takes_as_many_steps_unless_it_may_stop():
-    assert error_sources.ScikitLearn(100, 1, 1, tolerance=0.0).iterations == EXACT_STEPS["gmm"]
-    assert error_sources.ScikitLearn(100, 1, 1, tolerance=1e-3).iterations < EXACT_STEPS["gmm"]
+    assert error_sources.ScikitLearnFits(100, 1, 1, tolerance=0.0).iterations == EXACT_STEPS["gmm"]
+    assert error_sources.ScikitLearnFits(100, 1, 1, tolerance=1e-3).iterations < EXACT_STEPS["gmm"]
 
 
 def test_numpy_peer_follows_the_same_law():
     exact, rows = (
-        gaussian.Numpy(draw, samples=20, chains=20_000, generations=3)()["log_variance"][-1]
+        gaussian.NumpyGaussian(draw, samples=20, chains=20_000, generations=3)()["log_variance"][-1]
         for draw in (gaussian.draw_moments, gaussian.draw_rows)
     )
     error = math.sqrt((exact.var() + rows.var()) / exact.size)
@@ -194,7 +194,7 @@ def test_numpy_peer_computes_our_metrics():
     params = Counts(jnp.asarray(counts, jnp.int32), jnp.int32(3000))
     assert callable(family.measure)
     ours = family.measure(None, params, Training(None), Origin(None))
-    peer = discrete.Numpy(family, law, 1, 1, with_metrics=True).measure(counts, 3000)
+    peer = discrete.NumpyDiscrete(family, law, 1, 1, with_metrics=True).measure(counts, 3000)
     assert ours.keys() == peer.keys()
     for name, value in peer.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6, err_msg=name)

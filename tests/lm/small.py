@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.lm import config as configs
-from collapse_jax.lm import finetune
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import weights as files
-from collapse_jax.lm.config import Config
+from collapse_jax.lm import finetune, opt
+from collapse_jax.lm.config import Config, to_json
 from collapse_jax.lm.prompts import prompts
+from collapse_jax.lm.weights import published_name, save
 
 SMALL = Config(
     vocabulary=53, hidden=32, layers=2, heads=4, inner=48, positions=48, embedding=32, dropout=0.0
@@ -31,7 +29,7 @@ TINY = dataclasses.replace(
     LAYOUTS["350m"], vocabulary=11, hidden=8, layers=1, heads=2, inner=8, positions=6, embedding=4
 )
 # What fine-tuning is compared by: 20 steps on given minibatches.
-TRAINING = finetune.Settings(
+TRAINING = finetune.FineTuning(
     batch=6, accumulate=2, learning_rate=3e-3, schedule="linear", warmup=0.2, clip=1.0,
     weight_decay=0.1, chunk=16,
 )  # fmt: skip
@@ -52,7 +50,7 @@ def minibatches(config):
 def weights(config, seed=7):
     """Normal weights of a size at which every layer matters, the same on every machine."""
     rng = np.random.default_rng(seed)
-    leaves, structure = jax.tree.flatten_with_path(models.shapes(config))
+    leaves, structure = jax.tree.flatten_with_path(opt.shapes(config))
     made = [
         (path[-1].key == "scale") + 0.3 * rng.standard_normal(leaf.shape) for path, leaf in leaves
     ]
@@ -63,9 +61,7 @@ def published(params):
     """Arrays by their names in PyTorch's checkpoints, kernels transposed as there."""
     leaves, _ = jax.tree.flatten_with_path(params)
     return {
-        files.published_name(path): np.ascontiguousarray(
-            leaf.T if path[-1].key == "kernel" else leaf
-        )
+        published_name(path): np.ascontiguousarray(leaf.T if path[-1].key == "kernel" else leaf)
         for path, leaf in leaves
     }
 
@@ -78,7 +74,7 @@ def texts(config, seed=8, lengths=(9, 6, 3)):
 
 @functools.cache
 def _compiled(config):
-    return jax.jit(lambda params, tokens: models.model(config).bind(params)(tokens))
+    return jax.jit(lambda params, tokens: opt.model(config).bind(params)(tokens))
 
 
 def log_shares(config, params, tokens):
@@ -90,7 +86,7 @@ def twin(config, params, directory):
     """The same model in transformers, by way of a directory that we write."""
     from transformers import OPTForCausalLM  # not at the top: it may not be installed
 
-    files.save(directory, config, params)
+    save(directory, config, params)
     return OPTForCausalLM.from_pretrained(directory, dtype="float32").eval()
 
 
@@ -98,7 +94,7 @@ def twin_of_json(config):
     """An untrained model of transformers with this shape."""
     from transformers import OPTConfig, OPTForCausalLM
 
-    return OPTForCausalLM(OPTConfig(**configs.to_json(config))).eval()
+    return OPTForCausalLM(OPTConfig(**to_json(config))).eval()
 
 
 def generated(twin, given, **settings):

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax.lm import beam
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import beam, opt
 from collapse_jax.lm.prompts import prompts
 from tests.lm.small import LAYOUTS, SMALL, generated, log_shares, texts, twin, weights
 
@@ -23,7 +22,7 @@ def ours(config, params, given, settings, new=NEW, returned=2):
     settings = dict(settings)
     beams = settings.pop("num_beams")
     found = beam.search(
-        models.model(config), params, given, beams=beams, new_tokens=new, returned=returned,
+        opt.model(config), params, given, beams=beams, new_tokens=new, returned=returned,
         **settings,
     )  # fmt: skip
     return jax.tree.map(np.asarray, found)
@@ -53,7 +52,7 @@ def test_hypotheses_are_those_that_transformers_found(name):
 
 def that_end(config, params, given):
     """The weights with the word that ends texts in the place of the one that is likeliest."""
-    logs = jax.nn.log_softmax(models.model(config).bind(params)(given.tokens, given.mask)[:, -1])
+    logs = jax.nn.log_softmax(opt.model(config).bind(params)(given.tokens, given.mask)[:, -1])
     likeliest = int(jnp.argmax(logs.sum(axis=0)))
     words = params["embed_tokens"]["embedding"].copy()
     words[[config.end, likeliest]] = words[[likeliest, config.end]]
@@ -91,7 +90,7 @@ def score(config, params, prompt, row, new, settings):
 def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_path):
     pytest.importorskip("torch", reason="the extra benchmark is not installed")
     config, rng = LAYOUTS[name], np.random.default_rng(beams * 100 + new)
-    program = beam._program(models.model(config), beams, new)
+    program = beam._program(opt.model(config), beams, new)
     known = program._cache_size()  # of other tests' shapes
     ties = ended = 0
     for case in range(CASES):
@@ -187,7 +186,7 @@ def test_bfloat16_scores_are_about_those_of_float32(name):
     config, params = LAYOUTS[name], weights(LAYOUTS[name])
     given = texts(config)
     found = beam.search(
-        models.model(config, "bfloat16"), params, given, beams=3, new_tokens=NEW,
+        opt.model(config, "bfloat16"), params, given, beams=3, new_tokens=NEW,
         repetition_penalty=1.5,
     )  # fmt: skip
     assert found.scores.dtype == jnp.float32
@@ -222,7 +221,7 @@ def test_top_is_top_k_with_equal_values_in_order():
 )
 def test_bad_arguments_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        beam.search(models.model(SMALL), weights(SMALL), texts(SMALL), **settings)
+        beam.search(opt.model(SMALL), weights(SMALL), texts(SMALL), **settings)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +255,7 @@ def test_bad_prompts_are_named(ids, message):
 def test_prompts_made_by_hand_are_looked_at(change, message):
     given = prompts(SMALL, [[3, 4, 5]])._replace(**change)
     with pytest.raises(ValueError, match=message):
-        beam.search(models.model(SMALL), weights(SMALL), given, new_tokens=3)
+        beam.search(opt.model(SMALL), weights(SMALL), given, new_tokens=3)
 
 
 def test_the_score_of_one_beam_is_the_models_own():

@@ -12,8 +12,7 @@ import pytest
 
 from collapse_jax import pools
 from collapse_jax.family import Training, run_to_end
-from collapse_jax.lm import finetune
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import finetune, opt
 from tests.lm.small import (
     LAYOUTS,
     SMALL,
@@ -32,7 +31,7 @@ GOLDENS = json.loads((Path(__file__).parent / "goldens" / "opt.json").read_text(
 
 def trained(config, settings, steps, batches, params=None):
     """Parameters and losses of steps on given minibatches."""
-    model = models.model(config)
+    model = opt.model(config)
     transformation = finetune.optimizer(settings, steps)
     params = weights(config) if params is None else params
     advance = jax.jit(functools.partial(finetune.step, model, settings, transformation))
@@ -66,7 +65,7 @@ def test_steps_are_those_of_torch(name, tmp_path):
 @pytest.mark.slow
 def test_parts_and_chunks_change_nothing():
     config, batches = LAYOUTS["350m"], [blocks(6, seed) for seed in range(2)]
-    plain = finetune.Settings(batch=6, learning_rate=1e-2, epsilon=0.1, clip=0.0)
+    plain = finetune.FineTuning(batch=6, learning_rate=1e-2, epsilon=0.1, clip=0.0)
     expected = trained(config, plain, 2, batches)
     for change in ({"accumulate": 3}, {"chunk": 7}, {"chunk": 64, "recompute": True}):
         found = trained(config, plain._replace(**change), 2, batches)
@@ -77,7 +76,7 @@ def test_parts_and_chunks_change_nothing():
 
 
 def test_losses_by_their_definition():
-    model, params, given = models.model(SMALL), weights(SMALL), blocks(3)
+    model, params, given = opt.model(SMALL), weights(SMALL), blocks(3)
     logs = jax.nn.log_softmax(model.bind(params)(jnp.asarray(given)))
     expected = [
         -np.mean([logs[b, t, given[b, t + 1]] for t in range(T - 1)]) for b in range(len(given))
@@ -90,7 +89,7 @@ def test_losses_by_their_definition():
 
 
 def fit(settings, given, validation, params, key=None, vmapped=False):
-    steps = finetune.steps(models.model(SMALL), settings, T, validation)
+    steps = finetune.steps(opt.model(SMALL), settings, T, validation)
     run = lambda key, params: run_to_end(  # noqa: E731
         steps, (key, params, Training(pools.Rows(jnp.asarray(given), len(given))))
     )
@@ -104,7 +103,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
     # Training on other texts makes the model worse on the real ones after some epochs.
     params = weights(SMALL)
     given, validation = blocks(16, 1), blocks(10, 2)
-    settings = finetune.Settings(epochs=6, batch=8, learning_rate=2e-2, clip=0.0)
+    settings = finetune.FineTuning(epochs=6, batch=8, learning_rate=2e-2, clip=0.0)
     kept, metrics = fit(settings, given, validation, params)
     epochs = [
         fit(settings._replace(epochs=n, schedule="constant"), given, validation, params)
@@ -114,7 +113,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
     assert judged == sorted(judged, reverse=True)  # the best so far
     best = int(metrics["best_epoch"])
     assert 0 <= best < 6
-    found = finetune.losses(models.model(SMALL), kept, jnp.asarray(validation)).mean()
+    found = finetune.losses(opt.model(SMALL), kept, jnp.asarray(validation)).mean()
     assert float(found) == pytest.approx(float(metrics["validation_loss"]), rel=1e-4)
     assert float(found) == pytest.approx(judged[best], rel=1e-4)
     assert float(epochs[-1][1]["train_loss"]) < float(epochs[0][1]["train_loss"])
@@ -124,7 +123,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
 def test_many_chains_at_once_are_each_as_alone():
     given, validation = blocks(8, 1), blocks(3, 2)
     # Adam divides by the gradient's size: a large epsilon keeps rounding as small as it is.
-    settings = finetune.Settings(epochs=2, batch=4, learning_rate=1e-2, epsilon=0.1)
+    settings = finetune.FineTuning(epochs=2, batch=4, learning_rate=1e-2, epsilon=0.1)
     two = [weights(SMALL, seed) for seed in (3, 4)]
     keys = jax.random.split(jax.random.key(5), 2)
     together = fit(
@@ -140,7 +139,7 @@ def test_many_chains_at_once_are_each_as_alone():
 
 def test_dropout_changes_training_and_nothing_else():
     config = dataclasses.replace(SMALL, dropout=0.3)
-    model, params, given = models.model(config), weights(config), jnp.asarray(blocks(4))
+    model, params, given = opt.model(config), weights(config), jnp.asarray(blocks(4))
     plain = finetune.mean_loss(model, params, given)
     np.testing.assert_allclose(plain, finetune.losses(model, params, given).mean(), rtol=1e-6)
     dropped = finetune.mean_loss(model, params, given, jax.random.key(0))
@@ -149,7 +148,7 @@ def test_dropout_changes_training_and_nothing_else():
 
 def test_schedules():
     for schedule, last in (("constant", 1.0), ("linear", 0.0), ("cosine", 0.0)):
-        settings = finetune.Settings(
+        settings = finetune.FineTuning(
             learning_rate=1.0, schedule=schedule, warmup=0.5, weight_decay=0.0, clip=0.0,
             beta_1=0.0, beta_2=0.0,
         )  # fmt: skip
@@ -178,13 +177,13 @@ def test_schedules():
     ],
 )
 def test_bad_settings_are_named(change, message):
-    settings = finetune.Settings(batch=4)._replace(**change)
+    settings = finetune.FineTuning(batch=4)._replace(**change)
     with pytest.raises(ValueError, match=message):
-        finetune.steps(models.model(SMALL), settings, T, blocks(2))
+        finetune.steps(opt.model(SMALL), settings, T, blocks(2))
 
 
 def test_blocks_that_the_model_cannot_read_are_refused():
-    model, settings = models.model(SMALL), finetune.Settings(batch=4)
+    model, settings = opt.model(SMALL), finetune.FineTuning(batch=4)
     with pytest.raises(ValueError, match="validation: expected ids below .* 53, got 53"):
         finetune.steps(model, settings, T, np.full((2, T), 53))
     with pytest.raises(ValueError, match="validation: expected blocks of 12, got 7"):
@@ -195,7 +194,7 @@ def test_blocks_that_the_model_cannot_read_are_refused():
 
 def test_no_validation_is_refused():
     with pytest.raises(ValueError, match="validation: expected at least one block"):
-        finetune.steps(models.model(SMALL), finetune.Settings(batch=4), T, blocks(0))
+        finetune.steps(opt.model(SMALL), finetune.FineTuning(batch=4), T, blocks(0))
 
 
 @pytest.mark.parametrize(
@@ -207,13 +206,13 @@ def test_no_validation_is_refused():
     ],
 )
 def test_training_sets_that_cannot_be_are_refused(training, message):
-    model, settings = models.model(SMALL), finetune.Settings(batch=4)
+    model, settings = opt.model(SMALL), finetune.FineTuning(batch=4)
     with pytest.raises(ValueError, match=message):
         finetune.fit(jax.random.key(0), model, weights(SMALL), training, blocks(2), settings)
 
 
 def test_evaluation_of_nothing_is_refused():
-    model, params = models.model(SMALL), weights(SMALL)
+    model, params = opt.model(SMALL), weights(SMALL)
     with pytest.raises(ValueError, match="blocks: expected at least one block"):
         finetune.evaluate(model, params, blocks(0))
     with pytest.raises(ValueError, match="batch: expected an integer >= 1, got 0"):

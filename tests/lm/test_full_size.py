@@ -7,21 +7,20 @@ import pytest
 
 from collapse_jax import pools
 from collapse_jax.family import Training, run_to_end
-from collapse_jax.lm import beam, finetune, weights
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import beam, finetune, opt, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.prompts import prompts
 
 
 @pytest.mark.slow
 def test_load_finetune_generate_save(tmp_path):
-    begun = jax.jit(lambda key: models.init(Config(), key))(jax.random.key(0))
+    begun = jax.jit(lambda key: opt.init(Config(), key))(jax.random.key(0))
     weights.save(tmp_path / "before", Config(), begun)
     config, params = weights.load(tmp_path / "before")
     assert config == Config()
-    model = models.model(config)
+    model = opt.model(config)
     blocks = np.random.default_rng(0).integers(4, config.vocabulary, (4, 16)).astype(np.int32)
-    settings = finetune.Settings(epochs=2, batch=2, learning_rate=1e-4, chunk=16)
+    settings = finetune.FineTuning(epochs=2, batch=2, learning_rate=1e-4, chunk=16)
     steps = finetune.steps(model, settings, 16, blocks[2:])
 
     @jax.jit

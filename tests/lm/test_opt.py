@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from collapse_jax.lm import cache as caches
-from collapse_jax.lm import config as configs
-from collapse_jax.lm import opt as models
-from collapse_jax.lm.config import Config
+from collapse_jax.lm import opt
+from collapse_jax.lm.config import Config, read_config, to_json
 from tests.lm.small import LAYOUTS, SMALL, texts, twin, weights
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "opt.json").read_text())
@@ -28,7 +27,7 @@ PUBLISHED = {
 
 
 def logits(config, params, given, dtype=jnp.float32):
-    model = models.model(config, dtype)
+    model = opt.model(config, dtype)
     apply = jax.jit(lambda params, tokens, mask: model.bind(params)(tokens, mask))
     return np.asarray(apply(params, given.tokens, given.mask))
 
@@ -42,7 +41,7 @@ def logits(config, params, given, dtype=jnp.float32):
     ],
 )
 def test_published_shapes_have_the_published_numbers_of_parameters(name, count):
-    assert models.parameters(PUBLISHED[name]) == count
+    assert opt.parameters(PUBLISHED[name]) == count
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -80,7 +79,7 @@ def test_logits_are_those_of_transformers(name, lengths, tmp_path):
 
 def test_decoding_step_by_step_is_reading_at_once():
     config = LAYOUTS["350m"]
-    model, params, given = models.model(config), weights(config), texts(config)
+    model, params, given = opt.model(config), weights(config), texts(config)
     whole = logits(config, params, given)
     mask = given.mask[:, :4]
     found, cache = caches.prefill(model, params, given.tokens[:, :4], mask)
@@ -102,13 +101,13 @@ def test_decoding_step_by_step_is_reading_at_once():
 @pytest.mark.slow
 def test_recomputed_gradients_and_many_chains_are_the_same():
     config = SMALL
-    model, given = models.model(config), texts(config, lengths=(6, 6))
-    places = models.positions(given.mask)
+    model, given = opt.model(config), texts(config, lengths=(6, 6))
+    places = opt.positions(given.mask)
 
     def loss(params, recompute=False, k_dropout=None):
         network = model.bind(params)
         hidden = network.hidden(
-            given.tokens, places, lambda layer: models.causal(None), k_dropout, recompute
+            given.tokens, places, lambda layer: opt.causal(None), k_dropout, recompute
         )
         return jnp.mean(network.logits(hidden) ** 2)
 
@@ -128,8 +127,8 @@ def test_recomputed_gradients_and_many_chains_are_the_same():
 
 def test_dropout_is_off_without_a_key_and_keeps_the_mean():
     values = jnp.ones((200, 500))
-    assert models._drop(values, 0.25, None) is values
-    dropped = models._drop(values, 0.25, jax.random.key(3))
+    assert opt._drop(values, 0.25, None) is values
+    dropped = opt._drop(values, 0.25, jax.random.key(3))
     shares = np.unique(np.asarray(dropped))
     np.testing.assert_allclose(shares, [0.0, 4 / 3], rtol=1e-6)
     error = np.sqrt(0.25 / 0.75 / values.size)
@@ -147,7 +146,7 @@ def test_bfloat16_is_near():
 
 
 def test_new_parameters():
-    params = models.init(SMALL, jax.random.key(0))
+    params = opt.init(SMALL, jax.random.key(0))
     words = np.asarray(params["embed_tokens"]["embedding"])
     assert (words[SMALL.pad] == 0).all()
     kernel = np.asarray(params["layers"][1]["fc1"]["kernel"])
@@ -158,8 +157,8 @@ def test_new_parameters():
 
 def test_configs_as_json(tmp_path):
     for config in [*LAYOUTS.values(), *PUBLISHED.values()]:
-        (tmp_path / "config.json").write_text(json.dumps(configs.to_json(config)))
-        assert configs.read(tmp_path / "config.json") == config
+        (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+        assert read_config(tmp_path / "config.json") == config
 
 
 @pytest.mark.parametrize(
@@ -176,21 +175,21 @@ def test_configs_as_json(tmp_path):
 )
 def test_bad_configs_are_named(tmp_path, change, message):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**configs.to_json(SMALL), **change}))
+    path.write_text(json.dumps({**to_json(SMALL), **change}))
     with pytest.raises(ValueError, match=message) as caught:
-        configs.read(path)
+        read_config(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_files_that_are_no_config(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a config.json at"):
-        configs.read(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
     (tmp_path / "config.json").write_text('{"model_type": "op')
     with pytest.raises(ValueError, match="expected JSON at"):
-        configs.read(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object at"):
-        configs.read(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
 
 
 def test_a_norm_after_has_no_final_norm():

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import sampling
+from collapse_jax.lm import opt, sampling
 from collapse_jax.lm.prompts import Prompts
 from tests.lm.small import LAYOUTS, SMALL, generated, log_shares, texts, twin, weights
 
@@ -19,7 +18,7 @@ KEY = jax.random.key(0, impl="philox4x32")
 
 
 def sample(config, params, given, key=KEY, **settings):
-    return sampling.sample(key, models.model(config), params, given, **settings)
+    return sampling.sample(key, opt.model(config), params, given, **settings)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -122,7 +121,7 @@ def test_scores_and_keys():
 def test_bfloat16_scores_are_about_those_of_float32(name):
     config, params = LAYOUTS[name], weights(LAYOUTS[name])
     given = texts(config)
-    found = sampling.sample(KEY, models.model(config, "bfloat16"), params, given, new_tokens=5)
+    found = sampling.sample(KEY, opt.model(config, "bfloat16"), params, given, new_tokens=5)
     assert found.scores.dtype == jnp.float32
     errors = errors_of_scores(config, params, given, found)
     assert 1e-4 < max(errors) < 0.02 * np.abs(found.scores).max()

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from collapse_jax.lm import tokenizer as tokenizers
-from collapse_jax.lm import weights
+from collapse_jax.lm import tokenizer, weights
 from tests.lm.small import SMALL
 from tests.lm.small import weights as made
 
@@ -20,7 +19,7 @@ TEXTS = ["the cat sat on the mat", "a cat and a dog", "the dog sat"] * 20
 def published():
     if not DATA:
         pytest.skip("COLLAPSE_JAX_DATA is not set")
-    return tokenizers.load(Path(DATA, "opt_tokenizer"))
+    return tokenizer.load(Path(DATA, "opt_tokenizer"))
 
 
 def test_known_encodings():
@@ -57,7 +56,7 @@ def test_encodings_are_those_of_transformers(source, tmp_path):
     transformers = pytest.importorskip(
         "transformers", reason="the extra benchmark is not installed"
     )
-    ours = published() if source == "published" else tokenizers.train(TEXTS, 300)
+    ours = published() if source == "published" else tokenizer.train(TEXTS, 300)
     ours.save(tmp_path)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (2, 2, 1)
@@ -68,7 +67,7 @@ def test_encodings_are_those_of_transformers(source, tmp_path):
 
 
 def test_trained_on_a_text():
-    small = tokenizers.train(TEXTS, 300)
+    small = tokenizer.train(TEXTS, 300)
     assert 260 < small.vocabulary <= 300
     assert (small.begin, small.pad) == (2, 1)
     text = "the cat — sat on naïve </s> mats"
@@ -77,46 +76,46 @@ def test_trained_on_a_text():
     )
     assert small.encode(text).count(2) == 2
     assert len(small.encode("the cat sat")) < len("the cat sat")
-    again = tokenizers.train(TEXTS, 300)
+    again = tokenizer.train(TEXTS, 300)
     assert again.encode(TEXTS[0]) == small.encode(TEXTS[0])
 
 
 def test_saved_and_loaded(tmp_path):
-    small = tokenizers.train(TEXTS, 300)
+    small = tokenizer.train(TEXTS, 300)
     small.save(tmp_path / "new")
-    loaded = tokenizers.load(tmp_path / "new")
+    loaded = tokenizer.load(tmp_path / "new")
     assert loaded.encode_all(TEXTS) == small.encode_all(TEXTS)
 
 
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="vocabulary: expected an integer >= 260, got 100"):
-        tokenizers.train(TEXTS, 100)
+        tokenizer.train(TEXTS, 100)
     with pytest.raises(FileNotFoundError, match=r"expected a tokenizer's file at .*vocab.json"):
-        tokenizers.load(tmp_path)
-    tokenizers.train(TEXTS, 300).save(tmp_path)
+        tokenizer.load(tmp_path)
+    tokenizer.train(TEXTS, 300).save(tmp_path)
     (tmp_path / "vocab.json").write_text("{")
     with pytest.raises(ValueError, match="expected a byte-level BPE in"):
-        tokenizers.load(tmp_path)
+        tokenizer.load(tmp_path)
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(ValueError, match="expected the tokens </s> and <pad>"):
-        tokenizers.load(tmp_path)
+        tokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize("lines", [1, 6, -1])
 def test_merges_that_end_early_are_refused(lines, tmp_path):
-    tokenizers.train(TEXTS, 300).save(tmp_path)
+    tokenizer.train(TEXTS, 300).save(tmp_path)
     path = tmp_path / "merges.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
     with pytest.raises(ValueError, match=r"expected all merges of vocab.json in .*merges.txt"):
-        tokenizers.load(tmp_path)
+        tokenizer.load(tmp_path)
 
 
 def test_the_guide_works_as_it_stands(tmp_path, capsys, monkeypatch):
     """docs/language_models.md, on a small model in the place of the published one."""
     guide = Path(__file__).parents[2].joinpath("docs", "language_models.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
-    words = tokenizers.train(TEXTS, 300)
+    words = tokenizer.train(TEXTS, 300)
     config = dataclasses.replace(SMALL, vocabulary=words.vocabulary, positions=128)
     weights.save(tmp_path, config, made(config))
     words.save(tmp_path)

@@ -16,8 +16,8 @@ import pytest
 from flax import serialization
 from safetensors.numpy import load_file, save_file
 
-from collapse_jax.lm import config as configs
-from collapse_jax.lm import weights as files
+from collapse_jax.lm.config import to_json
+from collapse_jax.lm.weights import _weight_patterns, load, resolve, save
 from tests.lm.small import LAYOUTS, SMALL, TINY, published, weights
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -29,16 +29,16 @@ def same(ours, theirs):
 
 def directory(path, config):
     path.mkdir(exist_ok=True)
-    (path / "config.json").write_text(json.dumps(configs.to_json(config)))
+    (path / "config.json").write_text(json.dumps(to_json(config)))
     return path
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_is_saved_is_loaded(name, tmp_path):
     config, params = LAYOUTS[name], weights(LAYOUTS[name])
-    files.save(tmp_path, config, params)
+    save(tmp_path, config, params)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
-    loaded_config, loaded = files.load(tmp_path)
+    loaded_config, loaded = load(tmp_path)
     assert loaded_config == config
     same(loaded, params)
 
@@ -52,13 +52,13 @@ def test_safetensors_in_several_files(tmp_path):
         save_file({n: a for n, a in arrays.items() if places[n] == place}, path / place)
     index = path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    same(files.load(path)[1], params)
+    same(load(path)[1], params)
     os.remove(path / "model-00002-of-00002.safetensors")
     with pytest.raises(FileNotFoundError, match="model-00002.*which an index lists"):
-        files.load(path)
+        load(path)
     index.write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     with pytest.raises(ValueError, match="expected an index of weights at"):
-        files.load(path)
+        load(path)
 
 
 def nested(params):
@@ -74,7 +74,7 @@ def test_flax_msgpack(name, tmp_path):
     path = directory(tmp_path, config)
     half = jax.tree.map(lambda leaf: leaf.astype(np.float16), params)
     (path / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(nested(half)))
-    loaded = files.load(path)[1]
+    loaded = load(path)[1]
     assert loaded["layers"][0]["fc1"]["kernel"].dtype == np.float32
     same(loaded, jax.tree.map(lambda leaf: leaf.astype(np.float32), half))
 
@@ -82,7 +82,7 @@ def test_flax_msgpack(name, tmp_path):
 def test_a_pytorch_file_without_pytorch(tmp_path):
     path = directory(tmp_path, TINY)
     shutil.copy(GOLDENS / "opt.bin", path / "pytorch_model.bin")
-    loaded = published(files.load(path)[1])
+    loaded = published(load(path)[1])
     for i, (name, array) in enumerate(published(weights(TINY)).items()):
         kind = (np.float32, np.float16, jnp.bfloat16)[i % 3]
         np.testing.assert_array_equal(loaded[name], array.astype(kind).astype(np.float32))
@@ -90,7 +90,7 @@ def test_a_pytorch_file_without_pytorch(tmp_path):
     for share in (0.1, 0.5, 0.99):
         (path / "pytorch_model.bin").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match="expected a complete PyTorch file"):
-            files.load(path)
+            load(path)
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_pytorch_files(name, kind, tmp_path):
     expected = {n: tensor.float().numpy() for n, tensor in tensors.items()}
 
     def check():
-        for name, array in published(files.load(path)[1]).items():
+        for name, array in published(load(path)[1]).items():
             np.testing.assert_array_equal(array, expected[name])
 
     torch.save(tensors, path / "pytorch_model.bin")
@@ -128,11 +128,11 @@ def test_transformers_and_we_read_each_others_files(name, tmp_path):
     peer = twin(config, params, tmp_path / "ours")
     peer.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 1
-    loaded_config, loaded = files.load(tmp_path / "theirs")
+    loaded_config, loaded = load(tmp_path / "theirs")
     assert loaded_config == config
     same(loaded, params)
     torch.save(peer.state_dict(), directory(tmp_path / "bin", config) / "pytorch_model.bin")
-    same(files.load(tmp_path / "bin")[1], params)
+    same(load(tmp_path / "bin")[1], params)
 
 
 def pickled(path, value):
@@ -164,7 +164,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
         with pytest.raises(
             ValueError, match=r"refused to read .*its pickle names \S+, which tensors"
         ):
-            files.load(path)
+            load(path)
         assert not target.exists()
     with zipfile.ZipFile(path / "pytorch_model.bin", "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps(Malicious(os.system, f"touch {target}")))
@@ -174,17 +174,17 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
 
 
 def test_a_tensor_beyond_its_storage_is_refused(tmp_path):
-    from collapse_jax.lm import torch_files as reader
+    from collapse_jax.lm import torch_files
 
     storage = np.arange(6, dtype=np.float32)
-    np.testing.assert_array_equal(reader._view(storage, 1, (2, 2), (2, 1)), [[1, 2], [3, 4]])
-    assert reader._view(storage, 0, (0, 3), (3, 1)).shape == (0, 3)
+    np.testing.assert_array_equal(torch_files._view(storage, 1, (2, 2), (2, 1)), [[1, 2], [3, 4]])
+    assert torch_files._view(storage, 0, (0, 3), (3, 1)).shape == (0, 3)
     much = (1 << 20, 1 << 20), (0, 0)
     for offset, shape, strides in [
         (1, (2, 3), (3, 1)), (-1, (2,), (1,)), (3, (3,), (-1,)), (0, *much)
     ]:  # fmt: skip
         with pytest.raises(ValueError, match="reaches beyond its storage"):
-            reader._view(storage, offset, shape, strides)
+            torch_files._view(storage, offset, shape, strides)
 
 
 def test_all_faults_are_in_one_error(tmp_path):
@@ -196,7 +196,7 @@ def test_all_faults_are_in_one_error(tmp_path):
     path = directory(tmp_path, SMALL)
     save_file(arrays, path / "model.safetensors")
     with pytest.raises(ValueError, match="weights do not fit the config") as caught:
-        files.load(path)
+        load(path)
     text = str(caught.value)
     assert "model.decoder.layers.0.fc1.bias is missing" in text
     assert "model.decoder.layers.7.fc1.bias is not expected" in text
@@ -214,7 +214,7 @@ def test_every_array_is_one_parameter(tmp_path):
     path = directory(tmp_path, SMALL)
     save_file(arrays, path / "model.safetensors")
     with pytest.raises(ValueError, match="weights do not fit the config") as caught:
-        files.load(path)
+        load(path)
     text = str(caught.value)
     assert re.search(r"layers.0.fc1.weight and \S*layers.0.fc1.weight are one parameter", text)
     assert "q_proj.scale is not expected" in text
@@ -226,7 +226,7 @@ def test_a_pickle_of_other_things_is_named(tmp_path):
     for value, part in [([1.0], "got list"), ({"state_dict": {}}, "got dict at 'state_dict'")]:
         pickled(path / "pytorch_model.bin", value)
         with pytest.raises(ValueError, match=f"expected tensors by name in .*{part}"):
-            files.load(path)
+            load(path)
 
 
 def test_a_head_of_its_own_is_refused(tmp_path):
@@ -235,10 +235,10 @@ def test_a_head_of_its_own_is_refused(tmp_path):
     path = directory(tmp_path, SMALL)
     head = arrays["model.decoder.embed_tokens.weight"].copy()
     save_file({**arrays, "lm_head.weight": head}, path / "model.safetensors")
-    same(files.load(path)[1], params)
+    same(load(path)[1], params)
     save_file({**arrays, "lm_head.weight": head + 1}, path / "model.safetensors")
     with pytest.raises(ValueError, match=r"lm_head.weight differs from the word embedding"):
-        files.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "flax_model.msgpack", "pytorch_model.bin"])
@@ -246,7 +246,7 @@ def test_a_head_of_its_own_is_refused(tmp_path):
 def test_damaged_files_are_named(name, content, tmp_path):
     path, params = directory(tmp_path, SMALL), weights(SMALL)
     if content == "truncated":
-        files.save(path, SMALL, params)
+        save(path, SMALL, params)
         whole = {
             "model.safetensors": (path / "model.safetensors").read_bytes(),
             "flax_model.msgpack": serialization.msgpack_serialize(nested(params)),
@@ -256,16 +256,16 @@ def test_damaged_files_are_named(name, content, tmp_path):
         content = whole[: len(whole) // 2]
     (path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"expected .*{re.escape(name)}") as caught:
-        files.load(path)
+        load(path)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_to_load(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected weights in .*model.safetensors.*none"):
-        files.load(directory(tmp_path, SMALL))
+        load(directory(tmp_path, SMALL))
     (tmp_path / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"expected a config.json at"):
-        files.load(tmp_path)
+        load(tmp_path)
 
 
 def test_an_id_that_is_not_here_while_offline(monkeypatch, tmp_path):
@@ -276,12 +276,12 @@ def test_an_id_that_is_not_here_while_offline(monkeypatch, tmp_path):
     with pytest.raises(
         FileNotFoundError, match="expected a directory or an id.*not fetched before"
     ):
-        files.load("someone/opt-nowhere")
+        load("someone/opt-nowhere")
     with pytest.raises(FileNotFoundError, match="model: expected a directory or an id on the hub"):
-        files.load("no/such/directory/at/all")
+        load("no/such/directory/at/all")
     (tmp_path / "file").write_text("")
     with pytest.raises(FileNotFoundError, match="model: expected a directory .*, which is a file"):
-        files.load(tmp_path / "file")
+        load(tmp_path / "file")
 
 
 class OutOfReach(Exception):
@@ -301,10 +301,10 @@ def test_a_hub_that_cannot_be_reached(fetched, monkeypatch, tmp_path):
     if fetched:
         params = weights(SMALL)
         hub_layout(tmp_path, params)
-        same(files.load("someone/opt-small")[1], params)
+        same(load("someone/opt-small")[1], params)
         return
     with pytest.raises(FileNotFoundError, match=r"out of reach \(\[Errno -2\] .*known\)") as caught:
-        files.load("someone/opt-small")
+        load("someone/opt-small")
     assert "\n" not in str(caught.value)
 
 
@@ -319,7 +319,7 @@ def test_an_id_that_the_hub_does_not_know(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
     with pytest.raises(FileNotFoundError, match="got 'someone/opt': 404: there is no such"):
-        files.load("someone/opt")
+        load("someone/opt")
 
 
 def hub_layout(cache, params):
@@ -328,7 +328,7 @@ def hub_layout(cache, params):
     repository = cache / "models--someone--opt-small"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(commit)
-    files.save(repository / "snapshots" / commit, SMALL, params)
+    save(repository / "snapshots" / commit, SMALL, params)
     return commit
 
 
@@ -339,25 +339,25 @@ def test_the_hubs_layout_is_found_while_offline(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     params = weights(SMALL)
     commit = hub_layout(tmp_path, params)
-    config, loaded = files.load("someone/opt-small")
+    config, loaded = load("someone/opt-small")
     assert config == SMALL
     same(loaded, params)
-    same(files.load("someone/opt-small", revision=commit)[1], params)
+    same(load("someone/opt-small", revision=commit)[1], params)
 
 
 def test_one_format_is_fetched():
-    assert files._weight_patterns(["flax_model.msgpack", "pytorch_model.bin", "README.md"]) == [
+    assert _weight_patterns(["flax_model.msgpack", "pytorch_model.bin", "README.md"]) == [
         "flax_model.msgpack"
     ]
     sharded = ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"]
-    assert files._weight_patterns(sharded) == [
+    assert _weight_patterns(sharded) == [
         "pytorch_model.bin.index.json", "pytorch_model-*.bin"
     ]  # fmt: skip
-    assert files._weight_patterns(["README.md"]) == []
+    assert _weight_patterns(["README.md"]) == []
 
 
 def test_saved_files_are_contiguous_in_pytorchs_layout(tmp_path):
-    files.save(tmp_path, SMALL, weights(SMALL))
+    save(tmp_path, SMALL, weights(SMALL))
     arrays = load_file(tmp_path / "model.safetensors")
     assert arrays["model.decoder.layers.0.fc1.weight"].shape == (SMALL.inner, SMALL.hidden)
 
@@ -365,16 +365,16 @@ def test_saved_files_are_contiguous_in_pytorchs_layout(tmp_path):
 def test_what_cannot_be_loaded_is_not_saved(tmp_path):
     params = weights(SMALL)
     with pytest.raises(ValueError, match="params: expected those of a model of the config"):
-        files.save(tmp_path / "other", LAYOUTS["350m"], params)
+        save(tmp_path / "other", LAYOUTS["350m"], params)
     with pytest.raises(ValueError, match="params: expected those of a model of the config"):
-        files.save(tmp_path / "other", SMALL, {})
+        save(tmp_path / "other", SMALL, {})
     assert not (tmp_path / "other").exists()
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="expected a directory at .*file, got a file"):
-        files.save(tmp_path / "file", SMALL, params)
+        save(tmp_path / "file", SMALL, params)
 
 
 @pytest.mark.parametrize("name", ["", "/none", "./none", "~/none"])
 def test_a_path_is_not_looked_for_on_the_hub(name):
     with pytest.raises(FileNotFoundError, match=f"got '{name}', and there is no such directory"):
-        files.resolve(name)
+        resolve(name)

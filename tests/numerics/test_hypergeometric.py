@@ -11,8 +11,7 @@ import scipy.stats
 from jax import export
 
 from collapse_jax import pools
-from collapse_jax.numerics import hypergeometric as module
-from collapse_jax.numerics import random
+from collapse_jax.numerics import hypergeometric, random
 from collapse_jax.numerics.hypergeometric import multivariate_hypergeometric
 
 pytestmark = pytest.mark.slow  # compiling takes most of a minute
@@ -34,13 +33,13 @@ def batch(few):
 
     def chain(key, pool, draws):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_FEW", few)
+            patch.setattr(hypergeometric, "_FEW", few)
             return multivariate_hypergeometric(key, pool, draws)
 
     return jax.jit(jax.vmap(chain, (0, None, None)))
 
 
-def draw_many(seed, chains, pool, draws, few=module._FEW):
+def draw_many(seed, chains, pool, draws, few=hypergeometric._FEW):
     keys = jax.random.split(jax.random.key(seed, impl="philox4x32"), chains)
     # Few symbols are padded to eight, so that all such pools share a program.
     padded = jnp.zeros(max(len(pool), 8), jnp.int32).at[: len(pool)].set(jnp.asarray(pool))
@@ -53,7 +52,7 @@ def draw_many(seed, chains, pool, draws, few=module._FEW):
 def test_many_heads_invert_the_distribution_function(coins):
     points = 2**20
     words = ((np.arange(points) + 0.5) * (2**32 / points)).astype(np.uint32)
-    heads = jax.jit(lambda words: module._many_heads(jnp.int32(coins), words))
+    heads = jax.jit(lambda words: hypergeometric._many_heads(jnp.int32(coins), words))
     values = np.asarray(heads(jnp.asarray(words))).astype(np.int64)
     assert (np.diff(values) <= 0).all()  # the words are upper tail probabilities
     np.testing.assert_array_equal(values + heads(jnp.asarray(~words)), coins)
@@ -68,7 +67,7 @@ def test_many_heads_invert_the_distribution_function(coins):
 def test_many_heads_extremes_are_near_the_quantiles():
     words = np.array([0, 1, 1000, 2**32 - 1001, 2**32 - 2, 2**32 - 1], np.uint32)
     coins = np.array([65, 66, 90, 1001], np.int32)[:, None] + 0 * words.astype(np.int32)
-    heads = jax.jit(module._many_heads)(coins, jnp.asarray(words))
+    heads = jax.jit(hypergeometric._many_heads)(coins, jnp.asarray(words))
     exact = scipy.stats.binom.isf((words.astype(float) + 0.5) / 2.0**32, coins, 0.5)
     assert np.abs(heads - exact).max() <= 1
 
@@ -77,7 +76,7 @@ def test_few_heads_count_as_many_bits_as_coins():
     rng = np.random.default_rng(0)
     high, low = rng.integers(0, 2**32, (2, 65 * 20), np.uint32)
     coins = np.tile(np.arange(65, dtype=np.int32), 20)
-    heads = jax.jit(module._heads)(jnp.asarray(coins), jnp.asarray(high), jnp.asarray(low))
+    heads = jax.jit(hypergeometric._heads)(jnp.asarray(coins), jnp.asarray(high), jnp.asarray(low))
     expected = [
         (int(h) % 2 ** min(n, 32)).bit_count() + (int(w) % 2 ** max(n - 32, 0)).bit_count()
         for n, h, w in zip(coins.tolist(), high, low, strict=True)

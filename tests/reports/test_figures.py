@@ -11,21 +11,26 @@ import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 
-from collapse_jax.family import Metric
-from collapse_jax.reports import figures, style
+from collapse_jax import families
+from collapse_jax.families.discrete.figures import symbol_survival
+from collapse_jax.family import Metric, OwnFigures
+from collapse_jax.reports import figures, moment_figures, style
 from collapse_jax.results import summary
 
+FAMILY = families.gaussian(estimator="ml")
 GAUSSIAN = {
     "mean": Metric("mean of the model", "data units"),
-    "log_variance": Metric("log-variance of the model", "ln(data units^2)"),
-    "w2_squared": Metric("squared distance", "data units^2", nonnegative=True),
+    "log_variance": Metric(
+        "log-variance of the model", "ln(data units^2)", original=0.0, symbol=r"\ln\sigma_n^2"
+    ),
+    "w2_squared": Metric("squared distance", "data units^2", nonnegative=True, symbol="W_2^2"),
 }
 
 
 def attributes(family: str, chains: int, **extra: object) -> dict[str, object]:
-    config = {"name": family, "estimator": "ml", **extra}
     return {
-        "family": json.dumps(config),
+        "family": json.dumps({"name": family, **extra}),
+        "description": "ml",
         "regime": json.dumps({"name": "preserve", "samples": 50, "fraction": 0.1}),
         "chains": chains,
     }
@@ -48,8 +53,16 @@ def gaussian(
         "w2_squared": rng.gamma(1.0, size=shape),
     }
     metrics = {name: m._replace(dims=dims.get(name, ())) for name, m in GAUSSIAN.items()}
+    metrics["mean"] = metrics["mean"]._replace(original=(0.5,) * dim if dim > 1 else 0.5)
     whole = xr.Dataset(
-        {k: (("chain", "generation", *metrics[k].dims), v) for k, v in data.items()}
+        {
+            name: (
+                ("chain", "generation", *metrics[name].dims),
+                values,
+                {} if metrics[name].original is None else {"original": metrics[name].original},
+            )
+            for name, values in data.items()
+        }
         | {"finite": (("chain", "generation"), finite)},
         {"generation": np.arange(generations)},
     )
@@ -60,8 +73,7 @@ def gaussian(
         "nonfinite": np.where(np.arange(chains) == 0, 0, -1) if nan else np.full(chains, -1),
     }
     variables = {name: ("chain", value.astype(np.int32)) for name, value in times.items()}
-    extra = {"mean": [0.5] * dim, "covariance": np.eye(dim).tolist(), "dim": dim}
-    short.attrs |= attributes("gaussian", chains, **extra)
+    short.attrs |= attributes("gaussian", chains)
     whole.attrs |= {k: v for k, v in short.attrs.items() if k != "chains"}
     return whole.assign(variables), short.assign(variables)
 
@@ -80,7 +92,7 @@ def discrete(generations: int = 10) -> xr.Dataset:
     )
     metrics = {"surviving_share": Metric("share left", "1", ("frequency_bin",))}
     short = summary.from_chains(history, metrics, {"frequency_bin": [1e-3, 1e-2, 0.1]})
-    short.attrs |= attributes("discrete", 2, title="tales of $5 <b>")
+    short.attrs |= attributes("discrete", 2) | {"description": "tales of $5 <b>"}
     return short
 
 
@@ -142,7 +154,7 @@ def test_the_value_of_the_original_itself_is_a_line() -> None:
 
 def test_drift_is_measured_about_the_original_mean() -> None:
     whole, short = gaussian()
-    left, _ = figures.mean_drift(short, {("mean", "variance"): np.ones(20)}).axes
+    left, _ = moment_figures.mean_drift(short, {("mean", "variance"): np.ones(20)}).axes
     about_original = ((whole["mean"] - 0.5) ** 2).mean("chain")
     np.testing.assert_allclose(line(left, "mean over chains")[1], about_original)
     np.testing.assert_array_equal(line(left, r"theory: $E(\mu_n-\mu)^2$")[1], np.ones(20))
@@ -151,7 +163,7 @@ def test_drift_is_measured_about_the_original_mean() -> None:
 def test_sigma_is_the_exponential_of_half_the_log_variance() -> None:
     _, short = gaussian()
     theory = -0.1 * np.arange(20.0)
-    (ax,) = figures.variance_decay(short, {("log_variance", "mean"): theory}).axes
+    (ax,) = moment_figures.variance_decay(short, {("log_variance", "mean"): theory}).axes
     (dashed,) = [x for x in ax.get_lines() if str(x.get_label()).startswith("theory")]
     np.testing.assert_allclose(np.asarray(dashed.get_ydata()), np.exp(theory / 2))
     median = short["log_variance_quantile"].sel(quantile=0.5)
@@ -163,7 +175,7 @@ def test_estimation_error_agrees_between_history_and_summary() -> None:
     from_history, from_summary = (
         [
             np.asarray(ax.get_lines()[0].get_ydata())
-            for ax in figures.estimation_error({"": run}).axes
+            for ax in moment_figures.estimation_error({"": run}).axes
         ]
         for run in (whole, short)
     )
@@ -174,7 +186,7 @@ def test_estimation_error_agrees_between_history_and_summary() -> None:
 
 def test_estimation_error_names_each_run_and_its_size() -> None:
     whole, short = gaussian()
-    figure = figures.estimation_error({"a": whole, "b": short})
+    figure = moment_figures.estimation_error({"a": whole, "b": short})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["a, M = 50: median", "b, M = 50: median"]
 
@@ -200,7 +212,7 @@ def test_nonfinite_chains_have_a_curve_of_their_own() -> None:
 
 def test_survival_has_one_line_a_bin_that_was_seen() -> None:
     short = discrete()
-    figure = figures.symbol_survival(short, {})
+    figure = symbol_survival(short, {})
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["$10^{-2}$ to $10^{-1}$", "$10^{-1}$ and more"]
     np.testing.assert_allclose(
@@ -238,7 +250,8 @@ def test_odd_runs_are_drawn_and_saved_without_a_warning(
     theory[0] = 1.0
     expected = {("mean", "variance"): theory, ("log_variance", "mean"): theory}
     for history in (whole, short):
-        drawn = figures.standard(types.SimpleNamespace(history=history, summary=short), expected)
+        run: Any = types.SimpleNamespace(history=history, summary=short)
+        drawn = figures.of_run(FAMILY, run, expected, [0])
     assert {"mean_drift", "variance_decay", "estimation_error", "collapse_times"} < set(drawn)
     few = {name: drawn[name] for name in ("mean_drift", "collapse_times")}
     paths = figures.save(few, tmp_path / "plots")
@@ -246,23 +259,37 @@ def test_odd_runs_are_drawn_and_saved_without_a_warning(
     assert all(matplotlib.image.imread(path).shape[0] == 552 for path in paths.values())
 
 
-def test_unknown_families_get_a_figure_a_metric() -> None:
+def test_families_without_figures_of_their_own_get_one_a_metric() -> None:
     short = discrete()
-    short.attrs["family"] = json.dumps({"name": "unheard of", "title": "\u6587"})
-    result = types.SimpleNamespace(history=short, summary=short)
-    assert list(figures.standard(result, {})) == ["surviving_share"]
+    run: Any = types.SimpleNamespace(history=short, summary=short)
+    plain = FAMILY._replace(figures=lambda run, curves, generations: OwnFigures())
+    assert list(figures.of_run(plain, run, {}, [])) == ["surviving_share"]
+
+
+def test_what_a_family_replaces_is_not_drawn_twice() -> None:
+    short = discrete()
+    run: Any = types.SimpleNamespace(history=short, summary=short)
+    assert list(figures.of_run(families.discrete([1, 1]), run, {}, [])) == ["symbol_survival"]
+
+
+def test_labels_are_made_of_the_symbol_or_of_the_name() -> None:
+    _, short = gaussian()
+    assert style.symbol(short, "w2_squared") == "$W_2^2$"
+    assert style.expectation(short, "log_variance") == r"$E\,\ln\sigma_n^2$"
+    assert style.symbol(short, "mean") == "mean"
+    assert style.expectation(short, "mean") == "expected mean"
 
 
 def test_titles_in_other_scripts_are_saved_without_a_warning(tmp_path: Path) -> None:
     short = discrete()
-    short.attrs["family"] = json.dumps({"name": "discrete", "title": "\u6587"})
-    figures.save({"a": figures.symbol_survival(short, {})}, tmp_path)
+    short.attrs["description"] = "\u6587"
+    figures.save({"a": symbol_survival(short, {})}, tmp_path)
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_theory_is_drawn_per_entry_of_a_vector() -> None:
     short = discrete()
     theory = np.ones((10, 3)) * [0.1, 0.2, 0.3]
-    (ax,) = figures.symbol_survival(short, {("surviving_share", "mean"): theory}).axes
+    (ax,) = symbol_survival(short, {("surviving_share", "mean"): theory}).axes
     dashed = [np.asarray(x.get_ydata())[0] for x in ax.get_lines() if x.get_linestyle() == "--"]
     assert dashed == [0.2, 0.3]

@@ -1,21 +1,23 @@
 """Arms beside each other: tables, words and figures, and the command that makes all of them."""
 
 import csv
-import dataclasses
 
 import numpy as np
 import pytest
 import xarray as xr
 from scipy import stats
 
-from collapse_jax import regimes
-from collapse_jax.config import RunConfig, SnapshotConfig, from_flagfile
+from collapse_jax import families, regimes
+from collapse_jax.config import RunConfig, SnapshotConfig
 from collapse_jax.families.language import figures, measures
+from collapse_jax.families.language.writing import Decoding
 from collapse_jax.lm.finetune import Perplexity
 from collapse_jax.reports import language_tables
 from collapse_jax.runner import Result
 from experiments import language
-from experiments.family_flags import LanguageConfig, SmallModelConfig
+from experiments.flags import from_flagfile, grouped
+from experiments.language import Comparison
+from experiments.pretraining import SmallModel
 from tests.families.language import small
 
 CHAINS, GENERATIONS = 4, 3
@@ -147,25 +149,30 @@ def test_histogram_shows_shares_per_decade():
 def test_presets_are_the_papers():
     for name, arms in (("paper_b", [("replace", 5)]), ("paper_c", [("preserve", 10)])):
         path = f"experiments/presets/language_{name}.flags"
-        config, _, snapshots, how = from_flagfile(path, *language.CONFIGS)
-        assert config.listed == arms
-        assert (config.base, config.dataset) == ("facebook/opt-125m", "wikitext-2-raw")
-        assert (config.length, config.beams, config.real_fraction) == (64, 5, 0.1)
-        assert (config.learning_rate, config.batch) == (2e-5, 128)
-        assert (how.chains, how.generations) == (5, 10)
-        assert snapshots.generations == [0, 1, 2, 3, 5, 9]
-        assert config.prompt.startswith("some started before 1360 — was")
+        compared, settings, _, snapshots, how = from_flagfile(
+            path, *language.SETTINGS, given=language.GIVEN
+        )
+        assert Comparison(**compared).listed == arms
+        assert (compared["base"], settings["dataset"]) == ("facebook/opt-125m", "wikitext-2-raw")
+        assert (settings["length"], compared["real_fraction"]) == (64, 0.1)
+        assert settings["decoding"] == Decoding("beam", beams=5, decode_batch=64)
+        assert (settings["training"].learning_rate, settings["training"].batch) == (2e-5, 128)
+        assert (how["chains"], how["generations"]) == (5, 10)
+        assert SnapshotConfig(**snapshots).generations == [0, 1, 2, 3, 5, 9]
+        assert settings["prompt"].startswith("some started before 1360 — was")
 
 
 @pytest.mark.slow
 def test_the_experiment_from_end_to_end(tmp_path, capsys):
     pytest.importorskip("tokenizers")
     _, text = small.make(tmp_path)
-    config = LanguageConfig(
-        dataset=text, arms="replace:2,preserve:2", real_fraction=0.25, length=8, blocks=12, batch=4,
-        learning_rate=3e-3, beams=2, decode_batch=5, test_blocks=6,
-    )  # fmt: skip
-    model = SmallModelConfig(
+    compared = Comparison(arms="replace:2,preserve:2", real_fraction=0.25)
+    values = {
+        "dataset": text, "length": 8, "blocks": 12, "batch": 4, "learning_rate": 3e-3, "beams": 2,
+        "decode_batch": 5, "test_blocks": 6,
+    }  # fmt: skip
+    settings = grouped(families.language, values)
+    model = SmallModel(
         vocabulary=270, hidden=16, layers=1, heads=2, pretraining_epochs=2, pretraining_batch=4
     )
     how = RunConfig(
@@ -173,7 +180,7 @@ def test_the_experiment_from_end_to_end(tmp_path, capsys):
         workdir=str(tmp_path / "run"),
     )  # fmt: skip
     snapshots = SnapshotConfig("0,1")
-    section = language.run(config, model, snapshots, how)
+    section = language.run(compared, settings, model, snapshots, how)
     perplexities, corpus, continued = section.tables
     assert len(perplexities.rows) == len(corpus.rows) == 2
     assert len(continued.rows) == 4
@@ -184,8 +191,9 @@ def test_the_experiment_from_end_to_end(tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<img") == len(section.figures) == 8
     (tmp_path / "run" / "zero_shot.json").write_text("{")  # cut short: found anew
-    again = language.run(config, model, snapshots, how)
+    again = language.run(compared, settings, model, snapshots, how)
     assert again.tables == section.tables
+    changed = grouped(families.language, {**values, "learning_rate": 1e-3})
     with pytest.raises(ValueError, match="family.training.learning_rate: was 0.003, now 0.001"):
-        language.run(dataclasses.replace(config, learning_rate=1e-3), model, snapshots, how)
+        language.run(compared, changed, model, snapshots, how)
     capsys.readouterr()

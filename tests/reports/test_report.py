@@ -14,6 +14,7 @@ import pytest
 import xarray as xr
 
 from collapse_jax import families
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.reports import page, run_section
 from collapse_jax.results import table
 
@@ -60,16 +61,17 @@ def summary(dims: tuple[str, ...] = ()) -> xr.Dataset:
         size = shape if name == "mean" else (2,)
         data |= {
             f"{name}_count": (axes, np.full(size, 101.0)),
-            f"{name}_mean": (axes, np.full(size, 1.5)),
+            f"{name}_mean": (axes, np.full(size, 1.5), {}),
             f"{name}_sd": (axes, np.full(size, 2.0)),
             f"{name}_quantile": ((*axes, "quantile"), np.full((*size, 3), [-1.0, 1.0, 3.0])),
         }
     times = {"early_collapse": [0] * 60 + [-1] * 41, "late_collapse": [-1] * 101}
     times["nonfinite"] = [-1] * 101
     data |= {name: ("chain", np.array(value, np.int32)) for name, value in times.items()}
-    family = {"name": "gaussian", "mean": [0.5] * (2 if dims else 1), "title": HOSTILE}
+    data["mean_mean"][-1]["original"] = (0.5, 0.5) if dims else 0.5
     attributes = {
-        "family": json.dumps(family),
+        "family": json.dumps({"name": "gaussian", "dim": 1}),
+        "description": HOSTILE,
         "regime": json.dumps({"name": "replace", "samples": 100}),
         "chains": 101,
         "fingerprint": "0123456789abcdef",
@@ -120,12 +122,13 @@ def test_which_mixture_ran_is_said() -> None:
             "1 Gaussian in 1 d, sd 2",
         ),
     ):
-        family = families.gmm(3, "diagonal", truth, regularisation=0.0)
+        family = families.gmm(3, truth, fitting=Fitting("diagonal", regularisation=0.0))
         data.attrs["family"] = json.dumps({"name": "gmm", **family.config})
+        data.attrs["description"] = family.description
         described = f"gmm (k = 3, diagonal covariances, original: {label}), replace"
         assert table.describe(data).startswith(described)
         section = run_section.run_section(result(data), {}, {})
-        assert f"truth {label}" in section.text
+        assert f"original: {label})" in section.text
         assert "regularisation 0," in section.text
         assert "components 3," in section.text
 

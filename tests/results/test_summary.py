@@ -6,7 +6,7 @@ import xarray as xr
 
 from collapse_jax.family import Metric
 from collapse_jax.results import summary
-from collapse_jax.results.totals import BINS, Totals, edges
+from collapse_jax.results.totals import BINS, Totals, edges, merge
 
 METRICS = {
     "loss": Metric("loss", "nat", scale=0.5, limit=200.0),
@@ -68,7 +68,7 @@ def test_merged_totals_are_those_of_one_pass(offset):
     rng = np.random.default_rng(2)
     metric = METRICS["loss"]
     batches = [offset + rng.normal(size=(n, 3)) * [1e-2, 1, 1e4] for n in (1, 50, 7, 1000, 1)]
-    merged = summary.merge([totals_of(batch, metric) for batch in batches])
+    merged = merge([totals_of(batch, metric) for batch in batches])
     together = np.concatenate(batches)
     whole = totals_of(together, metric)
     np.testing.assert_array_equal(merged.count, whole.count)
@@ -85,7 +85,7 @@ def test_merging_survives_batches_without_finite_chains():
     some = rng.normal(size=(20, 2)) + 100
     some[:, 1] = np.nan
     batches = [totals_of(batch, metric) for batch in (empty, some, empty, some + 1, empty)]
-    merged = summary.merge(batches)
+    merged = merge(batches)
     exact = np.concatenate([some, some + 1])[:, 0]
     np.testing.assert_array_equal(merged.count, [40, 0])
     np.testing.assert_allclose(merged.mean, [exact.mean(), 0])
@@ -95,7 +95,7 @@ def test_merging_survives_batches_without_finite_chains():
 def test_merging_float32_batches_loses_nothing_to_their_number():
     one = Totals(np.full(1, 1000, np.float32), np.full(1, 7, np.float32),
                  np.full(1, 3, np.float32), np.full((1, BINS), 2**20, np.int32))  # fmt: skip
-    merged = summary.merge([one] * 20_000)
+    merged = merge([one] * 20_000)
     np.testing.assert_array_equal(merged.count, [2e7])  # beyond the integers of float32
     np.testing.assert_allclose(merged.squares, [6e4], rtol=1e-12)
     assert (merged.histogram == 20_000 * 2**20).all()  # beyond int32

@@ -3,7 +3,7 @@
 Axis legend: k components, d dimensions, n rows. Rows come as columns, f[d, n].
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +12,25 @@ from collapse_jax.families.gmm import mixtures
 from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.numerics import linalg
 
-COVARIANCES = ("full", "diagonal", "spherical")
+Covariance = Literal["full", "diagonal", "spherical"]
 # EM ends after so many iterations that lower the likelihood, if at all, by rounding alone. Larger
 # falls are the regularisation's doing, and EM goes on.
 _FALLS = 5
 _ROUNDING = 8.0  # machine epsilons, times 1 nat and the likelihood
 
 
-class Settings(NamedTuple):
+class Fitting(NamedTuple):
     """How a mixture is fitted.
 
     Attributes:
-      covariance: "full", "diagonal" or "spherical".
+      covariance: covariances of components: "full", "diagonal" or "spherical".
       tolerance: EM ends when the mean log-likelihood of a row changes by less, nats.
-      max_iterations: at most so many iterations.
-      regularisation: added to the variances at each iteration, data units^2.
+      max_iterations: EM iterations of a fit at most.
+      regularisation: added to variances at each iteration, data units^2 (scikit-learn's reg_covar);
+        under replace it keeps them from collapsing: they settle at M times as much on average.
     """
 
-    covariance: str = "full"
+    covariance: Covariance = "full"
     tolerance: float = 1e-5
     max_iterations: int = 2000
     regularisation: float = 1e-6
@@ -62,9 +63,7 @@ def responsibilities(
     return shares, jnp.where(weights > 0, total, 0.0) @ weights / jnp.sum(weights)
 
 
-def maximised(
-    shares: jax.Array, means: jax.Array, shifted: jax.Array, settings: Settings
-) -> Mixture:
+def maximised(shares: jax.Array, means: jax.Array, shifted: jax.Array, fitting: Fitting) -> Mixture:
     """The M step.
 
     Second moments are about the new means: in single precision, moments about anything far off
@@ -74,57 +73,57 @@ def maximised(
       shares: weighted responsibilities, f[k, n].
       means: that `shifted` is relative to, f[k, d].
       shifted: rows, f[k, d, n].
-      settings: covariance type and regularisation.
+      fitting: covariance type and regularisation.
     """
     mass = jnp.sum(shares, axis=1) + 10.0 * jnp.finfo(shares.dtype).eps
     step = jnp.einsum("kdn,kn->kd", shifted, shares) / mass[:, None]
     centred = shifted - step[:, :, None]
     scatter = (centred * shares[:, None]) @ centred.swapaxes(1, 2)
     covariances = scatter / mass[:, None, None]
-    factors = jax.vmap(lambda covariance: _factor(covariance, settings))(covariances)
+    factors = jax.vmap(lambda covariance: _factor(covariance, fitting))(covariances)
     return Mixture(jnp.log(mass / jnp.sum(mass)), means + step, factors)
 
 
-def _factor(covariance: jax.Array, settings: Settings) -> jax.Array:
+def _factor(covariance: jax.Array, fitting: Fitting) -> jax.Array:
     """The Cholesky factor of a regularised covariance of the wanted type, f[d, d]."""
     dim = covariance.shape[0]
     identity = jnp.eye(dim, dtype=covariance.dtype)
-    if settings.covariance == "full":
-        return linalg.cholesky(covariance + settings.regularisation * identity)
+    if fitting.covariance == "full":
+        return linalg.cholesky(covariance + fitting.regularisation * identity)
     variances = jnp.diagonal(covariance)
-    if settings.covariance == "spherical":
+    if fitting.covariance == "spherical":
         variances = jnp.full((dim,), jnp.mean(variances))
-    return identity * jnp.sqrt(variances + settings.regularisation)[:, None]
+    return identity * jnp.sqrt(variances + fitting.regularisation)[:, None]
 
 
 def iterate(
-    mixture: Mixture, columns: jax.Array, weights: jax.Array, settings: Settings
+    mixture: Mixture, columns: jax.Array, weights: jax.Array, fitting: Fitting
 ) -> tuple[Mixture, jax.Array]:
     """One E and one M step; also the mean log-likelihood of a row before them, f[]."""
     shifted = columns[None] - mixture.means[:, :, None]
     shares, log_likelihood = responsibilities(mixture, shifted, weights)
-    return maximised(shares, mixture.means, shifted, settings), log_likelihood
+    return maximised(shares, mixture.means, shifted, fitting), log_likelihood
 
 
-def fit(start: Mixture, columns: jax.Array, weights: jax.Array, settings: Settings) -> Fit:
+def fit(start: Mixture, columns: jax.Array, weights: jax.Array, fitting: Fitting) -> Fit:
     """Iterates until the likelihood changes by less than the tolerance, or only by rounding.
 
     Args:
       start: where EM begins, with an E step.
       columns: rows, f[d, n].
       weights: of the rows, f[n]; 0 for those that are not there.
-      settings: see `Settings`.
+      fitting: see `Fitting`.
     """
 
     def going_on(carry):
         # Also false, hence ends, once anything is NaN.
         _, _, change, iterations, falls = carry
-        unsettled = (jnp.abs(change) >= settings.tolerance) & (falls < _FALLS)
-        return unsettled & (iterations < settings.max_iterations)
+        unsettled = (jnp.abs(change) >= fitting.tolerance) & (falls < _FALLS)
+        return unsettled & (iterations < fitting.max_iterations)
 
     def turn(carry):
         mixture, before, _, iterations, falls = carry
-        mixture, log_likelihood = iterate(mixture, columns, weights, settings)
+        mixture, log_likelihood = iterate(mixture, columns, weights, fitting)
         change = log_likelihood - before
         rounding = _ROUNDING * jnp.finfo(columns.dtype).eps * (1.0 + jnp.abs(log_likelihood))
         falls = falls + ((change <= 0) & (change >= -rounding)).astype(jnp.int32)
@@ -137,7 +136,7 @@ def fit(start: Mixture, columns: jax.Array, weights: jax.Array, settings: Settin
 
 
 def plus_plus(
-    key: jax.Array, columns: jax.Array, weights: jax.Array, components: int, settings: Settings
+    key: jax.Array, columns: jax.Array, weights: jax.Array, components: int, fitting: Fitting
 ) -> Mixture:
     """A start by k-means++ (Arthur and Vassilvitskii 2007): far-apart rows, and the rows nearest.
 
@@ -146,7 +145,7 @@ def plus_plus(
       columns: rows, f[d, n].
       weights: of the rows, f[n].
       components: k.
-      settings: covariance type and regularisation.
+      fitting: covariance type and regularisation.
     """
     nearest = jnp.full(weights.shape, jnp.inf, columns.dtype)
     owner = jnp.zeros(weights.shape, jnp.int32)
@@ -165,7 +164,7 @@ def plus_plus(
         nearest = jnp.minimum(nearest, distance)
     shares = (jnp.arange(components)[:, None] == owner) * weights
     means = jnp.stack(centres)
-    return maximised(shares, means, columns[None] - means[:, :, None], settings)
+    return maximised(shares, means, columns[None] - means[:, :, None], fitting)
 
 
 def _last(chance: jax.Array) -> jax.Array:
@@ -179,14 +178,14 @@ def best_of(
     weights: jax.Array,
     components: int,
     starts: int,
-    settings: Settings,
+    fitting: Fitting,
 ) -> Fit:
     """The likeliest of EM's ends from several k-means++ starts."""
 
     def attempt(i: jax.Array | int) -> Fit:
         k_start = jax.random.fold_in(key, i)
-        start = plus_plus(k_start, columns, weights, components, settings)
-        return fit(start, columns, weights, settings)
+        start = plus_plus(k_start, columns, weights, components, fitting)
+        return fit(start, columns, weights, fitting)
 
     def turn(i: jax.Array, best: Fit) -> Fit:
         new = attempt(i)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from collapse_jax.families.gmm.originals import Truth, truth
+from collapse_jax.families.gmm.originals import GaussianMixture, truth
 from collapse_jax.reports import style
 from collapse_jax.reports.style import BLUE, DARK, STYLE
 from collapse_jax.results.table import describe
@@ -63,13 +63,17 @@ def densities(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -
     return style.legend(figure, columns=1, title="" if original.dim == 1 else _SHADES)
 
 
-def _model(at: xr.Dataset) -> Truth | None:
+def _model(at: xr.Dataset) -> GaussianMixture | None:
     """The model of a chain at a generation; None where the chain is not finite."""
     names = ("weight", "component_mean", "component_covariance")
-    return Truth(*(np.asarray(at[name].values, float) for name in names)) if at["finite"] else None
+    return (
+        GaussianMixture(*(np.asarray(at[name].values, float) for name in names))
+        if at["finite"]
+        else None
+    )
 
 
-def _panel(ax: Axes, model: Truth, original: Truth) -> None:
+def _panel(ax: Axes, model: GaussianMixture, original: GaussianMixture) -> None:
     middle = original.weights @ original.means
     reach = _REACH * np.sqrt(original.variance)
     axes = [np.linspace(c - reach, c + reach, _POINTS) for c in middle[:2]]
@@ -93,7 +97,7 @@ def _panel(ax: Axes, model: Truth, original: Truth) -> None:
     ax.set_aspect("equal")
 
 
-def _density(model: Truth, grid: np.ndarray) -> np.ndarray:
+def _density(model: GaussianMixture, grid: np.ndarray) -> np.ndarray:
     """Of the first one or two dimensions, on f64[..., m]; 0 where a component has no extent."""
     dims = grid.shape[-1]
     total = np.zeros(grid.shape[:-1])

@@ -23,7 +23,7 @@ _LARGEST = {"weights": 1e18, "means": 1e9, "covariances": 1e18}
 _SMALLEST_VARIANCE = 1e-18
 
 
-class Truth(NamedTuple):
+class GaussianMixture(NamedTuple):
     """A Gaussian mixture."""
 
     weights: np.ndarray  # f64[k], summing to 1
@@ -80,7 +80,7 @@ class Truth(NamedTuple):
         return 0.5 * (low + high)
 
 
-def truth(given: str | Mapping[str, Any]) -> Truth:
+def truth(given: str | Mapping[str, Any]) -> GaussianMixture:
     """An original distribution.
 
     Args:
@@ -96,9 +96,11 @@ def truth(given: str | Mapping[str, Any]) -> Truth:
     if not isinstance(given, str):
         raise SettingError(f"truth: expected a name, JSON, a JSON file or a mapping, got {given!r}")
     if given == "two-gaussians":
-        return Truth(np.array([0.5, 0.5]), np.array([[-2.0, 0.0], [2.0, 0.0]]), np.stack([_I, _I]))
+        return GaussianMixture(
+            np.array([0.5, 0.5]), np.array([[-2.0, 0.0], [2.0, 0.0]]), np.stack([_I, _I])
+        )
     if given == "blob":
-        return Truth(np.ones(1), np.zeros((1, 2)), _I[None])
+        return GaussianMixture(np.ones(1), np.zeros((1, 2)), _I[None])
     return _checked(_read(given))
 
 
@@ -135,7 +137,7 @@ def _read(given: str) -> Mapping[str, Any]:
     return value
 
 
-def _checked(given: Mapping[str, Any]) -> Truth:
+def _checked(given: Mapping[str, Any]) -> GaussianMixture:
     if set(given) != set(_FIELDS):
         raise SettingError(f"truth: expected the fields {', '.join(_FIELDS)}, got {list(given)}")
     weights, means, covariances = (_array(name, given[name]) for name in _FIELDS)
@@ -164,7 +166,7 @@ def _checked(given: Mapping[str, Any]) -> Truth:
             raise SettingError(
                 f"truth.covariances: expected {wanted}, got {covariance.tolist()} for component {i}"
             )
-    return Truth(weights / weights.sum(), means, covariances)
+    return GaussianMixture(weights / weights.sum(), means, covariances)
 
 
 def _array(name: str, value: Any) -> np.ndarray:

@@ -23,18 +23,23 @@ class Blocks(NamedTuple):
     test: np.ndarray  # i32[block, token]
 
 
-class Counts(NamedTuple):
-    """How many blocks of each split are used, from its start; None for all."""
+class BlockCounts(NamedTuple):
+    """How many blocks of each split are used, from its start.
+
+    Attributes:
+      blocks: blocks of the training text; none: all.
+      validation_blocks: blocks of the validation text, on which every epoch is judged; none: all.
+      test_blocks: blocks of the test text; none: all.
+    """
 
     blocks: int | None = None
     validation_blocks: int | None = None
     test_blocks: int | None = None
 
 
-ALL = Counts()
-
-
-def cut(words: Tokenizer, text: Text, length: int, skip: float, counts: Counts = ALL) -> Blocks:
+def cut_blocks(
+    words: Tokenizer, text: Text, length: int, skip: float, counts: BlockCounts = BlockCounts()
+) -> Blocks:
     """The blocks of a text.
 
     Args:
@@ -51,7 +56,7 @@ def cut(words: Tokenizer, text: Text, length: int, skip: float, counts: Counts =
     rows = part(text.train, skip, 1.0)
     splits = {"train": rows, "validation": text.validation, "test": text.test}
     made = (of_rows(words, each, length, name) for name, each in splits.items())
-    return Blocks(*map(_first, Counts._fields, made, counts))
+    return Blocks(*map(_first, BlockCounts._fields, made, counts))
 
 
 def part(rows: Sequence[str], start: float, stop: float) -> Sequence[str]:

@@ -3,7 +3,8 @@
 Axis legend: M blocks of a training set, T tokens of a block, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,53 +12,45 @@ import numpy as np
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import sequential
 from collapse_jax.data.text_splits import load_text
-from collapse_jax.families.language import base as bases
-from collapse_jax.families.language import blocks as texts
 from collapse_jax.families.language import measures, writing
-from collapse_jax.families.language.blocks import Blocks
-from collapse_jax.family import Family, Request, Steps, Threshold, all_finite
-from collapse_jax.lm import finetune, prompts
-from collapse_jax.lm import opt as models
+from collapse_jax.families.language.base import Base, load
+from collapse_jax.families.language.blocks import BlockCounts, Blocks, check_length, cut_blocks
+from collapse_jax.families.language.writing import Decoding
+from collapse_jax.family import (
+    Curves,
+    Family,
+    OwnFigures,
+    Request,
+    RunData,
+    Steps,
+    Threshold,
+    all_finite,
+)
+from collapse_jax.lm import finetune, opt, prompts
+from collapse_jax.lm.finetune import FineTuning
 from collapse_jax.lm.opt import Params
-from collapse_jax.metrics import text as statistics
+from collapse_jax.metrics import text_statistics
 from collapse_jax.regimes import Sizes
 
-STARTS = ("fresh", "warm")
-DTYPES = ("float32", "bfloat16")
+Start = Literal["fresh", "warm"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 def language(
     base: str,
     dataset: str = "pydoc-topics",
     length: int = 64,
-    blocks: int | None = None,
+    counts: BlockCounts = BlockCounts(),
     skip: float = 0.0,
-    epochs: int = 5,
-    batch: int = 128,
-    accumulate: int = 1,
-    learning_rate: float = 2e-5,
-    schedule: str = "constant",
-    warmup: float = 0.0,
-    weight_decay: float = 0.01,
-    clip: float = 1.0,
-    chunk: int = 0,
-    recompute: bool = False,
-    start: str = "fresh",
-    decoder: str = "beam",
-    beams: int = 5,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-    decode_batch: int = 16,
-    validation_blocks: int | None = None,
-    test_blocks: int | None = None,
+    training: FineTuning = FineTuning(),
+    start: Start = "fresh",
+    decoding: Decoding = Decoding(),
     prompt: str | None = None,
     kept_blocks: int | None = None,
     tail: float = 0.1,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     revision: str | None = None,
     data_revision: str | None = None,
     data_dir: str | None = None,
@@ -71,27 +64,22 @@ def language(
 
     Args:
       base: the pretrained model, a directory or an id on the hub; with vocab.json and merges.txt.
-      dataset: see `collapse_jax.data.text_splits.load_text`.
+      dataset: text: "pydoc-topics" (offline), "wikitext-2", "wikitext-2-raw", a directory (of
+        train, validation and test, .txt or .parquet) or a text file.
       length: tokens of a block, T.
-      blocks: of the training text, from its start; None for all.
+      counts: how many blocks of each split are used.
       skip: share of the training text, at its start, that is left out (what `base` was trained on).
-      epochs, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip, chunk,
-        recompute: see `collapse_jax.lm.finetune.Settings`.
-      start: every generation from the pretrained model ("fresh"), or from the one before ("warm").
-      decoder, beams, temperature, top_k, top_p, repetition_penalty: see
-        `collapse_jax.families.language.writing.Decoder`.
-      decode_batch: prompts that are continued at a time.
-      validation_blocks: blocks of the validation text, from its start, that every epoch is judged
-        on; None for all.
-      test_blocks: blocks of the test text, from its start; None for all.
-      prompt: text that every generation's model continues; None for the first training block, ""
-        for nothing.
-      kept_blocks: of the text that each generation adds to its training, how many are kept in the
-        history; None for all.
+      training: how each generation is fine-tuned.
+      start: a generation starts from the pretrained model ("fresh"), or the one before ("warm").
+      decoding: how each generation writes.
+      prompt: text that every generation's model continues, part of the run's identity; none: the
+        first training block; empty: nothing.
+      kept_blocks: of the blocks new in each generation, how many the history keeps; none: all.
       tail: share of the first training text's tokens that its rarest types make up.
-      dtype: what the network computes in.
-      revision, data_revision: of a model and of a data set on the hub.
-      data_dir: where data sets are.
+      dtype: what the network computes in: "float32" or "bfloat16".
+      revision: revision of the model on the hub.
+      data_revision: revision of the data set on the hub.
+      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
 
     Returns:
       A family with the metrics of `collapse_jax.families.language.measures.metrics`. Original
@@ -102,32 +90,23 @@ def language(
         not fit its tokenizer or the blocks.
       FileNotFoundError: if there is no such model or text.
     """
-    start = arguments.choice("start", start, STARTS)
-    dtype = arguments.choice("dtype", dtype, DTYPES)
-    settings = finetune.Settings(
-        epochs, batch, accumulate, learning_rate, schedule, warmup, weight_decay, clip=clip,
-        chunk=chunk, recompute=recompute,
-    ).check()  # fmt: skip
-    chosen = writing.Decoder(
-        decoder, beams, temperature, top_k, top_p, repetition_penalty, decode_batch
-    ).check()
-    length = texts.check_length(length)
+    start, dtype, training, decoding = check_settings(start, dtype, training, decoding)
+    length = check_length(length)
     skip = arguments.share("skip", skip, below=1)
     tail = arguments.share("tail", tail, above=0, below=1)
     if kept_blocks is not None:
         kept_blocks = arguments.integer("kept_blocks", kept_blocks, at_least=0)
-    pretrained = bases.load(base, revision)
+    pretrained = load(base, revision)
     config = pretrained.config
     _check_lengths(config.positions, config.vocabulary, length)
     text = load_text(dataset, data_dir, data_revision)
-    counts = texts.Counts(blocks, validation_blocks, test_blocks)
-    cut = texts.cut(pretrained.words, text, length, skip, counts)
-    network = models.model(config, jnp.dtype(dtype))
+    cut = cut_blocks(pretrained.words, text, length, skip, counts)
+    network = opt.model(config, jnp.dtype(dtype))
     given = _prompt(prompt, pretrained, cut, length)
     kept = len(cut.train) if kept_blocks is None else min(kept_blocks, len(cut.train))
-    measured = measures.Measures(
-        network, cut.test, min(batch, len(cut.test)), tail, kept, len(cut.train), given,
-        writing.continuation(network, chosen, length),
+    measured = measures.TextMeasures(
+        network, cut.test, min(training.batch, len(cut.test)), tail, kept, len(cut.train), given,
+        writing.continuation(network, decoding, length),
     )  # fmt: skip
     restart = _restart(pretrained.params) if start == "fresh" else None
     first_counts = np.bincount(cut.train.ravel(), minlength=config.vocabulary)
@@ -141,9 +120,9 @@ def language(
             "length": length,
             "blocks": len(cut.train),
             "skip": skip,
-            "training": settings._asdict(),
+            "training": training._asdict(),
             "start": start,
-            "decoder": chosen._asdict(),
+            "decoder": decoding.config,
             "validation_blocks": len(cut.validation),
             "test_blocks": len(cut.test),
             "prompt_ids": [] if given is None else given.tolist(),
@@ -164,18 +143,43 @@ def language(
         },
         original=_drawn_from(cut.train),
         init=lambda key: jax.tree.map(jnp.asarray, pretrained.params),
-        fit=_one_by_one(finetune.steps(network, settings, length, cut.validation, restart)),
-        sample=_one_by_one(writing.steps(network, chosen, cut.train)),
+        fit=_one_by_one(finetune.steps(network, training, length, cut.validation, restart)),
+        sample=_one_by_one(writing.steps(network, decoding, cut.train)),
         measure=_one_by_one(measured.steps()),
         anchor=measured.anchor,
         coords=measures.coords(length),
-        check=_enough(len(cut.train), batch),
+        check=_enough(len(cut.train), training.batch),
+        description=text.title,
+        figures=_figures,
     )  # fmt: skip
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    from collapse_jax.families.language import figures
+
+    del curves
+    drawn = {
+        "perplexity_density": figures.histograms(run.summary, generations),
+        "survival": figures.survival(run.summary),
+    }
+    return OwnFigures(drawn, replaces=tuple(drawn))
+
+
+def check_settings(
+    start: str, dtype: str, training: FineTuning, decoding: Decoding
+) -> tuple[Start, Dtype, FineTuning, Decoding]:
+    """The same as plain Python values; SettingError for what is wrong for any model and text."""
+    return (
+        arguments.choice("start", start, get_args(Start)),
+        arguments.choice("dtype", dtype, get_args(Dtype)),
+        training.check(),
+        decoding.check(),
+    )
 
 
 def _one_by_one(steps: Steps) -> Steps:
     """One chain after the other: each has matrices of its own, enough to fill a device."""
-    return steps._replace(advance=in_turn(steps.advance, always=True))
+    return steps._replace(advance=sequential(steps.advance, always=True))
 
 
 def _restart(base: Params) -> Callable[[Params], Params]:
@@ -220,9 +224,7 @@ def _enough(blocks: int, batch: int) -> Callable[[Sizes], None]:
     return check
 
 
-def _prompt(
-    prompt: str | None, pretrained: bases.Base, cut: Blocks, length: int
-) -> np.ndarray | None:
+def _prompt(prompt: str | None, pretrained: Base, cut: Blocks, length: int) -> np.ndarray | None:
     if prompt is None:
         return cut.train[0]
     if not prompt:
@@ -241,8 +243,8 @@ def _check_lengths(positions: int, vocabulary: int, length: int) -> None:
             f"length: expected at most {positions // 2} tokens a block, as the model has"
             f" {positions} positions and writes as many as it reads, got {length}"
         )
-    if vocabulary > statistics.LARGEST_VOCABULARY:
+    if vocabulary > text_statistics.LARGEST_VOCABULARY:
         raise SettingError(
-            f"base: expected a vocabulary of at most {statistics.LARGEST_VOCABULARY:,}, got"
+            f"base: expected a vocabulary of at most {text_statistics.LARGEST_VOCABULARY:,}, got"
             f" {vocabulary:,}"
         )

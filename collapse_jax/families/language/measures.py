@@ -17,10 +17,9 @@ import numpy as np
 
 from collapse_jax import pools
 from collapse_jax.family import Metric, Metrics, Origin, Steps, Training
-from collapse_jax.lm import finetune
-from collapse_jax.lm import opt as models
+from collapse_jax.lm import finetune, opt
 from collapse_jax.lm.opt import Model, Params
-from collapse_jax.metrics import text as texts
+from collapse_jax.metrics import text_statistics
 
 # Of log10 of a block's perplexity: from 1 to a million, ten bins a decade.
 BIN_EDGES = np.linspace(0.0, 6.0, 61)
@@ -28,7 +27,7 @@ LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
 _SAMPLE = 64  # blocks that self-BLEU compares with each other
 
 
-class Anchor(NamedTuple):
+class TextAnchor(NamedTuple):
     """What later generations are measured with, of generation 0."""
 
     params: Params
@@ -40,7 +39,7 @@ class Reading(NamedTuple):
 
     key: jax.Array
     params: Params
-    anchor: Anchor
+    anchor: TextAnchor
     pool: pools.Rows
     losses: jax.Array  # f32[test's batches + training text's, B, T - 1]
     batches: jax.Array  # i32[], read so far
@@ -48,7 +47,7 @@ class Reading(NamedTuple):
     complete: jax.Array  # bool[]
 
 
-class Measures(NamedTuple):
+class TextMeasures(NamedTuple):
     """How language models are measured.
 
     Attributes:
@@ -76,15 +75,15 @@ class Measures(NamedTuple):
         """V."""
         return self.model.config.vocabulary
 
-    def anchor(self, key: jax.Array, params: Params, training: Training) -> Anchor:
+    def anchor(self, key: jax.Array, params: Params, training: Training) -> TextAnchor:
         """Of generation 0's parameters and training text.
 
         The token that begins a row of real text counts as none of it: no decoder writes it, and
         its absence would count as a type that was lost.
         """
         del key
-        counts = texts.counts(*_tokens(training.pool), self.vocabulary)
-        return Anchor(params, counts.at[self.model.config.begin].set(0))
+        counts = text_statistics.counts(*_tokens(training.pool), self.vocabulary)
+        return TextAnchor(params, counts.at[self.model.config.begin].set(0))
 
     def steps(self) -> Steps:
         """A family's measure, in pieces: test blocks, training text, and what follows from them."""
@@ -109,7 +108,7 @@ class Measures(NamedTuple):
         return carry._replace(found=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
     def _advance(self, carry: Reading) -> Reading:
-        work = 2 * models.multiply_adds(self.model.config) * self.batch * self.test.shape[1]
+        work = 2 * opt.multiply_adds(self.model.config) * self.batch * self.test.shape[1]
         piece = max(1, round(finetune.PIECE / work))
         last = carry.losses.shape[0]
         testing = carry.batches < self._of_test
@@ -159,25 +158,27 @@ class Measures(NamedTuple):
         self, key: jax.Array, tokens: jax.Array, live: jax.Array, first: jax.Array
     ) -> Metrics:
         """Statistics of the training text, beside the first one's counts."""
-        now = texts.counts(tokens, live, self.vocabulary)
-        pairs, triples = (texts.ngram_counts(tokens, live, self.vocabulary, n) for n in (2, 3))
+        now = text_statistics.counts(tokens, live, self.vocabulary)
+        pairs, triples = (
+            text_statistics.ngram_counts(tokens, live, self.vocabulary, n) for n in (2, 3)
+        )
         count = jnp.sum(live, dtype=jnp.int32)
         size = min(_SAMPLE, tokens.shape[0])
         sample = pools.random_order(key, tokens.shape[0], count)[:size]
-        rare = texts.tail(first, self.tail)
+        rare = text_statistics.tail(first, self.tail)
         return {
             "types": jnp.sum(now > 0).astype(jnp.float32),
-            "distinct_1": texts.distinct(now),
-            "distinct_2": texts.distinct(pairs),
-            "distinct_3": texts.distinct(triples),
-            "unigram_entropy": texts.entropy(now),
-            "bigram_entropy": texts.entropy(pairs),
-            "heterozygosity": texts.heterozygosity(now),
-            "zipf_slope": texts.zipf_slope(now),
-            "repetition": texts.repetition(tokens, live),
-            "self_bleu": texts.self_bleu(tokens[sample], live[sample]),
+            "distinct_1": text_statistics.distinct(now),
+            "distinct_2": text_statistics.distinct(pairs),
+            "distinct_3": text_statistics.distinct(triples),
+            "unigram_entropy": text_statistics.entropy(now),
+            "bigram_entropy": text_statistics.entropy(pairs),
+            "heterozygosity": text_statistics.heterozygosity(now),
+            "zipf_slope": text_statistics.zipf_slope(now),
+            "repetition": text_statistics.repetition(tokens, live),
+            "self_bleu": text_statistics.self_bleu(tokens[sample], live[sample]),
             "tail_mass": jnp.sum(jnp.where(rare, now, 0)) / jnp.maximum(jnp.sum(now), 1),
-            "survival": texts.survival(first, now),
+            "survival": text_statistics.survival(first, now),
         }
 
 
@@ -215,7 +216,7 @@ def _rows(batches: jax.Array, count: int) -> jax.Array:
 
 
 def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
-    """What `Measures` and the fit give.
+    """What `TextMeasures` and the fit give.
 
     Args:
       kept: blocks of text that are kept.
@@ -297,6 +298,6 @@ def coords(length: int) -> dict[str, Any]:
     return {
         "log10_perplexity": (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2,
         "level": LEVELS,
-        "decile": np.arange(1, texts.DECILES + 1),
+        "decile": np.arange(1, text_statistics.DECILES + 1),
         "token": np.arange(length),
     }

@@ -4,8 +4,9 @@ Axis legend: M images of a training set, D pixels.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,39 +14,43 @@ import numpy as np
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.compiling import in_turn
+from collapse_jax.compiling import sequential
 from collapse_jax.data.images import ImageSet, load_images
-from collapse_jax.families.vae import classifier, measures, training
-from collapse_jax.families.vae import model as models
-from collapse_jax.families.vae.measures import Measures
-from collapse_jax.family import Family, Request, Threshold, Training
+from collapse_jax.families.vae import classifier, measures, networks
+from collapse_jax.families.vae.measures import ImageMeasures
+from collapse_jax.families.vae.training import (
+    Optimizer,
+    Pixels,
+    Start,
+    VaeTraining,
+    steps,
+    to_bytes,
+)
+from collapse_jax.family import (
+    Curves,
+    Family,
+    OwnFigures,
+    Request,
+    RunData,
+    Threshold,
+    Training,
+)
 from collapse_jax.regimes import Regime, Sizes
 
-MODELS = ("conv", "mlp")
-SYNTHETIC = ("live", "fixed")
-DECODERS = ("mean", "bernoulli")
-STARTS = ("fresh", "warm")
+Network = Literal["conv", "mlp"]
+Synthetic = Literal["live", "fixed"]
 
 
 def vae(
     dataset: str = "digits",
-    model: str = "mlp",
+    model: Network = "mlp",
     hidden: int = 400,
     latent: int = 20,
-    synthetic: str = "live",
-    decoder: str = "mean",
-    epochs: int = 30,
-    batch: int = 256,
-    optimizer: str = "adam",
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-5,
-    reconstruction: str = "bernoulli",
-    kl_weight: float = 1.0,
-    start: str = "fresh",
+    synthetic: Synthetic = "live",
+    training: VaeTraining = VaeTraining(),
     test_images: int = 360,
     pictures: int = 16,
     tail: float = 0.02,
-    chains_together: int = 1,
     data_dir: str | None = None,
 ) -> Family:
     r"""Chains of variational autoencoders.
@@ -55,20 +60,20 @@ def vae(
     minibatch.
 
     Args:
-      dataset: "digits", "mnist" or a directory, see `collapse_jax.data.images`.
-      model: "conv" (the paper's, 647,081 parameters at 28x28) or "mlp".
+      dataset: images: "digits" (8x8, offline), "mnist", or a directory of idx files named like
+        MNIST's.
+      model: "conv" (the paper's convolutional autoencoder, 647,081 parameters at 28x28) or "mlp"
+        (one hidden layer).
       hidden: units of mlp's hidden layers.
       latent: dimension of z.
       synthetic: "live" (drawn anew for each minibatch) or "fixed" (a set of 8-bit images a
         generation); "live" serves no regime that remembers synthetic images.
-      decoder: generated pixels are decoder "mean"s or "bernoulli" draws.
-      epochs, batch, optimizer, learning_rate, weight_decay, reconstruction, kl_weight, start,
-        chains_together: see `collapse_jax.families.vae.training.Settings`.
+      training: how the autoencoder is trained, and how its decoder makes pixels.
       test_images: random real test images, and generated ones, that a generation is measured on.
       pictures: generated images kept in the history, by generation.
       tail: share of generation 0's images whose encoder mean is beyond both tail quantiles
         together, by dimension, in (0, 1).
-      data_dir: where data sets are.
+      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
 
     Returns:
       A family with the metrics of `collapse_jax.families.vae.measures.metrics`. Original images
@@ -79,43 +84,31 @@ def vae(
       ValueError: for an argument outside its range, or images that are not what they should be.
       FileNotFoundError: if there are no images.
     """
-    model = arguments.choice("model", model, MODELS)
-    synthetic = arguments.choice("synthetic", synthetic, SYNTHETIC)
-    decoder = arguments.choice("decoder", decoder, DECODERS)
-    settings = training.Settings(
-        arguments.integer("epochs", epochs, at_least=1),
-        arguments.integer("batch", batch, at_least=1),
-        arguments.number("learning_rate", learning_rate, above=0),
-        arguments.number("weight_decay", weight_decay, at_least=0),
-        arguments.choice("optimizer", optimizer, tuple(training.OPTIMIZERS)),
-        arguments.choice("reconstruction", reconstruction, models.RECONSTRUCTIONS),
-        arguments.number("kl_weight", kl_weight, at_least=0),
-        arguments.choice("start", start, STARTS),
-        decoder == "bernoulli",
-        arguments.integer("chains_together", chains_together, at_least=1),
-    )
+    model = arguments.choice("model", model, get_args(Network))
+    synthetic = arguments.choice("synthetic", synthetic, get_args(Synthetic))
+    training = _checked(training)
     tail = arguments.share("tail", tail, above=0, below=1)
     images = load_images(dataset, data_dir)
     _check_measures(images, test_images, pictures)
     if model == "conv":
-        network = models.convolutional(images.side, latent)
+        network = networks.convolutional(images.side, latent)
     else:
-        network = models.perceptron(images.side, hidden, latent)
+        network = networks.perceptron(images.side, hidden, latent)
     # The file's order is not random: the first half of MNIST's test images is the easier one.
     shuffled = images.test[np.random.default_rng(0).permutation(len(images.test))]
     test = shuffled[:test_images]
-    measured = Measures(network, test, pictures, settings.draws, reconstruction, tail)
+    measured = ImageMeasures(network, test, pictures, training.draws, training.reconstruction, tail)
     classes = classifier.classes(images)
     variance = float((test / 255.0).var(axis=0).mean())
     live = synthetic == "live"
-    one_by_one = lambda function: in_turn(function, chains_together)  # noqa: E731
+    one_by_one = lambda function: sequential(function, training.chains_together)  # noqa: E731
 
-    def anchor(key: jax.Array, params: models.Params, given: Training) -> measures.Anchor:
+    def anchor(key: jax.Array, params: networks.Params, given: Training) -> measures.ImageAnchor:
         del given
         judge, _ = classifier.train(dataset, data_dir)
         return one_by_one(lambda key, params: measured.anchor(key, params, judge))(key, params)
 
-    def measure(key: jax.Array, params: models.Params, given: Training, origin: Any) -> Any:
+    def measure(key: jax.Array, params: networks.Params, given: Training, origin: Any) -> Any:
         del given
         return one_by_one(measured.measure)(key, params, origin.anchor)
 
@@ -127,7 +120,7 @@ def vae(
             "hidden": hidden if model == "mlp" else None,
             "latent": latent,
             "synthetic": synthetic,
-            **settings._asdict(),
+            **training.config,
             "test_images": test_images,
             "pictures": pictures,
             "tail": tail,
@@ -143,8 +136,8 @@ def vae(
             ),
         },
         original=_drawn_from(images.train),
-        init=lambda key: models.zeros(network),
-        fit=training.steps(network, settings),
+        init=lambda key: networks.zeros(network),
+        fit=steps(network, training),
         sample=_to_be_drawn(network.pixels) if live else _generated(measured, one_by_one),
         measure=measure,
         anchor=anchor,
@@ -152,9 +145,30 @@ def vae(
             "latent": (measures.BIN_EDGES[:-1] + measures.BIN_EDGES[1:]) / 2,
             "class": classes,
         },
-        check=_enough(images, batch),
+        check=_enough(images, training.batch),
         serves=_without_memory if live else lambda regime: None,
+        description=f"{model}, {images.name}, {synthetic} images",
+        figures=_figures,
     )
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    """Latent density and shares of the classes; images, if every chain was kept."""
+    from collapse_jax.families.vae import figures
+
+    del curves
+    drawn = {
+        "latent_density": figures.latent_density(run.summary, generations),
+        "class_share": figures.class_shares(run.summary),
+    }
+    if "picture" in run.history:
+        drawn["picture"] = figures.grids(run.history, generations)
+    elif "picture_mean" in run.summary:
+        warnings.warn(
+            "pictures: left out, since the history of single chains was not kept (--keep=chains)",
+            stacklevel=2,
+        )
+    return OwnFigures(drawn, replaces=tuple(drawn))
 
 
 def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveRows]:
@@ -172,10 +186,10 @@ def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveR
     return original
 
 
-def _to_be_drawn(pixels: int) -> Callable[[jax.Array, models.Params, Request], pools.LiveRows]:
+def _to_be_drawn(pixels: int) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
     """Synthetic images that training draws anew for each minibatch."""
 
-    def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
+    def sample(key: jax.Array, params: networks.Params, request: Request) -> pools.LiveRows:
         del key, params
         none = pools.Rows(jnp.zeros((0, pixels), jnp.uint8), 0)
         return pools.LiveRows(none, jnp.arange(request.capacity) < request.count)
@@ -184,13 +198,13 @@ def _to_be_drawn(pixels: int) -> Callable[[jax.Array, models.Params, Request], p
 
 
 def _generated(
-    measured: Measures, one_by_one: Callable[..., Any]
-) -> Callable[[jax.Array, models.Params, Request], pools.LiveRows]:
+    measured: ImageMeasures, one_by_one: Callable[..., Any]
+) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
     """A fixed set of synthetic images of 8 bits."""
 
-    def sample(key: jax.Array, params: models.Params, request: Request) -> pools.LiveRows:
+    def sample(key: jax.Array, params: networks.Params, request: Request) -> pools.LiveRows:
         draw = one_by_one(lambda key, params: measured.generate(key, params, request.capacity))
-        values = training.to_bytes(draw(key, params))
+        values = to_bytes(draw(key, params))
         return pools.LiveRows(pools.Rows(values, request.count), jnp.zeros(0, bool))
 
     return sample
@@ -218,6 +232,23 @@ def _without_memory(regime: Regime) -> None:
             f"regime: {regime.name} keeps the images of earlier generations, which vae with"
             " images drawn anew for each minibatch cannot; use synthetic=fixed"
         )
+
+
+def _checked(training: VaeTraining) -> VaeTraining:
+    """The same as plain Python values."""
+    reconstructions = get_args(networks.Reconstruction)
+    return VaeTraining(
+        epochs=arguments.integer("epochs", training.epochs, at_least=1),
+        batch=arguments.integer("batch", training.batch, at_least=1),
+        learning_rate=arguments.number("learning_rate", training.learning_rate, above=0),
+        weight_decay=arguments.number("weight_decay", training.weight_decay, at_least=0),
+        optimizer=arguments.choice("optimizer", training.optimizer, get_args(Optimizer)),
+        reconstruction=arguments.choice("reconstruction", training.reconstruction, reconstructions),
+        kl_weight=arguments.number("kl_weight", training.kl_weight, at_least=0),
+        start=arguments.choice("start", training.start, get_args(Start)),
+        decoder=arguments.choice("decoder", training.decoder, get_args(Pixels)),
+        chains_together=arguments.integer("chains_together", training.chains_together, at_least=1),
+    )
 
 
 def _check_measures(images: ImageSet, test_images: int, pictures: int) -> None:

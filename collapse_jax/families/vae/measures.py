@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax.families.vae import classifier
-from collapse_jax.families.vae import model as models
+from collapse_jax.families.vae import classifier, networks
 from collapse_jax.families.vae.classifier import Classifier
-from collapse_jax.families.vae.model import Model, Params
+from collapse_jax.families.vae.networks import Autoencoder, Params, Reconstruction
 from collapse_jax.families.vae.training import from_bytes
 from collapse_jax.family import Metric, Metrics
 from collapse_jax.metrics import features
@@ -22,7 +21,7 @@ BIN_EDGES = np.linspace(-3.0, 3.0, 121)  # of the latent density, as far as the 
 _CHUNK = 256  # images that are worked on at a time
 
 
-class Anchor(NamedTuple):
+class ImageAnchor(NamedTuple):
     """What later generations are measured with, of generation 0 and of real images."""
 
     encoder: Params  # of generation 0
@@ -33,7 +32,7 @@ class Anchor(NamedTuple):
     classifier: Classifier
 
 
-class Measures(NamedTuple):
+class ImageMeasures(NamedTuple):
     """How autoencoders are measured.
 
     Attributes:
@@ -45,14 +44,14 @@ class Measures(NamedTuple):
       tail: share of generation 0's images beyond both tail quantiles together, by dimension.
     """
 
-    model: Model
+    model: Autoencoder
     test: np.ndarray
     pictures: int
     draws: bool
-    reconstruction: str
+    reconstruction: Reconstruction
     tail: float
 
-    def anchor(self, key: jax.Array, params: Params, judge: Classifier) -> Anchor:
+    def anchor(self, key: jax.Array, params: Params, judge: Classifier) -> ImageAnchor:
         """Of generation 0's parameters.
 
         The tails are those of what generation 0 generates: a decoder's means lie closer together
@@ -62,7 +61,7 @@ class Measures(NamedTuple):
         generated = self._encode(params, self.generate(key, params, len(self.test)))
         levels = jnp.array([self.tail / 2, 1 - self.tail / 2])
         lower, upper = jnp.quantile(generated, levels, axis=0)
-        return Anchor(
+        return ImageAnchor(
             params,
             features.manifold(real),
             features.summary(real),
@@ -71,7 +70,7 @@ class Measures(NamedTuple):
             jax.tree.map(jnp.asarray, judge),
         )
 
-    def measure(self, key: jax.Array, params: Params, anchor: Anchor) -> Metrics:
+    def measure(self, key: jax.Array, params: Params, anchor: ImageAnchor) -> Metrics:
         """All metrics but those of the fit itself."""
         k_test, k_generate = jax.random.split(key)
         reconstruction, kl = self._bound(k_test, params)
@@ -111,10 +110,10 @@ class Measures(NamedTuple):
         codes = jax.random.normal(k_codes, (count, self.model.latent))
 
         def chunk(number: jax.Array) -> jax.Array:
-            return models.means(self.model, params, _part(codes, number))
+            return networks.means(self.model, params, _part(codes, number))
 
         means = _chunked(chunk, count)
-        return means, models.pixels(means, k_pixels if self.draws else None)
+        return means, networks.pixels(means, k_pixels if self.draws else None)
 
     def _encode(self, encoder: Params, images: jax.Array) -> jax.Array:
         """The encoder's mean, f32[B, L]."""
@@ -124,14 +123,16 @@ class Measures(NamedTuple):
 
         return _chunked(chunk, images.shape[0])
 
-    def _bound(self, key: jax.Array, params: Params) -> models.Terms:
+    def _bound(self, key: jax.Array, params: Params) -> networks.Terms:
         """Both terms of the evidence lower bound on the test images."""
         images = jnp.asarray(self.test)
         noise = jax.random.normal(key, (len(self.test), self.model.latent))
 
-        def chunk(number: jax.Array) -> models.Terms:
+        def chunk(number: jax.Array) -> networks.Terms:
             part = from_bytes(_part(images, number))
-            return models.terms(self.model, params, _part(noise, number), part, self.reconstruction)
+            return networks.terms(
+                self.model, params, _part(noise, number), part, self.reconstruction
+            )
 
         return _chunked(chunk, len(self.test))
 
@@ -156,7 +157,7 @@ def _density(points: jax.Array) -> jax.Array:
 
 
 def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
-    """What `Measures.measure` gives, and the fit.
+    """What `ImageMeasures.measure` gives, and the fit.
 
     Args:
       pictures: that are kept.
@@ -205,7 +206,10 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
             "variance of a pixel's mean over generated images, mean over pixels", "white^2",
             (), 0.01, 1.0, nonnegative=True,
         ),
-        "log_variance": Metric("log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2),
+        "log_variance": Metric(
+            "log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2,
+            symbol=r"\ln\sigma_n^2",
+        ),
         "tail_mass": share("share of encoder means beyond generation 0's tail quantiles"),
     }  # fmt: skip
     if pictures:

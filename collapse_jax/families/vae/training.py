@@ -6,19 +6,22 @@ Axis legend: M images of the training set, B of a minibatch, D pixels.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from collapse_jax import pools
-from collapse_jax.compiling import in_turn
-from collapse_jax.families.vae import model as models
-from collapse_jax.families.vae.model import Model, Params
+from collapse_jax.compiling import sequential
+from collapse_jax.families.vae import networks
+from collapse_jax.families.vae.networks import Autoencoder, Params, Reconstruction
 from collapse_jax.family import Metrics, Steps, Training, all_finite
 
-OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+Optimizer = Literal["adam", "sgd"]
+Start = Literal["fresh", "warm"]
+Pixels = Literal["mean", "bernoulli"]
+OPTIMIZERS: dict[Optimizer, Callable[[float], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
 }
@@ -27,19 +30,20 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
 _PIECE = 5e10
 
 
-class Settings(NamedTuple):
+class VaeTraining(NamedTuple):
     """How an autoencoder is trained.
 
     Attributes:
       epochs: passes over the training set, at least 1.
       batch: images of a minibatch, B.
-      learning_rate: of the optimizer.
-      weight_decay: added to the gradient of the summed loss, times the parameters (L2).
+      learning_rate: learning rate of the optimizer.
+      weight_decay: L2 weight decay, added to the gradient of the summed loss.
       optimizer: "adam" or "sgd" (momentum 0.9).
-      reconstruction: "bernoulli" or "gaussian".
-      kl_weight: of the divergence in the loss (beta); 1 is the evidence lower bound.
+      reconstruction: loss of an image: "bernoulli", cross-entropy as in the paper, or "gaussian",
+        half the squared error; nats.
+      kl_weight: weight of the divergence in the loss (beta); 1 is the evidence lower bound.
       start: "fresh" parameters each generation, or "warm" ones of the model before.
-      draws: whether generated pixels are Bernoulli draws, or the decoder's means.
+      decoder: generated pixels are the decoder's "mean", or "bernoulli" draws.
       chains_together: chains in one batched product where chains run in turn (CPU).
     """
 
@@ -47,12 +51,24 @@ class Settings(NamedTuple):
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
-    optimizer: str = "adam"
-    reconstruction: str = "bernoulli"
+    optimizer: Optimizer = "adam"
+    reconstruction: Reconstruction = "bernoulli"
     kl_weight: float = 1.0
-    start: str = "fresh"
-    draws: bool = False
+    start: Start = "fresh"
+    decoder: Pixels = "mean"
     chains_together: int = 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether generated pixels are draws."""
+        return self.decoder == "bernoulli"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What goes into the fingerprint."""
+        fields = self._asdict()
+        del fields["decoder"]
+        return {**fields, "draws": self.draws}
 
 
 class TrainState(NamedTuple):
@@ -68,10 +84,10 @@ class TrainState(NamedTuple):
     teacher: Params | None  # None where no image is drawn anew
 
 
-def steps(model: Model, settings: Settings) -> Steps:
+def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
     """A family's fit: parameters and the metric train_loss, from a pool of `LiveRows`."""
     rule = optimizer(settings)
-    work = 3 * models.multiply_adds(model)  # of an image: forward, and twice that backward
+    work = 3 * networks.multiply_adds(model)  # of an image: forward, and twice that backward
     piece = max(1, round(_PIECE / work / settings.batch))
 
     def begin(key: jax.Array, params: Params, training: Training) -> TrainState:
@@ -94,7 +110,7 @@ def steps(model: Model, settings: Settings) -> Steps:
             training.teacher if live.shape[0] else None,
         )
 
-    @functools.partial(in_turn, together=settings.chains_together)
+    @functools.partial(sequential, together=settings.chains_together)
     def advance(carry: TrainState) -> tuple[Any, ...]:
         length, size = _epoch(carry.pool, settings.batch)
         epoch, within = carry.step // length, carry.step % length
@@ -112,7 +128,7 @@ def steps(model: Model, settings: Settings) -> Steps:
             images = _images(model, carry, chosen, codes, k_pixels if settings.draws else None)
 
             def objective(params: Params) -> tuple[jax.Array, jax.Array]:
-                parts = models.terms(model, params, noise, images, settings.reconstruction)
+                parts = networks.terms(model, params, noise, images, settings.reconstruction)
                 summed = parts.reconstruction + settings.kl_weight * parts.kl
                 total = jnp.sum(jnp.where(there, summed, 0.0))
                 return total, total
@@ -138,7 +154,7 @@ def steps(model: Model, settings: Settings) -> Steps:
     return Steps(begin, advance_all, done, finish)
 
 
-def optimizer(settings: Settings) -> optax.GradientTransformation:
+def optimizer(settings: VaeTraining) -> optax.GradientTransformation:
     """The rule of a step, whose gradients are those of the loss summed over a minibatch."""
     step = OPTIMIZERS[settings.optimizer](settings.learning_rate)
     return optax.chain(optax.add_decayed_weights(settings.weight_decay), step)
@@ -157,7 +173,7 @@ def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) ->
 
 
 def _images(
-    model: Model,
+    model: Autoencoder,
     carry: TrainState,
     chosen: jax.Array,
     codes: jax.Array,
@@ -167,7 +183,7 @@ def _images(
     values = carry.pool.fixed.values
     if carry.teacher is None:
         return from_bytes(values[chosen])
-    drawn = models.pixels(models.means(model, carry.teacher, codes), k_pixels)
+    drawn = networks.pixels(networks.means(model, carry.teacher, codes), k_pixels)
     if values.shape[0] == 0:
         return drawn
     fixed = from_bytes(values[jnp.minimum(chosen, values.shape[0] - 1)])

@@ -91,7 +91,7 @@ def case(covariance, shape, dtype, slow=False):
 def test_agrees_with_scikit_learn(covariance, shape, dtype):
     """60 problems in each precision, 12 programs."""
     problems = [problem(seed, *shape) for seed in range(PROBLEMS)]
-    settings = em.Settings(covariance, tolerance=0.0, max_iterations=ITERATIONS)
+    settings = em.Fitting(covariance, tolerance=0.0, max_iterations=ITERATIONS)
     assert agreed(settings, problems, dtype) == {ITERATIONS}
 
 
@@ -117,7 +117,7 @@ def test_ends_where_scikit_learn_ends_though_the_likelihood_falls():
          0.3 * original.means, scale)
         for seed in range(3)
     ]  # fmt: skip
-    iterations = agreed(em.Settings(tolerance=1e-5, regularisation=0.1), problems)
+    iterations = agreed(em.Fitting(tolerance=1e-5, regularisation=0.1), problems)
     assert min(iterations) > 20
 
 
@@ -127,7 +127,7 @@ def test_ends_where_scikit_learn_ends_though_the_likelihood_falls():
 )
 def test_likelihood_never_falls(covariance, shape):
     """Without regularisation, which is not part of the likelihood: by no more than rounding."""
-    settings = em.Settings(covariance, regularisation=0.0)
+    settings = em.Fitting(covariance, regularisation=0.0)
     with jax.enable_x64(True):
 
         @jax.jit
@@ -178,7 +178,7 @@ def padded(data, capacity=None):
 
 @jax.jit
 def fitted(key, columns, weights):
-    return em.best_of(key, columns, weights, 3, 2, em.Settings(regularisation=1e-6))
+    return em.best_of(key, columns, weights, 3, 2, em.Fitting(regularisation=1e-6))
 
 
 def clusters(scale=1.0):
@@ -228,7 +228,7 @@ def test_nan_ends_at_once_and_shows():
 
 @jax.jit
 def started(key, columns, weights):
-    return em.plus_plus(key, columns, weights, 3, em.Settings())
+    return em.plus_plus(key, columns, weights, 3, em.Fitting())
 
 
 def test_plus_plus_starts_in_every_cluster():
@@ -251,8 +251,8 @@ def test_second_start_is_drawn_by_squared_distance():
     @jax.jit
     @jax.vmap
     def pairs(key):
-        return jnp.sort(em.plus_plus(key, columns, weights, 3, em.Settings()).means[:, 0]), (
-            em.plus_plus(key, columns, weights, 2, em.Settings()).means[:, 0]
+        return jnp.sort(em.plus_plus(key, columns, weights, 3, em.Fitting()).means[:, 0]), (
+            em.plus_plus(key, columns, weights, 2, em.Fitting()).means[:, 0]
         )
 
     draws = 20_000
@@ -272,7 +272,7 @@ def test_more_starts_do_not_do_worse():
     columns, weights = padded(clusters())
     fit = jax.jit(em.best_of, static_argnums=(3, 4, 5))
     one, many = (
-        fit(jax.random.key(4), columns, weights, 3, starts, em.Settings()) for starts in (1, 6)
+        fit(jax.random.key(4), columns, weights, 3, starts, em.Fitting()) for starts in (1, 6)
     )
     assert many.log_likelihood >= one.log_likelihood
     assert many.iterations > one.iterations

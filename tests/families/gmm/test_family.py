@@ -8,10 +8,12 @@ import pytest
 import collapse_jax
 from collapse_jax import families, pools, regimes, theory
 from collapse_jax.engine import planning
+from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.families.gmm.originals import truth
 from collapse_jax.family import Origin, Training
 from collapse_jax.results.totals import edges
+from experiments.flags import grouped
 
 gmm = families.gmm
 measured = jax.jit(gmm().measure)
@@ -59,7 +61,7 @@ def test_a_component_below_one_row_is_not_live():
 def test_one_component_follows_the_gaussian_closed_form():
     """One full component without regularisation is the maximum-likelihood Gaussian."""
     chains, samples, generations = 1000, 20, 8
-    family = gmm(components=1, truth="blob", regularisation=0.0)
+    family = gmm(components=1, truth="blob", fitting=Fitting(regularisation=0.0))
     history = collapse_jax.run(
         family, regimes.replace(samples), chains=chains, generations=generations, seed=3
     ).history
@@ -92,7 +94,7 @@ def test_rows_far_from_the_origin_are_fitted_as_those_near_it():
     rng = np.random.default_rng(5)
     centres = np.array([[-6.0, 0.0], [6.0, 0.0]])
     rows = np.round(centres[np.arange(80) % 2] + rng.normal(scale=4.0, size=(80, 2)))
-    family = gmm(components=2, tolerance=1e-6)
+    family = gmm(components=2, fitting=Fitting(tolerance=1e-6))
     fit = jax.jit(family.fit)
     (near, near_info), (far, far_info) = (
         fit(jax.random.key(1), family.init(jax.random.key(0)), training(rows + shift))
@@ -107,7 +109,7 @@ def test_rows_far_from_the_origin_are_fitted_as_those_near_it():
 @pytest.mark.slow
 def test_a_model_that_cannot_be_fitted_is_flagged():
     point = {"weights": [1.0], "means": [[1000.0]], "covariances": [[[1e-12]]]}  # in float32
-    family = gmm(components=1, truth=point, regularisation=0.0)
+    family = gmm(components=1, truth=point, fitting=Fitting(regularisation=0.0))
     result = collapse_jax.run(family, regimes.replace(5), chains=3, generations=3)
     assert not bool(result.history["finite"].any())
     assert result.history["nonfinite"].values.tolist() == [0, 0, 0]
@@ -154,7 +156,7 @@ def test_more_components_than_samples_are_refused():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
-        gmm(**arguments)
+        gmm(**grouped(gmm, arguments))
     assert "\n" not in str(caught.value)
 
 
@@ -182,6 +184,7 @@ def test_bins_of_summaries_follow_the_units_of_the_original():
 
 
 def test_numbers_of_any_type_describe_the_same_run():
-    assert gmm(np.int64(2), tolerance=0, regularisation=np.float32(0)).config == (
-        gmm(2, tolerance=0.0, regularisation=0.0).config
+    given = Fitting(tolerance=0, regularisation=np.float32(0))
+    assert gmm(np.int64(2), fitting=given).config == (
+        gmm(2, fitting=Fitting(tolerance=0.0, regularisation=0.0)).config
     )

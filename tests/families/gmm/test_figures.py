@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from collapse_jax import families
 from collapse_jax.families.gmm import figures
 from collapse_jax.reports.figures import save
-from experiments import gmm as experiment
 
 LINE = {"weights": [1.0], "means": [[1.0]], "covariances": [[[0.25]]]}
 
@@ -77,9 +76,7 @@ def test_panels_on_a_line(tmp_path: Path) -> None:
     save({"densities": figure}, tmp_path)
 
 
-def test_a_run_without_single_chains_says_that_it_has_no_panels(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    result: Any = types.SimpleNamespace(history=xr.Dataset())
-    assert experiment.draw(result, [0]) == {}
-    assert "densities: left out" in capsys.readouterr().out
+def test_a_run_without_single_chains_says_that_it_has_no_panels() -> None:
+    run: Any = types.SimpleNamespace(history=xr.Dataset())
+    with pytest.warns(UserWarning, match="^densities: left out"):
+        assert families.gmm().figures(run, {}, [0]).drawn == {}

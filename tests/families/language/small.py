@@ -4,9 +4,9 @@ import jax
 import numpy as np
 
 from collapse_jax import families
-from collapse_jax.lm import opt as models
-from collapse_jax.lm import tokenizer, weights
+from collapse_jax.lm import opt, tokenizer, weights
 from collapse_jax.lm.config import Config
+from experiments.flags import grouped
 
 LENGTH = 8
 WORDS = "the a church tower was built by masons and their lord in stone of early style".split()
@@ -32,17 +32,23 @@ def make(directory, seed=0):
         vocabulary=words.vocabulary + 2, hidden=16, layers=1, heads=2, inner=24, positions=40,
         embedding=16, dropout=0.0, init_std=0.1,
     )  # fmt: skip
-    weights.save(base, config, models.init(config, jax.random.key(seed)))
+    weights.save(base, config, opt.init(config, jax.random.key(seed)))
     return str(base), str(text)
 
 
+# By the names of flags, so that a test can change one of a group.
 SETTINGS = {
     "length": LENGTH, "blocks": 12, "epochs": 2, "batch": 4, "learning_rate": 3e-3, "beams": 2,
     "decode_batch": 5, "test_blocks": 6, "kept_blocks": 3,
 }  # fmt: skip
 
 
+def language(base, text, **settings):
+    """The language family, small."""
+    values = {**SETTINGS, "dataset": text, **settings}
+    return families.language(base, **grouped(families.language, values))
+
+
 def family(directory, **settings):
     """The language family on what `make` writes."""
-    base, text = make(directory)
-    return families.language(base, text, **{**SETTINGS, **settings})
+    return language(*make(directory), **settings)

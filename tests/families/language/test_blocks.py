@@ -41,7 +41,7 @@ def made_text(rows):
 @pytest.mark.parametrize("skip", [0.0, 0.5, 0.85])
 def test_a_text_is_cut_with_a_part_of_its_training_rows(words, skip):
     rows = tuple(small.rows(20))
-    found = blocks.cut(words, made_text(rows), 4, skip)
+    found = blocks.cut_blocks(words, made_text(rows), 4, skip)
     chosen = {
         "train": rows[round(20 * skip) :],
         "validation": ("one two three\n",),
@@ -65,12 +65,12 @@ def test_too_short_a_split_is_refused_by_name(words, split):
     rows = tuple(small.rows(20))
     text = text_splits.Text("mine", rows, rows, rows, {}, "")._replace(**{split: rows[:1]})
     tokens = len(one_by_one(words, rows[:1]))
-    blocks.cut(words, text, tokens, 0.0)
+    blocks.cut_blocks(words, text, tokens, 0.0)
     with pytest.raises(ValueError, match=f"{tokens + 1} tokens in the {split} split") as caught:
-        blocks.cut(words, text, tokens + 1, 0.0)
+        blocks.cut_blocks(words, text, tokens + 1, 0.0)
     assert str(caught.value).endswith(f"got {tokens} tokens")
 
 
 def test_a_part_of_no_rows_is_refused(words):
     with pytest.raises(ValueError, match="in the train split, got 0 tokens"):
-        blocks.cut(words, made_text(tuple(small.rows(20))), 4, 0.99)
+        blocks.cut_blocks(words, made_text(tuple(small.rows(20))), 4, 0.99)

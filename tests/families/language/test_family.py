@@ -11,12 +11,12 @@ import collapse_jax
 from collapse_jax import families, pools, regimes
 from collapse_jax.data.text_splits import load_text
 from collapse_jax.engine import planning
-from collapse_jax.families.language import base as bases
 from collapse_jax.families.language import blocks, measures
+from collapse_jax.families.language.base import load
 from collapse_jax.family import Training, all_finite
 from collapse_jax.lm import beam, finetune, opt, weights
 from collapse_jax.lm.prompts import prompts
-from collapse_jax.metrics import text as statistics
+from collapse_jax.metrics import text_statistics
 from experiments import pretraining
 from tests.families.language import small
 from tests.families.language.small import LENGTH, SETTINGS
@@ -33,13 +33,13 @@ def places(tmp_path_factory):
 
 
 def language(places, **settings):
-    return families.language(*places, **{**SETTINGS, "kept_blocks": M, **settings})
+    return small.language(*places, **{"kept_blocks": M, **settings})
 
 
 @pytest.fixture(scope="module")
 def original(places):
     base, text = places
-    cut = blocks.cut(bases.load(base).words, load_text(text), LENGTH, 0.0)
+    cut = blocks.cut_blocks(load(base).words, load_text(text), LENGTH, 0.0)
     return cut._replace(train=cut.train[:M], test=cut.test[:6])
 
 
@@ -67,7 +67,7 @@ def losses(config, params, tokens):
 def test_a_generation_trains_on_what_the_one_before_wrote(shared, places, original):
     whole, first = shared
     np.testing.assert_array_equal(whole.history["text"][0, 0], original.train)
-    pretrained = bases.load(places[0])
+    pretrained = load(places[0])
     network = opt.model(pretrained.config)
     for number in range(2):
         found = beam.search(
@@ -81,7 +81,7 @@ def test_a_generation_trains_on_what_the_one_before_wrote(shared, places, origin
 
 def test_perplexities_are_those_of_the_network(shared, places, original):
     whole, first = shared
-    config = bases.load(places[0]).config
+    config = load(places[0]).config
     for number in range(2):
         last, judge = of_chain(whole.params, number), of_chain(first.params, number)
         at = whole.history.isel(chain=number, generation=-1)
@@ -105,9 +105,9 @@ def test_perplexities_are_those_of_the_network(shared, places, original):
 
 def test_statistics_are_those_of_the_training_text(shared, places):
     whole, _ = shared
-    history, vocabulary = whole.history, bases.load(places[0]).config.vocabulary
+    history, vocabulary = whole.history, load(places[0]).config.vocabulary
     first = np.bincount(history["text"][0, 0].values.astype(int).ravel(), minlength=vocabulary)
-    first[bases.load(places[0]).config.begin] = 0  # begins rows of real text, and is never written
+    first[load(places[0]).config.begin] = 0  # begins rows of real text, and is never written
     for generation in range(3):
         at = history.isel(chain=0, generation=generation)
         tokens = at["text"].values.astype(int)
@@ -116,9 +116,11 @@ def test_statistics_are_those_of_the_training_text(shared, places):
         pairs = [tuple(block[i : i + 2]) for block in tokens for i in range(LENGTH - 1)]
         np.testing.assert_allclose(at["distinct_2"], len(set(pairs)) / len(pairs), rtol=1e-6)
         np.testing.assert_allclose(
-            at["survival"], statistics.survival(jnp.asarray(first), jnp.asarray(now)), rtol=1e-6
+            at["survival"],
+            text_statistics.survival(jnp.asarray(first), jnp.asarray(now)),
+            rtol=1e-6,
         )
-        rare = np.asarray(statistics.tail(jnp.asarray(first), 0.1))
+        rare = np.asarray(text_statistics.tail(jnp.asarray(first), 0.1))
         np.testing.assert_allclose(at["tail_mass"], now[rare].sum() / now.sum(), rtol=1e-6)
         if generation == 0:
             assert np.all(at["survival"] == 1)
@@ -147,7 +149,7 @@ def test_a_share_of_original_blocks_is_kept(places, original):
 @pytest.mark.parametrize("start", ["fresh", "warm"])
 def test_where_a_generation_starts(places, start, original):
     """With steps too small to be seen, it stays where it started."""
-    pretrained = bases.load(places[0])
+    pretrained = load(places[0])
     network = opt.model(pretrained.config)
     before = finetune.evaluate(network, pretrained.params, original.test, 4)
     assert before == pytest.approx(finetune.evaluate(network, pretrained.params, original.test))
@@ -162,7 +164,7 @@ def test_where_a_generation_starts(places, start, original):
 
 def test_a_model_that_diverged_does_not_start_anew(places, original):
     family = language(places)
-    base = bases.load(places[0]).params
+    base = load(places[0]).params
     lost = {**base, "embed_tokens": {"embedding": base["embed_tokens"]["embedding"] * np.nan}}
     training = Training(pools.Rows(jnp.asarray(original.train), M))
     key = jax.random.key(0)
@@ -249,10 +251,10 @@ def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
     for split in ("train", "test"):
         (short / f"{split}.txt").write_text("the tower\n")
     with pytest.raises(FileNotFoundError, match="expected the validation split"):
-        families.language(base, str(short), **SETTINGS)
+        small.language(base, str(short))
     (short / "validation.txt").write_text("the tower\n")
     with pytest.raises(ValueError, match="at least one block of 8 tokens in the train split"):
-        families.language(base, str(short), **SETTINGS)
+        small.language(base, str(short))
     small.make(tmp_path / "other")
     config = json.loads((tmp_path / "other" / "base" / "config.json").read_text())
     larger = tmp_path / "other" / "base" / "vocab.json"
@@ -261,7 +263,7 @@ def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
     larger.write_text(json.dumps(words))
     message = f"tokenizer with ids below the model's {config['vocab_size']}, got {len(words) - 1}"
     with pytest.raises(ValueError, match=message):
-        families.language(str(tmp_path / "other" / "base"), text, **SETTINGS)
+        small.language(str(tmp_path / "other" / "base"), text)
 
 
 def test_models_that_are_not_whole_are_refused(tmp_path):
@@ -271,14 +273,14 @@ def test_models_that_are_not_whole_are_refused(tmp_path):
     words |= {"<s>": words["</s>"], "</s>": words["<s>"]}
     (base / "vocab.json").write_text(json.dumps(words))
     with pytest.raises(ValueError, match="expected the config's bos_token_id 2 for </s> .* got 0"):
-        bases.load(str(base))
+        load(str(base))
     small.make(tmp_path / "other")
     base = tmp_path / "other" / "base"
     config, params = weights.load(base)
     params["embed_positions"]["embedding"] = params["embed_positions"]["embedding"] * np.nan
     weights.save(base, config, params)
     with pytest.raises(ValueError, match=r"finite weights, got others in .*embed_positions.weight"):
-        bases.load(str(base))
+        load(str(base))
 
 
 @pytest.mark.slow
@@ -292,9 +294,10 @@ def test_another_model_in_a_workdir_is_refused(places, tmp_path):
         run(other, regime, generations=1, workdir=str(tmp_path / "run"))
 
 
-SMALL = pretraining.Small(
-    vocabulary=270, hidden=16, layers=1, heads=2, share=0.5, epochs=8, batch=4, learning_rate=1e-2
-)
+SMALL = pretraining.SmallModel(
+    vocabulary=270, hidden=16, layers=1, heads=2, pretraining_epochs=8, pretraining_batch=4,
+    pretraining_rate=1e-2,
+)  # fmt: skip
 
 
 def pretrained(directory, text, **changed):
@@ -307,16 +310,16 @@ def pretrained(directory, text, **changed):
 def test_pretraining_learns_and_is_done_once(places, tmp_path):
     text = load_text(places[1])
     pretrained(tmp_path, text)
-    made = bases.load(str(tmp_path / "base"))
-    cut = blocks.cut(made.words, text, LENGTH, 0.0)
+    made = load(str(tmp_path / "base"))
+    cut = blocks.cut_blocks(made.words, text, LENGTH, 0.0)
     network = opt.model(made.config)
     start = opt.init(made.config, jax.random.key(0))
     before, after = (finetune.evaluate(network, p, cut.test) for p in (start, made.params))
     assert after.of_corpus < 0.5 * before.of_corpus
-    bases.load.cache_clear()
+    load.cache_clear()
     (tmp_path / "base" / "config.json").unlink()
     pretrained(tmp_path, text)  # from its checkpoint
-    assert bases.load(str(tmp_path / "base")).sha256 == made.sha256
+    assert load(str(tmp_path / "base")).sha256 == made.sha256
     with pytest.raises(ValueError, match=r"another config \(family.hidden: was 16, now 32"):
         pretrained(tmp_path, text, hidden=32)
 
@@ -324,10 +327,10 @@ def test_pretraining_learns_and_is_done_once(places, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"share": 1.0}, r"pretraining_share: expected a share in \(0, 1\)"),
-        ({"epochs": 0}, "pretraining_epochs: expected at least 1"),
-        ({"learning_rate": 0.0}, "pretraining_rate: expected above 0"),
-        ({"batch": 999}, "pretraining_batch: expected at most"),
+        ({"pretraining_share": 1.0}, r"pretraining_share: expected a share in \(0, 1\)"),
+        ({"pretraining_epochs": 0}, "pretraining_epochs: expected at least 1"),
+        ({"pretraining_rate": 0.0}, "pretraining_rate: expected above 0"),
+        ({"pretraining_batch": 999}, "pretraining_batch: expected at most"),
         ({"vocabulary": 100}, "vocabulary: expected at least 260"),
         ({"heads": 3}, "heads: expected a divisor of hidden"),
     ],

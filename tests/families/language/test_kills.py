@@ -18,8 +18,9 @@ SCRIPT = f"""
 import sys
 import collapse_jax
 import numpy as np
-from collapse_jax import families, regimes
-from collapse_jax.checkpoint import DiskStore
+from collapse_jax import regimes
+from collapse_jax.saving.checkpoint import DiskStore
+from tests.families.language import small
 base, text, workdir, output = sys.argv[1:]
 commit = DiskStore.commit
 
@@ -30,7 +31,7 @@ def telling(store, position, tree):
         print(position["done"], position.get("stage", "-"), "work", file=file, flush=True)
 
 DiskStore.commit = telling
-family = families.language(base, text, **{small.SETTINGS!r})
+family = small.language(base, text)
 result = collapse_jax.run(
     family, regimes.preserve({M}, 0.25), chains=2, chains_per_batch=2, generations=2,
     keep="chains", checkpoint_every=1, checkpoint_seconds=0.0, workdir=workdir,

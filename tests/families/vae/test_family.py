@@ -10,13 +10,17 @@ import collapse_jax
 from collapse_jax import families, pools, regimes
 from collapse_jax.data.images import load_images
 from collapse_jax.engine import chain, planning
-from collapse_jax.families.vae import classifier, measures, model, training
+from collapse_jax.families.vae import classifier, measures, networks, training
+from collapse_jax.families.vae.training import VaeTraining
 from collapse_jax.family import Request, Training, run_to_end
 from collapse_jax.saving.checkpoint import DiskStore
 from tests.runs import assert_same_bits
 
-NETWORK = model.perceptron(side=4, hidden=6, latent=2)
-SMALL = {"hidden": 8, "latent": 2, "epochs": 2, "batch": 50, "test_images": 40, "pictures": 4}
+NETWORK = networks.perceptron(side=4, hidden=6, latent=2)
+SMALL = {
+    "hidden": 8, "latent": 2, "training": VaeTraining(epochs=2, batch=50), "test_images": 40,
+    "pictures": 4,
+}  # fmt: skip
 
 
 def pool_of(count, room, live=0, seed=0):
@@ -27,7 +31,7 @@ def pool_of(count, room, live=0, seed=0):
 
 def fit(settings, pool, teacher=None, params=None):
     steps = training.steps(NETWORK, settings)
-    params = model.zeros(NETWORK) if params is None else params
+    params = networks.zeros(NETWORK) if params is None else params
     key = jax.random.key(3)
     task = lambda key: run_to_end(steps, (key, params, Training(pool, teacher)))  # noqa: E731
     return jax.jit(task)(key)
@@ -36,7 +40,7 @@ def fit(settings, pool, teacher=None, params=None):
 @pytest.mark.parametrize("optimizer", ["adam", pytest.param("sgd", marks=pytest.mark.slow)])
 def test_training_is_that_of_a_plain_loop(optimizer):
     """Three epochs of 23 images in minibatches of 8, the last of which has 7."""
-    settings = training.Settings(3, 8, 1e-3, 0.01, optimizer, kl_weight=0.7)
+    settings = VaeTraining(3, 8, 1e-3, 0.01, optimizer, kl_weight=0.7)
     pool = pool_of(23, 30)
     params, info = fit(settings, pool)
 
@@ -49,7 +53,7 @@ def test_training_is_that_of_a_plain_loop(optimizer):
     @jax.jit
     def step_by_hand(params, moments, noise, images):
         def loss(params):
-            parts = model.terms(NETWORK, params, noise[: len(images)], images, "bernoulli")
+            parts = networks.terms(NETWORK, params, noise[: len(images)], images, "bernoulli")
             penalty = 0.5 * 0.01 * optax.tree.norm(params, squared=True)
             value = jnp.sum(parts.reconstruction + 0.7 * parts.kl)
             return value + penalty, value
@@ -86,29 +90,29 @@ def test_orders_are_new_each_epoch_and_even():
 def test_a_minibatch_is_of_fixed_images_and_of_the_teachers():
     teacher = jax.tree.map(lambda x: 5 * x, NETWORK.init(jax.random.key(0)))
     pool = pool_of(3, 5, live=4)
-    begin = training.steps(NETWORK, training.Settings(batch=4)).begin
-    carry = begin(jax.random.key(1), model.zeros(NETWORK), Training(pool, teacher))
+    begin = training.steps(NETWORK, VaeTraining(batch=4)).begin
+    carry = begin(jax.random.key(1), networks.zeros(NETWORK), Training(pool, teacher))
     chosen, codes = jnp.array([0, 2, 3, 6]), jax.random.normal(jax.random.key(2), (4, 2))
     images = training._images(NETWORK, carry, chosen, codes, None)
     np.testing.assert_allclose(images[:2], pool.fixed.values[jnp.array([0, 2])] / 255, rtol=1e-6)
-    decoded = model.means(NETWORK, teacher, codes)
+    decoded = networks.means(NETWORK, teacher, codes)
     np.testing.assert_allclose(images[2:], decoded[2:], rtol=1e-6)
 
 
 def test_live_images_come_from_the_teacher_alone():
     """A teacher that knows one image: what is learnt from it is that image."""
-    teacher = model.zeros(NETWORK)
+    teacher = networks.zeros(NETWORK)
     bright = jnp.where(jnp.arange(16) % 3 == 0, 4.0, -4.0)
     teacher["logits"]["bias"] = bright
-    settings = training.Settings(60, 20, 0.02, 0.0)
+    settings = VaeTraining(60, 20, 0.02, 0.0)
     pool = pools.LiveRows(pools.Rows(jnp.zeros((0, 16), jnp.uint8), 0), jnp.ones(100, bool))
     params, _ = fit(settings, pool, teacher)
-    images = model.means(NETWORK, params, jnp.zeros((1, 2)))
+    images = networks.means(NETWORK, params, jnp.zeros((1, 2)))
     np.testing.assert_allclose(images[0], jax.nn.sigmoid(bright), atol=0.05)
 
 
 def test_warm_starts_go_on_from_the_model_before():
-    settings = training.Settings(1, 10, 1e-12, 0.0, start="warm")
+    settings = VaeTraining(1, 10, 1e-12, 0.0, start="warm")
     before = NETWORK.init(jax.random.key(9))
     warm, _ = fit(settings, pool_of(20, 20), teacher=before, params=before)
     fresh, _ = fit(settings._replace(start="fresh"), pool_of(20, 20), teacher=before, params=before)
@@ -122,9 +126,11 @@ def test_bytes_are_kept_exactly():
 
 
 def test_pieces_are_bounded_and_stop_at_an_epochs_end(monkeypatch):
-    monkeypatch.setattr(training, "_PIECE", 3 * model.multiply_adds(NETWORK) * 8 * 2.2)
-    steps = training.steps(NETWORK, training.Settings(epochs=2, batch=8))
-    begin = jax.jit(lambda key: steps.begin(key, model.zeros(NETWORK), Training(pool_of(37, 40))))
+    monkeypatch.setattr(training, "_PIECE", 3 * networks.multiply_adds(NETWORK) * 8 * 2.2)
+    steps = training.steps(NETWORK, VaeTraining(epochs=2, batch=8))
+    begin = jax.jit(
+        lambda key: steps.begin(key, networks.zeros(NETWORK), Training(pool_of(37, 40)))
+    )
     carry, advance, ends = begin(jax.random.key(0)), jax.jit(steps.advance), []
     while not steps.done(carry):
         carry = advance(carry)
@@ -152,9 +158,9 @@ def test_the_latent_density_integrates_to_the_share_within_reach():
 @pytest.fixture(scope="module")
 def measured():
     """A small autoencoder of digits, what it is measured with, and all metrics of it."""
-    network = model.perceptron(8, 8, 2)
+    network = networks.perceptron(8, 8, 2)
     params = jax.tree.map(lambda x: 2.0 * x, network.init(jax.random.key(0)))
-    how = measures.Measures(network, load_images("digits").test, 4, False, "bernoulli", 0.1)
+    how = measures.ImageMeasures(network, load_images("digits").test, 4, False, "bernoulli", 0.1)
     judge = classifier.train("digits", None)[0]
     anchor = jax.jit(lambda key, params: how.anchor(key, params, judge))
     measure = jax.jit(how.measure)
@@ -174,7 +180,7 @@ def test_generation_0s_tails_hold_their_share(measured):
 
 
 def network_mean(how, params, images):
-    return np.asarray(how.model.encode(params, images)[0])
+    return np.asarray(how.networks.encode(params, images)[0])
 
 
 def test_measures_by_their_definitions(measured):
@@ -202,9 +208,9 @@ def test_measures_by_their_definitions(measured):
 
     test = how.test / np.float32(255)
     noise = jax.random.normal(k_test, (360, 2))
-    mean, log_variance = (np.asarray(x, float) for x in how.model.encode(params, test))
+    mean, log_variance = (np.asarray(x, float) for x in how.networks.encode(params, test))
     codes = mean + np.exp(0.5 * log_variance) * noise
-    logits = np.asarray(how.model.decode(params, jnp.asarray(codes, jnp.float32)), float)
+    logits = np.asarray(how.networks.decode(params, jnp.asarray(codes, jnp.float32)), float)
     loss = (np.logaddexp(0, logits) - test * logits).sum(axis=1).mean()
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1).mean()
     np.testing.assert_allclose(found["test_reconstruction"], loss, rtol=1e-4)
@@ -286,7 +292,9 @@ def test_killed_inside_a_fit_it_goes_on_to_the_same_bits(synthetic, tmp_path, mo
 
 @pytest.mark.slow
 def test_a_loss_that_diverges_is_flagged():
-    family = families.vae(**{**SMALL, "optimizer": "sgd", "learning_rate": 1e6})
+    family = families.vae(
+        **{**SMALL, "training": VaeTraining(2, 50, optimizer="sgd", learning_rate=1e6)}
+    )
     history = collapse_jax.run(family, regimes.replace(150), chains=2, generations=2).history
     assert not bool(history["finite"].any())
     assert history["nonfinite"].values.tolist() == [0, 0]
@@ -296,7 +304,9 @@ def test_a_loss_that_diverges_is_flagged():
 
 @pytest.mark.slow
 def test_with_original_images_the_latent_space_is_kept():
-    family = families.vae(hidden=64, latent=8, epochs=40, batch=50, test_images=200, pictures=0)
+    family = families.vae(
+        hidden=64, latent=8, training=VaeTraining(40, 50), test_images=200, pictures=0
+    )
     runs = {
         regime.name: collapse_jax.run(family, regime, chains=3, generations=4).history
         for regime in (regimes.replace(1000), regimes.preserve(1000, 0.5))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks.vae import twin
-from tests.families.vae.networks import LATENT, NETWORKS, inputs, load_into, weights
+from tests.families.vae.twins import LATENT, NETWORKS, inputs, load_into, weights
 
 
 def outputs(name):

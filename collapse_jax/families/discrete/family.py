@@ -4,6 +4,7 @@ Exactly the haploid Wright-Fisher model of population genetics: symbols drift un
 lost. Axis legend: symbol K, frequency_bin.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -13,11 +14,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import arguments, pools
+from collapse_jax import arguments, pools, theory
 from collapse_jax.arguments import SettingError
-from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.family import (
+    Curves,
+    Family,
+    Metric,
+    Metrics,
+    Origin,
+    OwnFigures,
+    Request,
+    RunData,
+    Threshold,
+    Training,
+)
 from collapse_jax.numerics.multinomial import multinomial
 from collapse_jax.pools import Counts
+from collapse_jax.regimes import Regime
+from collapse_jax.results.closed_forms import settled
 
 # Up to this many symbols the config lists the probabilities themselves.
 _LISTED = 64
@@ -45,7 +59,7 @@ def discrete(
     Args:
       probabilities: of the original, [K]; counts will do, they are normalised.
       tail: the rarest symbols that together have at most this probability (but at least the
-        rarest one) are the tail.
+        rarest one) are the tail; in (0, 1).
       title: of the corpus, for plots.
       sha256: of the corpus that the probabilities were counted in.
       frequencies: whether to record every symbol's frequency (small K).
@@ -119,8 +133,46 @@ def discrete(
             **({"symbol": np.arange(len(law))} if frequencies else {}),
         },
         check=check,
-        population=law,
+        description=title,
+        closed_forms=functools.partial(_closed_forms, law, tail_probability),
+        figures=_figures,
     )
+
+
+def _closed_forms(law: np.ndarray, tail: float, regime: Regime, generations: int) -> Curves:
+    """Curves of chains whose original is `law`, of which the tail's symbols have probability."""
+    if not (regime.name in ("replace", "fresh") and regime.constant_samples):
+        return {}
+    samples = regime.config["samples"]
+    if regime.name == "replace":
+        fits = np.arange(1, generations + 1)
+        support = np.full(generations, np.nan)
+        support[0] = theory.expected_support(samples, law)
+        return {
+            ("heterozygosity", "mean"): theory.expected_heterozygosity(samples, fits, law),
+            ("support", "mean"): support,
+            ("tail_mass", "mean"): np.full(generations, tail),
+            ("tail_mass", "variance"): theory.variance_of_frequency(samples, fits, tail),
+        }
+    share = regime.config["fraction"]
+    if share == 0:
+        return {}
+    if regime.config["independent"]:
+        steady = theory.random_count_steady_homozygosity(samples, share, law)
+    else:
+        real = int(regime.sizes(1).fresh.count)
+        share = real / samples
+        steady = theory.fixed_count_steady_homozygosity(samples, real, law)
+    evenness = np.where(settled(share, generations), 1.0 - steady, np.nan)
+    return {("heterozygosity", "mean"): evenness}
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    from collapse_jax.families.discrete import figures
+
+    del generations
+    drawn = {"symbol_survival": figures.symbol_survival(run.summary, curves)}
+    return OwnFigures(drawn, replaces=("surviving_share",))
 
 
 def _frequency(params: Counts) -> jax.Array:
@@ -156,17 +208,21 @@ def _measure(params: Counts, population: _Population) -> Metrics:
 
 
 def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
-    def positive(text: str, units: str = "1", scale: float = 1e-3, limit: float = 1.0) -> Metric:
-        return Metric(text, units, (), scale, limit, nonnegative=True)
+    def positive(
+        text: str, units: str = "1", scale: float = 1e-3, limit: float = 1.0, symbol: str = ""
+    ) -> Metric:
+        return Metric(text, units, (), scale, limit, nonnegative=True, symbol=symbol)
 
     largest = math.log(max(symbols, 2))
     metrics = {
         "support": positive("number of symbols that are left", "symbols", 10.0, float(symbols)),
         "entropy": positive("entropy of the model", "nats", 0.1 * largest, largest),
-        "heterozygosity": positive("heterozygosity 1 - sum p^2 of the model", scale=0.05),
+        "heterozygosity": positive(
+            "heterozygosity 1 - sum p^2 of the model", scale=0.05, symbol="H_n"
+        ),
         "tail_mass": positive("model's probability of the original's rarest symbols"),
         "total_variation": positive("total variation (W2^2 under the 0-1 metric) to the original"),
-        "kl": positive("KL(model || original)", "nats", 1e-3, 40.0),
+        "kl": positive("KL(model || original)", "nats", 1e-3, 40.0, symbol=r"\mathrm{KL}"),
         "surviving_share": Metric(
             "share of symbols left, by initial frequency", "1", ("frequency_bin",), 1e-2, 1.0, True
         ),

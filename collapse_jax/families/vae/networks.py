@@ -8,7 +8,7 @@ Axis legend: B images of a minibatch, D pixels (row by row), L latent.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from collapse_jax.arguments import SettingError
 from collapse_jax.numerics import convolution
 
 Params = dict[str, Any]
-RECONSTRUCTIONS = ("bernoulli", "gaussian")
+Reconstruction = Literal["bernoulli", "gaussian"]
 _WIDTHS = (64, 128)  # channels after the two convolutions, as in the paper
 
 
@@ -31,7 +31,7 @@ class Terms(NamedTuple):
     kl: jax.Array  # f32[B], KL(q(z | x) || N(0, I))
 
 
-class Model(NamedTuple):
+class Autoencoder(NamedTuple):
     """A kind of autoencoder as pure functions of its parameters.
 
     Attributes:
@@ -58,7 +58,7 @@ class _Autoencoder(Protocol):
     def decode(self, codes: jax.Array) -> jax.Array: ...  # noqa: D102
 
 
-def convolutional(side: int = 28, latent: int = 20) -> Model:
+def convolutional(side: int = 28, latent: int = 20) -> Autoencoder:
     """The paper's convolutional autoencoder, for square images of `side` pixels.
 
     Raises:
@@ -69,7 +69,7 @@ def convolutional(side: int = 28, latent: int = 20) -> Model:
     return _model("conv", side, latent, lambda rngs: _Convolutional(side, latent, rngs))
 
 
-def perceptron(side: int = 28, hidden: int = 400, latent: int = 20) -> Model:
+def perceptron(side: int = 28, hidden: int = 400, latent: int = 20) -> Autoencoder:
     """One hidden layer on either side (784-400-20 for MNIST).
 
     Raises:
@@ -79,7 +79,9 @@ def perceptron(side: int = 28, hidden: int = 400, latent: int = 20) -> Model:
     return _model("mlp", side, latent, lambda rngs: _Perceptron(side * side, hidden, latent, rngs))
 
 
-def _model(name: str, side: int, latent: int, build: Callable[[nnx.Rngs], _Autoencoder]) -> Model:
+def _model(
+    name: str, side: int, latent: int, build: Callable[[nnx.Rngs], _Autoencoder]
+) -> Autoencoder:
     latent = arguments.integer("latent", latent, at_least=1)
     module = build(nnx.Rngs(0))
     graph, state = nnx.split(module)
@@ -102,20 +104,20 @@ def _model(name: str, side: int, latent: int, build: Callable[[nnx.Rngs], _Autoe
     def decode(params: Params, codes: jax.Array) -> jax.Array:
         return nnx.merge(graph, params).decode(codes)
 
-    return Model(name, side * side, latent, init, encode, decode)
+    return Autoencoder(name, side * side, latent, init, encode, decode)
 
 
-def zeros(model: Model) -> Params:
+def zeros(model: Autoencoder) -> Params:
     """Parameters before the first fit, which starts without them."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(model))
 
 
-def parameter_count(model: Model) -> int:
+def parameter_count(model: Autoencoder) -> int:
     """How many numbers a model has to learn."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_shapes(model)))
 
 
-def multiply_adds(model: Model) -> int:
+def multiply_adds(model: Autoencoder) -> int:
     """Multiplications of one image's way through encoder and decoder, matrix products only."""
     side = math.isqrt(model.pixels)
     total = 0
@@ -126,12 +128,16 @@ def multiply_adds(model: Model) -> int:
     return total
 
 
-def _shapes(model: Model) -> Any:
+def _shapes(model: Autoencoder) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0))
 
 
 def terms(
-    model: Model, params: Params, noise: jax.Array, images: jax.Array, reconstruction: str
+    model: Autoencoder,
+    params: Params,
+    noise: jax.Array,
+    images: jax.Array,
+    reconstruction: Reconstruction,
 ) -> Terms:
     r"""The negative evidence lower bound with one draw of z by the reparameterisation trick.
 
@@ -164,7 +170,7 @@ def kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance, axis=1)
 
 
-def means(model: Model, params: Params, codes: jax.Array) -> jax.Array:
+def means(model: Autoencoder, params: Params, codes: jax.Array) -> jax.Array:
     """The decoder's means of pixels at codes f32[B, L]: f32[B, D] in (0, 1)."""
     return jax.nn.sigmoid(model.decode(params, codes))
 
@@ -174,7 +180,7 @@ def pixels(means: jax.Array, key: jax.Array | None) -> jax.Array:
     return means if key is None else jax.random.bernoulli(key, means).astype(jnp.float32)
 
 
-# A module is made with every parameter at the bound within which `Model.init` draws it.
+# A module is made with every parameter at the bound within which `Autoencoder.init` draws it.
 
 
 class _Convolutional(nnx.Module):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from collapse_jax.families.vae import model
+from collapse_jax.families.vae import networks
 
 LATENT = 20
-NETWORKS = {"conv": model.convolutional(), "mlp": model.perceptron()}
+NETWORKS = {"conv": networks.convolutional(), "mlp": networks.perceptron()}
 # our layer -> its place in the twin
 PLACES = {
     "conv": {
@@ -23,7 +23,7 @@ PLACES = {
 def weights(network):
     """Normal weights of a size at which every layer matters, the same on every machine."""
     rng = np.random.default_rng(7)
-    shapes = model.zeros(network)
+    shapes = networks.zeros(network)
     return {
         layer: {
             kind: (0.05 * rng.standard_normal(shapes[layer][kind].shape)).astype(np.float32)

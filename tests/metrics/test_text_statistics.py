@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from collapse_jax.metrics import text
+from collapse_jax.metrics import text_statistics
 
 BLOCKS, LENGTH = 7, 12
 SMALL = 50
-LARGEST = text.LARGEST_VOCABULARY  # pairs of its ids need all of 32 bits
+LARGEST = text_statistics.LARGEST_VOCABULARY  # pairs of its ids need all of 32 bits
 # Of unlike richness: some repeat nearly all they say, some nothing.
 RICHNESS = (1, 2, 3, 8, 40)
 
@@ -39,22 +39,26 @@ SAMPLES = [
 
 @jax.jit
 def shares_of(counts):
-    return text.entropy(counts), text.heterozygosity(counts), text.distinct(counts)
+    return (
+        text_statistics.entropy(counts),
+        text_statistics.heterozygosity(counts),
+        text_statistics.distinct(counts),
+    )
 
 
-zipf_slope = jax.jit(text.zipf_slope)
-survival = jax.jit(text.survival)
-tail = jax.jit(text.tail)
-_self_bleu = jax.jit(text.self_bleu, static_argnames="n")
+zipf_slope = jax.jit(text_statistics.zipf_slope)
+survival = jax.jit(text_statistics.survival)
+tail = jax.jit(text_statistics.tail)
+_self_bleu = jax.jit(text_statistics.self_bleu, static_argnames="n")
 
 
 def self_bleu(tokens, live=None, n=4):
     return _self_bleu(tokens, np.ones(len(tokens), bool) if live is None else live, n=n)
 
 
-counts_of = jax.jit(text.counts, static_argnames="vocabulary")
-ngram_counts = jax.jit(text.ngram_counts, static_argnames=("vocabulary", "n"))
-repetition = jax.jit(text.repetition, static_argnames=("n", "together"))
+counts_of = jax.jit(text_statistics.counts, static_argnames="vocabulary")
+ngram_counts = jax.jit(text_statistics.ngram_counts, static_argnames=("vocabulary", "n"))
+repetition = jax.jit(text_statistics.repetition, static_argnames=("n", "together"))
 
 
 def grams(block, n):

@@ -7,22 +7,37 @@ Gaussian family, rows are kept in a frame, so that no scale underflows.
 Axis legend: d dimension, C centres, M rows.
 """
 
+import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.families.kde.closed_forms import closed_forms
+from collapse_jax.family import (
+    Curves,
+    Family,
+    Metric,
+    Metrics,
+    Origin,
+    OwnFigures,
+    Request,
+    RunData,
+    Threshold,
+    Training,
+)
 from collapse_jax.numerics import affine, random
 from collapse_jax.numerics.affine import Affine
+from collapse_jax.regimes import Sizes
 
-RULES = ("scott", "silverman")
+Rule = Literal["scott", "silverman"]
 
 
 class Kernels(NamedTuple):
@@ -34,19 +49,23 @@ class Kernels(NamedTuple):
     log_variance: jax.Array  # f32[d], ln (ddof=0 variance of all rows + h^2)
 
 
-def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: float = 0.02) -> Family:
+def kde(
+    centres: int, dim: int = 1, bandwidth: float | Rule = "scott", tail: float = 0.02
+) -> Family:
     r"""Chains of kernel density estimates fitted to draws of themselves; the original is N(0, I).
 
     The density is $\frac1M \sum_i \prod_j N(x_j; x_{ij}, h_j^2)$. Fixed h: the variance tends to
     M h^2; with h in proportion to the standard deviation it grows, by 1 - 1/M + c^2 a generation.
+    By rule h_j = c s_j, with s_j dimension j's unbiased standard deviation and M the size of the
+    training set. (scipy.stats.gaussian_kde has the same c, but the kernel of the whole covariance
+    where d > 1.)
 
     Args:
       centres: the most draws of a generation that a model can serve; more are refused.
-      dim: d >= 1.
-      bandwidth: h > 0 in data units, the same in every dimension; or "scott", h_j = c s_j with
-        c = M^(-1/(d+4)); or "silverman", c = (M (d+2) / 4)^(-1/(d+4)). s_j is dimension j's
-        unbiased standard deviation, M the size of the training set. (scipy.stats.gaussian_kde has
-        the same c, but the kernel of the whole covariance where d > 1.)
+      dim: dimension d, at least 1.
+      bandwidth: h > 0 in data units, the same in every dimension; or a rule, a factor c times each
+        standard deviation: "scott", c = M^(-1/(d+4)), or "silverman",
+        c = (M (d+2) / 4)^(-1/(d+4)).
       tail: the original's probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -80,7 +99,7 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
         del key, origin
         return _measure(params, training.pool, tail)
 
-    def check(sizes: Any) -> None:
+    def check(sizes: Sizes) -> None:
         if sizes.synthetic.count > centres:
             raise SettingError(
                 f"centres: expected at least {sizes.synthetic.count}, the draws of a generation,"
@@ -105,7 +124,22 @@ def kde(centres: int, dim: int = 1, bandwidth: float | str = "scott", tail: floa
         measure=measure,
         coords={"dimension": np.arange(dim)} if dim > 1 else {},
         check=check,
+        description=f"bandwidth {bandwidth}" + (f", d = {dim}" if dim > 1 else ""),
+        closed_forms=functools.partial(closed_forms, dim, bandwidth, tail),
+        figures=_figures,
     )
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    """As for Gaussians, without the decay of the variance, which a bandwidth may make grow."""
+    from collapse_jax.reports import moment_figures
+
+    del generations
+    drawn = {
+        "mean_drift": moment_figures.mean_drift(run.summary, curves),
+        "estimation_error": moment_figures.estimation_error({"": run.history}),
+    }
+    return OwnFigures(drawn, replaces=("mean",))
 
 
 def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
@@ -187,7 +221,7 @@ def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
     assert pool.frame is not None
     rows = affine.apply(pool.frame, pool.values)
     precision = math.sqrt(0.5) * jnp.exp(-params.log_bandwidth)
-    quantile = np.float32(norm.isf(tail / 2))
+    quantile = np.float32(-ndtri(tail / 2))
     beyond = 0.5 * (
         special.erfc((quantile - rows) * precision) + special.erfc((quantile + rows) * precision)
     )
@@ -198,22 +232,38 @@ def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
 
 
 def _metrics(dim: int) -> dict[str, Metric]:
-    def distance(text: str, units: str) -> Metric:
-        return Metric(text, units, (), 0.01, 1e6, nonnegative=True)
+    def distance(text: str, units: str, symbol: str) -> Metric:
+        return Metric(text, units, (), 0.01, 1e6, nonnegative=True, symbol=symbol)
 
     dims = ("dimension",) if dim > 1 else ()
     per_dimension = ", mean over dimensions" if dim > 1 else ""
     return {
-        "mean": Metric("mean of the density", "data units", dims, 0.2, 1e3),
-        "variance": distance(f"variance of the density{per_dimension}", "data units^2"),
+        "mean": Metric(
+            "mean of the density",
+            "data units",
+            dims,
+            scale=0.2,
+            limit=1e3,
+            original=(0.0,) * dim if dim > 1 else 0.0,
+            symbol=r"\mu_n",
+        ),
+        "variance": distance(
+            f"variance of the density{per_dimension}", "data units^2", r"\sigma_n^2"
+        ),
         "log_variance": Metric(
             "log of the mean marginal variance" if dim > 1 else "log-variance of the density",
             "ln(data units^2)",
             scale=0.5,
             limit=1e3,
+            original=0.0,
+            symbol=r"\ln\sigma_n^2",
         ),
         "log_bandwidth": Metric(
-            f"log of the bandwidth{per_dimension}", "ln(data units)", scale=0.5, limit=1e3
+            f"log of the bandwidth{per_dimension}",
+            "ln(data units)",
+            scale=0.5,
+            limit=1e3,
+            symbol=r"\ln h_n",
         ),
         "tail_mass": Metric(
             "density's probability beyond the original's tail quantiles",
@@ -222,19 +272,24 @@ def _metrics(dim: int) -> dict[str, Metric]:
             nonnegative=True,
         ),
         "w2_squared_bound": distance(
-            "lower bound on the squared 2-Wasserstein distance to the original", "data units^2"
+            "lower bound on the squared 2-Wasserstein distance to the original",
+            "data units^2",
+            r"\mathrm{lower\ bound\ on}\ W_2^2",
         ),
-        "kl_bound": distance("lower bound on KL(density || original)", "nats"),
+        "kl_bound": distance(
+            "lower bound on KL(density || original)", "nats", r"\mathrm{lower\ bound\ on\ KL}"
+        ),
     }
 
 
-def _bandwidth(given: float | str) -> float | str:
+def _bandwidth(given: float | Rule) -> float | Rule:
     """A positive number, or the name of a rule."""
-    if isinstance(given, str) and given in RULES:
+    if isinstance(given, str) and given in get_args(Rule):
         return given
     try:
         return arguments.number("bandwidth", given, above=0)
     except SettingError:
         raise SettingError(
-            f"bandwidth: expected a positive number or one of {', '.join(RULES)}, got {given!r}"
+            f"bandwidth: expected a positive number or one of {', '.join(get_args(Rule))}, got"
+            f" {given!r}"
         ) from None

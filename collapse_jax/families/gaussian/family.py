@@ -9,28 +9,39 @@ Axis legend: d dimension.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy import special
-from scipy.stats import norm
 
 from collapse_jax import arguments, pools
 from collapse_jax.arguments import SettingError
-from collapse_jax.family import Family, Metric, Metrics, Origin, Request, Threshold, Training
+from collapse_jax.families.gaussian import measures
+from collapse_jax.families.gaussian.closed_forms import closed_forms
+from collapse_jax.family import (
+    Curves,
+    Family,
+    Metrics,
+    Origin,
+    OwnFigures,
+    Request,
+    RunData,
+    Threshold,
+    Training,
+)
 from collapse_jax.numerics import affine, bartlett, linalg, random
 from collapse_jax.numerics.affine import Affine
+from collapse_jax.regimes import Regime, Sizes
 
-ESTIMATORS = ("unbiased", "ml")
-SAMPLERS = ("exact", "rows")
+Estimator = Literal["unbiased", "ml"]
+Sampler = Literal["exact", "rows"]
 
 
 def gaussian(
     dim: int = 1,
-    estimator: str = "unbiased",
-    sampler: str = "exact",
+    estimator: Estimator = "unbiased",
+    sampler: Sampler = "exact",
     mean: Sequence[float] | None = None,
     covariance: Sequence[Sequence[float]] | None = None,
     sampling_bias: float = 1.0,
@@ -43,12 +54,13 @@ def gaussian(
     \chi^2_\nu / \nu$); the maximum-likelihood estimator divides by M.
 
     Args:
-      dim: d >= 1.
-      estimator: "unbiased" (divide by M - 1, the paper's theorem) or "ml" (by M, its notebook).
-      sampler: "exact" (moments) or "rows".
+      dim: dimension d, at least 1.
+      estimator: of the covariance: "unbiased" divides by M - 1 (the paper's theorem), "ml" by M
+        (its notebook).
+      sampler: "exact" draws a sample's moments (O(1) in M), "rows" its rows.
       mean: of the original distribution, [d]; default 0.
       covariance: of the original distribution, [d, d]; default I.
-      sampling_bias: lambda; synthetic data are drawn from N(mu, lambda Sigma).
+      sampling_bias: lambda > 0; synthetic data are drawn from N(mu, lambda Sigma).
       tail: the original's probability beyond both tail quantiles together, in (0, 1).
 
     Returns:
@@ -59,8 +71,8 @@ def gaussian(
       ValueError: for an argument outside its range, saying what was expected and what came.
     """
     dim = arguments.integer("dim", dim, at_least=1)
-    estimator = arguments.choice("estimator", estimator, ESTIMATORS)
-    sampler = arguments.choice("sampler", sampler, SAMPLERS)
+    estimator = arguments.choice("estimator", estimator, get_args(Estimator))
+    sampler = arguments.choice("sampler", sampler, get_args(Sampler))
     sampling_bias = arguments.number("sampling_bias", sampling_bias, above=0)
     tail = arguments.share("tail", tail, above=0, below=1)
     location, spread = _original_moments(dim, mean, covariance)
@@ -87,21 +99,22 @@ def gaussian(
 
     def measure(key: jax.Array, params: Affine, training: Training, origin: Origin) -> Metrics:
         del key, training, origin
-        return _measure(params, location, spread, tail)
+        return measures.measure(params, location, spread, tail)
 
+    config = {
+        "dim": dim,
+        "estimator": estimator,
+        "sampler": sampler,
+        "mean": location.tolist(),
+        "covariance": spread.tolist(),
+        "sampling_bias": sampling_bias,
+        "tail": tail,
+    }
     return Family(
         name="gaussian",
-        config={
-            "dim": dim,
-            "estimator": estimator,
-            "sampler": sampler,
-            "mean": location.tolist(),
-            "covariance": spread.tolist(),
-            "sampling_bias": sampling_bias,
-            "tail": tail,
-        },
+        config=config,
         pools=pools.moments() if sampler == "exact" else pools.rows(4 * dim),
-        metrics=_metrics(dim),
+        metrics=measures.metrics(location, spread),
         thresholds={
             "early": Threshold("tail_mass", 0.5 * tail, "tail mass below half the original's"),
             "late": Threshold(
@@ -117,7 +130,23 @@ def gaussian(
         measure=measure,
         coords={"dimension": np.arange(dim)} if dim > 1 else {},
         check=functools.partial(_check_sizes, dim, estimator, sampler),
+        serves=_check_moments if sampler == "exact" else lambda regime: None,
+        description=estimator + (f", d = {dim}" if dim > 1 else ""),
+        closed_forms=functools.partial(closed_forms, config),
+        figures=_figures,
     )
+
+
+def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
+    from collapse_jax.reports import moment_figures
+
+    del generations
+    drawn = {
+        "mean_drift": moment_figures.mean_drift(run.summary, curves),
+        "variance_decay": moment_figures.variance_decay(run.summary, curves),
+        "estimation_error": moment_figures.estimation_error({"": run.history}),
+    }
+    return OwnFigures(drawn, replaces=("mean",))
 
 
 def _draw(sampler: str, key: jax.Array, model: Affine, request: Request) -> pools.Pool:
@@ -147,101 +176,6 @@ def _fit_rows(pool: pools.Rows) -> Affine:
     return affine.compose(pool.frame, affine.from_factor(mean, factor))
 
 
-def _measure(params: Affine, location: np.ndarray, spread: np.ndarray, tail: float) -> Metrics:
-    dim = location.shape[0]
-    log_marginal = affine.log_marginal_variances(params)
-    log_variance = jax.nn.logsumexp(log_marginal) - math.log(dim) if dim > 1 else log_marginal[0]
-    shift = params.centre - location.astype(np.float32)
-    marginal = np.sqrt(np.diagonal(spread)).astype(np.float32)
-    w2_squared, kl = _distances(params, shift, spread)
-    metrics = {
-        "mean": params.centre if dim > 1 else params.centre[0],
-        "log_variance": log_variance,
-        "w2_squared": w2_squared,
-        "kl": kl,
-        "tail_mass": jnp.mean(_tail_mass(shift / marginal, log_marginal, marginal, tail)),
-    }
-    if dim > 1:
-        metrics["log_determinant"] = 2.0 * jnp.sum(params.log_scale)
-    return metrics
-
-
-def _tail_mass(
-    shift: jax.Array, log_variances: jax.Array, scale: np.ndarray, tail: float
-) -> jax.Array:
-    """The model's marginal probability beyond the original's two quantiles, f32[d]."""
-    quantile = np.float32(norm.isf(tail / 2) / math.sqrt(2.0))
-    ratio = scale * jnp.exp(-0.5 * log_variances)
-    offset = shift * np.float32(math.sqrt(0.5))
-    return 0.5 * (
-        special.erfc((quantile - offset) * ratio) + special.erfc((quantile + offset) * ratio)
-    )
-
-
-def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Squared 2-Wasserstein distance and KL(model || original), closed forms.
-
-    W2^2 = |mu - mu0|^2 + tr S + tr S0 - 2 tr (S0^1/2 S S0^1/2)^1/2, the last the nuclear norm of
-    L0' L; KL = (tr S0^-1 S + (mu - mu0)' S0^-1 (mu - mu0) - d - ln(|S| / |S0|)) / 2.
-    """
-    dim = shift.shape[0]
-    if dim == 1:
-        variance = np.float32(spread[0, 0])
-        sigma0 = np.float32(math.sqrt(spread[0, 0]))
-        log_scale = params.log_scale[0]
-        squared = shift[0] ** 2
-        w2_squared = squared + (jnp.exp(log_scale) - sigma0) ** 2
-        log_ratio = 2.0 * log_scale - np.float32(math.log(spread[0, 0]))
-        kl = 0.5 * (jnp.exp(log_ratio) + squared / variance - 1.0 - log_ratio)
-        return w2_squared, kl
-    lower = np.linalg.cholesky(spread)
-    factor = affine.factor(params)
-    cross = jnp.asarray(lower.T, jnp.float32) @ factor
-    squared = jnp.sum(shift**2)
-    w2_squared = squared + jnp.sum(factor**2) + np.float32(np.trace(spread))
-    w2_squared -= 2.0 * linalg.nuclear_norm(cross)
-    whiten = np.linalg.inv(lower).astype(np.float32)
-    log_ratio = 2.0 * jnp.sum(params.log_scale) - np.float32(np.linalg.slogdet(spread)[1])
-    kl = 0.5 * (jnp.sum((whiten @ factor) ** 2) + jnp.sum((whiten @ shift) ** 2) - dim - log_ratio)
-    return jnp.maximum(w2_squared, 0.0), kl
-
-
-def _metrics(dim: int) -> dict[str, Metric]:
-    metrics = {
-        "mean": Metric(
-            "mean of the model", "data units", ("dimension",) if dim > 1 else (), 0.2, 1e3
-        ),
-        "log_variance": Metric(
-            "log of the mean marginal variance" if dim > 1 else "log-variance of the model",
-            "ln(data units^2)",
-            scale=0.5,
-            limit=1e3,
-        ),
-        "w2_squared": Metric(
-            "squared 2-Wasserstein distance to the original",
-            "data units^2",
-            scale=0.01,
-            limit=1e6,
-            nonnegative=True,
-        ),
-        "kl": Metric("KL(model || original)", "nats", scale=0.01, limit=1e6, nonnegative=True),
-        "tail_mass": Metric(
-            "model's probability beyond the original's tail quantiles",
-            scale=1e-4,
-            limit=1.0,
-            nonnegative=True,
-        ),
-    }
-    if dim > 1:
-        metrics["log_determinant"] = Metric(
-            "log-determinant of the model's covariance",
-            f"ln(data units^{2 * dim})",
-            scale=1.0,
-            limit=1e4,
-        )
-    return metrics
-
-
 def _original_moments(
     dim: int, mean: Sequence[float] | None, covariance: Sequence[Sequence[float]] | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -256,7 +190,21 @@ def _original_moments(
     return location, spread
 
 
-def _check_sizes(dim: int, estimator: str, sampler: str, sizes: Any) -> None:
+def _check_moments(regime: Regime) -> None:
+    """Moments tell no members apart, and are drawn of a number that the program knows."""
+    if regime.subsamples:
+        raise SettingError(
+            f"regime: {regime.name} draws from a pool without replacement, which gaussian with"
+            " moments cannot (a subsample of merged moments would be wrong); use sampler=rows"
+        )
+    if regime.realise is not None:
+        raise SettingError(
+            f"regime: {regime.name} with independent members has a random number of real samples,"
+            " which gaussian with moments cannot serve; use sampler=rows"
+        )
+
+
+def _check_sizes(dim: int, estimator: str, sampler: str, sizes: Sizes) -> None:
     """Every fit must have full rank."""
     if sizes.training.count - 1 < dim:
         raise SettingError(

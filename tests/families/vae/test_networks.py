@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from collapse_jax.families.vae import model, training
+from collapse_jax.families.vae import networks, training
 from experiments.benchmarks.vae import twin
-from tests.families.vae.networks import NETWORKS, PLACES, inputs, load_into, weights
+from tests.families.vae.twins import NETWORKS, PLACES, inputs, load_into, weights
 
 GOLDENS = json.loads(Path(__file__).with_name("goldens").joinpath("vae.json").read_text())
 
@@ -22,7 +22,7 @@ def ours(name):
     images, noise = map(jnp.asarray, inputs())
 
     def total(params):
-        parts = model.terms(network, params, noise, images, "bernoulli")
+        parts = networks.terms(network, params, noise, images, "bernoulli")
         return jnp.sum(parts.reconstruction + parts.kl)
 
     @jax.jit
@@ -88,12 +88,12 @@ def test_steps_are_those_of_pytorchs_adam(monkeypatch):
         peer.step()
         theirs.append(float(total.detach()))
 
-    optimizer = training.optimizer(training.Settings(learning_rate=1e-3, weight_decay=0.1))
+    optimizer = training.optimizer(training.VaeTraining(learning_rate=1e-3, weight_decay=0.1))
 
     @jax.jit
     def step(params, state):
         def total(params):
-            parts = model.terms(network, params, noise, images, "bernoulli")
+            parts = networks.terms(network, params, noise, images, "bernoulli")
             return jnp.sum(parts.reconstruction + parts.kl)
 
         value, gradient = jax.value_and_grad(total)(params)
@@ -111,8 +111,8 @@ def test_steps_are_those_of_pytorchs_adam(monkeypatch):
 
 
 def test_parameter_counts():
-    assert model.parameter_count(NETWORKS["conv"]) == 647_081  # the paper's
-    assert model.parameter_count(NETWORKS["mlp"]) == 784 * 400 + 400 + 2 * (400 * 20 + 20) + (
+    assert networks.parameter_count(NETWORKS["conv"]) == 647_081  # the paper's
+    assert networks.parameter_count(NETWORKS["mlp"]) == 784 * 400 + 400 + 2 * (400 * 20 + 20) + (
         20 * 400 + 400 + 400 * 784 + 784
     )
 
@@ -137,12 +137,12 @@ def test_the_divergence_is_the_mean_of_log_ratios():
     log_p = -0.5 * (draws**2).sum(axis=-1)
     ratios = log_q - log_p
     expected, error = ratios.mean(axis=0), ratios.std(axis=0) / len(draws) ** 0.5
-    got = model.kl(jnp.asarray(mean, jnp.float32), jnp.asarray(log_variance, jnp.float32))
+    got = networks.kl(jnp.asarray(mean, jnp.float32), jnp.asarray(log_variance, jnp.float32))
     assert np.all(np.abs(got - expected) < 4 * error)
 
 
 def test_reconstruction_losses_by_their_definitions():
-    network = model.perceptron(side=4, hidden=5, latent=2)
+    network = networks.perceptron(side=4, hidden=5, latent=2)
     params = jax.tree.map(lambda x: 3.0 * x, network.init(jax.random.key(1)))
     images = np.random.default_rng(0).random((6, 16)).astype(np.float32)
     noise = jax.random.normal(jax.random.key(2), (6, 2))
@@ -152,16 +152,16 @@ def test_reconstruction_losses_by_their_definitions():
     cross = -(images * np.log(means) + (1 - images) * np.log1p(-means)).sum(axis=1)
     squares = 0.5 * ((images - means) ** 2).sum(axis=1)
     for kind, expected in (("bernoulli", cross), ("gaussian", squares)):
-        got = model.terms(network, params, noise, jnp.asarray(images), kind).reconstruction
+        got = networks.terms(network, params, noise, jnp.asarray(images), kind).reconstruction
         np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_generated_pixels_are_means_or_draws_of_them():
-    network = model.perceptron(side=4, hidden=5, latent=2)
+    network = networks.perceptron(side=4, hidden=5, latent=2)
     params = jax.tree.map(lambda x: 5.0 * x, network.init(jax.random.key(1)))
     codes = jax.random.normal(jax.random.key(3), (4000, 2))
-    means = model.means(network, params, codes)
-    drawn = model.pixels(means, jax.random.key(4))
+    means = networks.means(network, params, codes)
+    drawn = networks.pixels(means, jax.random.key(4))
     assert set(np.unique(drawn)) == {0.0, 1.0}
     error = np.sqrt(np.sum(means * (1 - means), axis=0)) / 4000  # of the draws' mean, given means
     assert np.all(np.abs(drawn.mean(axis=0) - means.mean(axis=0)) < 4 * error)
@@ -170,9 +170,9 @@ def test_generated_pixels_are_means_or_draws_of_them():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: model.convolutional(side=10), "^model: conv wants a side .* got 10$"),
-        (lambda: model.perceptron(hidden=0), "^hidden: expected at least 1, got 0$"),
-        (lambda: model.perceptron(latent=0), "^latent: expected at least 1, got 0$"),
+        (lambda: networks.convolutional(side=10), "^model: conv wants a side .* got 10$"),
+        (lambda: networks.perceptron(hidden=0), "^hidden: expected at least 1, got 0$"),
+        (lambda: networks.perceptron(latent=0), "^latent: expected at least 1, got 0$"),
     ],
 )
 def test_models_that_cannot_be(build, message):

@@ -1,0 +1,183 @@
+"""Flags from signatures: what a command line sets are the parameters of a function, or of a class.
+
+Names, types, defaults and choices are those of the signature, the help is the docstring's.
+"""
+
+import contextlib
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from absl import flags
+
+
+class Setting(NamedTuple):
+    """A parameter as the command line has it.
+
+    Attributes:
+      name: of the parameter and of its flag.
+      kinds: the types a value may have, of bool, int, float and str.
+      default: its default.
+      choices: what a text may be; none if anything.
+      text: the parameter's line in the docstring.
+    """
+
+    name: str
+    kinds: tuple[type, ...]
+    default: Any
+    choices: tuple[str, ...]
+    text: str
+
+    @property
+    def help(self) -> str:
+        """The line, and the choices where it does not name them."""
+        if all(choice in self.text for choice in self.choices):
+            return self.text
+        return f"{self.text} One of {', '.join(self.choices)}."
+
+    def read(self, value: Any) -> Any:
+        """A flag's value as the function is to have it: of the first type that reads it."""
+        if isinstance(value, str):
+            for kind in self.kinds:
+                with contextlib.suppress(ValueError):
+                    return kind(value)
+        return value
+
+
+def settings(function: Callable[..., Any], group: Any = None) -> Iterator[Setting]:
+    """Parameters of a function that can be set on the command line.
+
+    These are the ones that have a default and are numbers, texts or truth values. A parameter whose
+    default is a NamedTuple stands for that group's fields.
+
+    Args:
+      function: or a class; its docstring has a line for each under Args or Attributes.
+      group: an instance of the class, whose values are the defaults.
+
+    Raises:
+      TypeError: for a parameter without such a line.
+    """
+    lines = _lines(inspect.getdoc(function) or "")
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = parameter.default if group is None else getattr(group, name)
+        kinds, choices = _kinds(parameter.annotation)
+        if _is_group(default):
+            yield from settings(type(default), default)
+        elif kinds and default is not inspect.Parameter.empty:
+            if name not in lines:
+                raise TypeError(f"{name}: expected a line in the docstring of {function.__name__}")
+            yield Setting(name, kinds, default, choices, lines[name])
+
+
+def _is_group(default: Any) -> bool:
+    return isinstance(default, tuple) and hasattr(default, "_fields")
+
+
+def _kinds(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...]]:
+    """Types of a hint that flags have, and the choices of its texts."""
+    united = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    kinds: list[type] = []
+    choices: list[str] = []
+    for part in typing.get_args(hint) if united else (hint,):
+        if typing.get_origin(part) is Literal:
+            choices += typing.get_args(part)
+            kinds.append(str)
+        elif part in (bool, int, float, str):
+            kinds.append(part)
+    return tuple(kinds), tuple(choices)
+
+
+def _lines(docstring: str) -> dict[str, str]:
+    """{name: text} of the entries under Args or Attributes."""
+    section = re.split(r"^(?:Args|Attributes):\n", docstring, maxsplit=1, flags=re.MULTILINE)[-1]
+    section = re.split(r"\n(?=\S)", section)[0]  # up to the next that is not indented
+    entries = re.findall(r"^  (\w+): (.*(?:\n {3,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def grouped(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a function: some settings by name, and the defaults of all others.
+
+    Settings of a group are put together to one.
+    """
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        default = parameter.default
+        if _is_group(default):
+            members = {field: values[field] for field in default._fields if field in values}
+            arguments[name] = default._replace(**members)
+        elif name in values or default is not inspect.Parameter.empty:
+            arguments[name] = values.get(name, default)
+    return arguments
+
+
+def define_flags(
+    function: Callable[..., Any], flag_values: Any = None, given: Collection[str] = ()
+) -> list[str]:
+    """Defines an absl flag for each setting of a function.
+
+    Args:
+      function: see `settings`.
+      flag_values: where to; None for the global ones.
+      given: settings that the program gives, and which are no flags.
+
+    Returns:
+      The flags' names.
+    """
+    place = {} if flag_values is None else {"flag_values": flag_values}
+    define: Any = {
+        (bool,): flags.DEFINE_bool,
+        (int,): flags.DEFINE_integer,
+        (float,): flags.DEFINE_float,
+    }
+    defined = [setting for setting in settings(function) if setting.name not in given]
+    for setting in defined:
+        # Choices are plain strings: absl's own enum error is not one line that names what came.
+        make = define.get(setting.kinds, flags.DEFINE_string)
+        make(setting.name, setting.default, setting.help, **place)
+    return [setting.name for setting in defined]
+
+
+def from_flags(function: Callable[..., Any], flag_values: Any = None) -> dict[str, Any]:
+    """Arguments of a function as flags have them, those that `define_flags` made."""
+    chosen = flags.FLAGS if flag_values is None else flag_values
+    return grouped(
+        function,
+        {
+            setting.name: setting.read(chosen[setting.name].value)
+            for setting in settings(function)
+            if setting.name in chosen
+        },
+    )
+
+
+def call_with_flags(function: Callable[..., Any], **given: Any) -> Any:
+    """Calls a function with what is given, and for the rest with what flags say."""
+    return function(**{**from_flags(function), **given})
+
+
+def from_flagfile(
+    path: str | os.PathLike[str],
+    *functions: Callable[..., Any],
+    given: Collection[str] = (),
+    **defaults: Any,
+) -> list[dict[str, Any]]:
+    """Arguments of functions as a flagfile sets them, which has no flags but theirs.
+
+    Args:
+      path: of the flagfile.
+      *functions: see `settings`.
+      given: settings that are no flags.
+      **defaults: of the flags, in the place of the functions' own.
+    """
+    values = flags.FlagValues()
+    for function in functions:
+        define_flags(function, values, given)
+    for name, value in defaults.items():
+        values.set_default(name, value)
+    values([str(path), f"--flagfile={os.fspath(path)}"])
+    return [from_flags(function, values) for function in functions]
