@@ -86,4 +86,4 @@ def test_helpshort_lists_the_flags_of_the_experiment():
 def test_flags_reach_the_experiment():
     result = collapse_jax("gaussian", "--chains=0")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "error: chains: expected at least 1, got 0\n"
+    assert result.stderr == "error: chains: expected an integer >= 1, got 0\n"

@@ -156,7 +156,7 @@ def test_equal_rows_are_a_kernel_or_flagged(dim):
         ({"bandwidth": 0.0}, "bandwidth: expected a positive number or one of scott, silverman"),
         ({"bandwidth": math.nan}, "bandwidth: .* got nan"),
         ({"bandwidth": "wide"}, "bandwidth: .* got 'wide'"),
-        ({"tail": 1.0}, r"tail: expected a probability in \(0, 1\), got 1"),
+        ({"tail": 1.0}, r"tail: expected a share in \(0, 1\), got 1"),
     ],
 )
 def test_bad_input_is_refused(values, message):

@@ -116,8 +116,8 @@ def test_data_without_rank_are_flagged():
     [
         ({"dim": 0}, "dim: expected an integer >= 1, got 0"),
         ({"dim": 2.0}, "dim: expected an integer >= 1, got 2.0"),
-        ({"noise": 0.0}, "noise: expected a standard deviation > 0, got 0"),
-        ({"noise": math.nan}, "noise: expected a standard deviation > 0, got nan"),
+        ({"noise": 0.0}, "noise: expected a finite number > 0, got 0"),
+        ({"noise": math.nan}, "noise: expected a finite number > 0, got nan"),
         ({"design": "old"}, "design: expected one of same, new, got 'old'"),
     ],
 )

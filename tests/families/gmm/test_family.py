@@ -137,8 +137,8 @@ def test_more_components_than_samples_are_refused():
         ({"max_iterations": 0}, "max_iterations: expected an integer >= 1, got 0"),
         ({"regularisation": -1e-6}, "regularisation: expected a finite number >= 0, got -1e-06"),
         ({"regularisation": "0"}, "regularisation: expected a finite number >= 0, got '0'"),
-        ({"tail": 1.0}, "tail: expected a probability"),
-        ({"tail": "0.1"}, "tail: expected a probability"),
+        ({"tail": 1.0}, "tail: expected a share in"),
+        ({"tail": "0.1"}, "tail: expected a share in"),
         ({"truth": 3}, "truth: expected a name, JSON, a JSON file or a mapping, got 3"),
         ({"truth": None}, "truth: expected a name, JSON, a JSON file or a mapping, got None"),
         (

@@ -171,8 +171,8 @@ def test_generated_pixels_are_means_or_draws_of_them():
     ("build", "message"),
     [
         (lambda: networks.convolutional(side=10), "^model: conv wants a side .* got 10$"),
-        (lambda: networks.perceptron(hidden=0), "^hidden: expected at least 1, got 0$"),
-        (lambda: networks.perceptron(latent=0), "^latent: expected at least 1, got 0$"),
+        (lambda: networks.perceptron(hidden=0), "^hidden: expected an integer >= 1, got 0$"),
+        (lambda: networks.perceptron(latent=0), "^latent: expected an integer >= 1, got 0$"),
     ],
 )
 def test_models_that_cannot_be(build, message):
