@@ -25,14 +25,12 @@ from collapse_jax.family import (
     Threshold,
     Training,
 )
-from collapse_jax.numerics import linalg, random
+from collapse_jax.numerics import bartlett, linalg, random
 from collapse_jax.pools import Count, Pools
 from collapse_jax.regimes import Regime, Sizes
 from collapse_jax.results.closed_forms import training_sizes
 
 Design = Literal["same", "new"]
-# Up to this dimension chi-squares are polynomials, one a column; beyond it, programs grow too long.
-_WRITTEN_OUT = 16
 
 
 class Gram(NamedTuple):
@@ -149,7 +147,7 @@ def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
     dim = error.shape[0]
     k_design, k_noise = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     normals = random.normal(jax.random.bits(k_noise, (dim,)))
-    return _labelled(_bartlett(k_design, dim, count), error, normals, count, noise)
+    return _labelled(bartlett.factor(k_design, dim, count), error, normals, count, noise)
 
 
 def _labelled(
@@ -158,26 +156,6 @@ def _labelled(
     """Given X'X = L L', X'(y - X w) is X'X (w_hat - w) + sigma L z with z ~ N(0, I)."""
     matrix = factor @ factor.T
     return Gram(count, matrix, matrix @ error + jnp.float32(noise) * (factor @ normals))
-
-
-def _bartlett(key: jax.Array, dim: int, count: Count) -> jax.Array:
-    """The lower factor of X'X of `count` standard normal rows (Bartlett 1933), f32[d, d].
-
-    Its diagonal is sqrt(chi-square) of count - i degrees of freedom, i = 0, 1, ...; below it are
-    standard normals. Of fewer than d rows it has as many columns.
-    """
-    k_diagonal, k_below = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    below = random.normal(jax.random.bits(k_below, (dim * (dim - 1) // 2,)))
-    if isinstance(count, int) and dim <= _WRITTEN_OUT:
-        degrees = [max(count - i, 0) for i in range(dim)]
-        shift = np.log(np.maximum(degrees, 1)).astype(np.float32)
-        diagonal = jnp.exp(0.5 * (random.log_chi_square_ratio(k_diagonal, degrees) + shift))
-    else:
-        left = jnp.float32(count) - jnp.arange(dim, dtype=jnp.float32)
-        logs = jax.random.loggamma(k_diagonal, 0.5 * jnp.maximum(left, 1.0))
-        diagonal = jnp.where(left > 0, jnp.sqrt(2.0) * jnp.exp(0.5 * logs), 0.0)
-    factor = jnp.diag(diagonal).at[np.tril_indices(dim, -1)].set(below)
-    return jnp.where(jnp.arange(dim) < count, factor, 0.0)
 
 
 def _additive() -> Pools:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from collapse_jax.numerics.multinomial import _normal_quantile, _polynomial, _words
+from collapse_jax.numerics import random
 
 # So many undecided members are told apart one by one, or as many as there are symbols.
 _FEW = 128
@@ -98,7 +98,7 @@ def _halve_until_few(key: jax.Array, pool: jax.Array, wanted: jax.Array, few: in
 
     def draw_bit(state: tuple[jax.Array, _Selection]) -> tuple[jax.Array, _Selection]:
         bit, selection = state
-        words = _words(jax.random.fold_in(key, bit), symbols)
+        words = random.word_pairs(jax.random.fold_in(key, bit), symbols)
         return bit + 1, _decide(selection, _heads(selection.undecided, *words))
 
     def are_many(state: tuple[jax.Array, _Selection]) -> jax.Array:
@@ -124,7 +124,7 @@ def _choose_members(key: jax.Array, selection: _Selection, few: int) -> jax.Arra
     """Choose the missing among at most `few` undecided members, by 64 bits of each: by symbol."""
     ends = jnp.cumsum(selection.undecided)  # members in the order of their symbols
     members = jnp.arange(few, dtype=jnp.int32)
-    high, low = _words(key, members)
+    high, low = random.word_pairs(key, members)
     exists = (members < ends[-1]).astype(jnp.int32)
 
     def is_open(state: tuple[jax.Array, _Selection]) -> jax.Array:
@@ -161,9 +161,9 @@ def _many_heads(coins: jax.Array, high: jax.Array) -> jax.Array:
     """Invert the distribution functions of heads among more than 64 coins; fewer count as 65."""
     coins = jnp.maximum(coins, _FLIPPED + 1)
     n = coins.astype(jnp.float32)
-    z = _normal_quantile(high)
+    z = random.normal_quantile(high)
     s2 = z * z / n
-    factor = _polynomial(_G0, s2) + (_polynomial(_G1, s2) + _G2 / n) / n
+    factor = random.horner(_G0, s2) + (random.horner(_G1, s2) + _G2 / n) / n
     # Only the deviation is rounded to float32, not the count; and the upper half is the mirror
     # image of the lower, so that the mean is exact.
     deviation = jnp.abs((0.5 * jnp.sqrt(n)) * z * factor)

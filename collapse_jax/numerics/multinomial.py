@@ -4,7 +4,6 @@ A draw is independent Poisson counts of a total just below the one wanted, and t
 few draws singly: dense array code, which batches under vmap and compiles for every platform.
 """
 
-import math
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -12,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from collapse_jax.numerics import random
 
 # Single draws are made in blocks of this many; a total of one block has no Poisson part.
 _BLOCK = 1024
@@ -32,12 +33,6 @@ _A = (1 / 6, -0.0138777, 0.00366336, -0.0014278, 0.000731457, -0.000101061, -5.6
 _C0 = (1 / 3, -0.0277917, 0.00876833, -0.00356329, 0.00174765, -0.000147819, -0.000510282)
 _C1 = (-0.0197816, 0.0174747, -0.0146894, 0.00955373, -0.00576636)
 _C2 = (-0.000161617, 0.000351845, 0.0066035)
-# Giles (2010), single precision: erfinv(x) = x p(w) with w = -log(1 - x^2); polynomials in
-# w - 2.5 where w < 5 and in sqrt(w) - 3 beyond.
-_ERFINV_CENTRE = (1.50140941, 0.246640727, -0.00417768164, -0.00125372503, 0.00021858087,
-                  -4.39150654e-06, -3.5233877e-06, 3.43273939e-07, 2.81022636e-08)  # fmt: skip
-_ERFINV_TAIL = (2.83297682, 1.00167406, 0.00943887047, -0.0076224613, 0.00573950773,
-                -0.00367342844, 0.00134934322, 0.000100950558, -0.000200214257)  # fmt: skip
 
 _Attempt = tuple[jax.Array, jax.Array, jax.Array]  # number, int32[symbol] counts, missing draws
 
@@ -121,7 +116,7 @@ def _poisson_part(key: jax.Array, weights: jax.Array, total: jax.Array) -> _Atte
         # the means only, out of the loop as 42 separate arrays: twice the time.
         means = weights.astype(jnp.float32) * jnp.where(number < 0, 0.0, scale)
         indices = jnp.arange(weights.shape[0], dtype=jnp.int32)
-        counts = _poisson(means, *_words(jax.random.fold_in(key, number), indices))
+        counts = _poisson(means, *random.word_pairs(jax.random.fold_in(key, number), indices))
         return number + 1, counts, total - counts.sum(dtype=jnp.int32)
 
     def overshoots(state: _Attempt) -> jax.Array:
@@ -139,17 +134,11 @@ def _add_single_draws(
     def add_block(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         drawn, counts = state
         indices = drawn + jnp.arange(block, dtype=jnp.int32)
-        symbols = _pick(tree, *_words(key, indices))
+        symbols = _pick(tree, *random.word_pairs(key, indices))
         wanted = (indices < missing).astype(jnp.int32)
         return drawn + block, counts.at[symbols].add(wanted, mode="drop")
 
     return lax.while_loop(lambda state: state[0] < missing, add_block, (jnp.int32(0), counts))[1]
-
-
-def _words(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Hash each index to two random uint32: a folded key is such a hash, and all used once."""
-    words = jax.random.key_data(jax.vmap(lambda i: jax.random.fold_in(key, i))(indices))
-    return words[:, 0], words[:, 1]
 
 
 def _poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
@@ -176,35 +165,15 @@ def _small_poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Arra
 def _large_poisson(mean: jax.Array, high: jax.Array) -> jax.Array:
     """Round down the expansion of the quantile, for means >= 12; smaller count as 12."""
     mean = jnp.maximum(mean, _MEAN_SPLIT)
-    z = _normal_quantile(high)
+    z = random.normal_quantile(high)
     root = jnp.sqrt(mean)
     s = z / root
-    shift = _polynomial(_C0, s) + (_polynomial(_C1, s) + _polynomial(_C2, s) / mean) / mean
-    shift = root * z + (z * z * _polynomial(_A, s) + shift)
+    shift = random.horner(_C0, s) + (random.horner(_C1, s) + random.horner(_C2, s) / mean) / mean
+    shift = root * z + (z * z * random.horner(_A, s) + shift)
     # Only the shift, of the size of the deviation, is rounded to float32: not mean + shift.
     whole = jnp.floor(mean)
     above = jnp.floor((mean - whole) + shift).astype(jnp.int32)
     return jnp.maximum(whole.astype(jnp.int32) + above, 0)
-
-
-def _normal_quantile(high: jax.Array) -> jax.Array:
-    """Return z with P(Z > z) = (high + 1/2) / 2^32, as precise in one tail as in the other."""
-    is_lower = high >= jnp.uint32(2**31)
-    tail = (jnp.where(is_lower, ~high, high).astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32)
-    w = -jnp.log(4 * tail * (1 - tail))
-    ratio = jnp.where(
-        w < 5, _polynomial(_ERFINV_CENTRE, w - 2.5), _polynomial(_ERFINV_TAIL, jnp.sqrt(w) - 3)
-    )
-    z = jnp.float32(math.sqrt(2)) * (1 - 2 * tail) * ratio
-    return jnp.where(is_lower, -z, z)
-
-
-def _polynomial(coefficients: tuple[float, ...], x: jax.Array) -> jax.Array:
-    """Evaluate a polynomial, constant first, by Horner's rule."""
-    value = jnp.zeros_like(x)
-    for coefficient in reversed(coefficients):
-        value = value * x + jnp.float32(coefficient)
-    return value
 
 
 def _integer_weights(weights: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import scipy.stats
 from jax import export
 
 from collapse_jax import pools
-from collapse_jax.numerics import hypergeometric
+from collapse_jax.numerics import hypergeometric, random
 from collapse_jax.numerics.hypergeometric import multivariate_hypergeometric
 
 pytestmark = pytest.mark.slow  # compiling takes most of a minute
@@ -204,7 +204,7 @@ def test_chains_do_not_touch_each_other():
 
 def test_ties_leave_the_size_exact(monkeypatch):
     same = lambda key, indices: (jnp.zeros(indices.shape, jnp.uint32),) * 2  # noqa: E731
-    monkeypatch.setattr(hypergeometric, "_words", same)
+    monkeypatch.setattr(random, "word_pairs", same)
     tied = jax.jit(lambda pool, draws: multivariate_hypergeometric(jax.random.key(0), pool, draws))
     for draws, expected in ((0, [0, 0, 0, 0]), (4, [2, 0, 2, 0]), (9, [2, 0, 3, 4])):
         np.testing.assert_array_equal(tied(jnp.array([2, 0, 3, 4], jnp.int32), draws), expected)

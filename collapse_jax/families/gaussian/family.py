@@ -30,7 +30,7 @@ from collapse_jax.family import (
     Threshold,
     Training,
 )
-from collapse_jax.numerics import affine, linalg, random
+from collapse_jax.numerics import affine, bartlett, linalg, random
 from collapse_jax.numerics.affine import Affine
 from collapse_jax.regimes import Regime, Sizes
 
@@ -154,32 +154,9 @@ def _draw(sampler: str, key: jax.Array, model: Affine, request: Request) -> pool
     if sampler == "rows":
         bits = jax.random.bits(key, (request.capacity, dim))
         return pools.Rows(random.normal(bits), request.count, model)
-    return pools.Moments(request.count, affine.compose(model, _bartlett(key, dim, request.count)))
-
-
-def _bartlett(key: jax.Array, dim: int, count: pools.Count) -> Affine:
-    """Mean and ddof=0 factor A / sqrt(M) of `count` standard normal rows (Bartlett 1933)."""
-    normals = dim + dim * (dim - 1) // 2
-    if isinstance(count, int):
-        degrees = [max(count - 1 - i, 0) for i in range(dim)]
-        # All words in one go: hashing is most of the work.
-        bits = random.words(key, normals + random.chi_square_words(degrees))
-        shifts = np.log(np.maximum(degrees, 1) / count).astype(np.float32)
-        log_squares = random.log_chi_square_ratio_of(bits[normals:], degrees) + shifts
-    else:  # a schedule: no polynomial was fitted, so by rejection
-        bits = random.words(jax.random.fold_in(key, 0), normals)
-        shape = 0.5 * (count - 1 - jnp.arange(dim)).astype(jnp.float32)
-        log_squares = jax.random.loggamma(jax.random.fold_in(key, 1), shape) + jnp.log(2.0 / count)
-    z = random.normal(jnp.stack(bits[:normals]))
-    centre = z[:dim] / jnp.sqrt(jnp.float32(count))
-    log_diagonal = 0.5 * log_squares
-    if dim == 1:
-        return Affine(centre, log_diagonal, None)
-    # Below the diagonal A is standard normal; its unit form divides each column by its diagonal.
-    column = np.tril_indices(dim, -1)[1]
-    scale = jnp.exp(-log_diagonal - 0.5 * jnp.log(jnp.float32(count)))
-    scale = jnp.where(jnp.isfinite(log_diagonal), scale, 0.0)
-    return Affine(centre, log_diagonal, z[dim:] * scale[column])
+    return pools.Moments(
+        request.count, affine.compose(model, bartlett.moments(key, dim, request.count))
+    )
 
 
 def _fit_rows(pool: pools.Rows) -> Affine:
