@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from collapse_jax import arguments, pools, regimes, runner
+from collapse_jax import arguments, pools, regimes
 from collapse_jax.arguments import SettingError
 from collapse_jax.data import files
 from collapse_jax.data.text_splits import Text
@@ -100,6 +100,8 @@ def pretrain(
         training that diverged.
       Stopped: after SIGTERM or Ctrl-C; the same call goes on.
     """
+    from collapse_jax import runner  # which loads what a command line does not need
+
     check(small)
     rows = blocks.part(text.train, 0.0, small.pretraining_share)
     config = Config(

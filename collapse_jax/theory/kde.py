@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from collapse_jax import arguments
 from collapse_jax.theory.schedule import (
@@ -173,7 +173,7 @@ def kde_expected_tail_mass(
     counts = check_integers("fits", fits, 0)
     last = int(counts.max(initial=0))
     widened = np.sqrt(1 + np.arange(last + 2) * bandwidth**2)
-    masses = 2 * norm.sf(norm.isf(tail / 2) / widened)
+    masses = 2 * ndtr(ndtri(tail / 2) / widened)
     if not accumulate:
         return np.asarray(masses[counts])
     rows = np.zeros(last + 1)  # weight of N(0, 1 + j h^2) among the rows of fit t
