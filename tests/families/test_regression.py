@@ -191,5 +191,5 @@ def test_curves_hold_where_moments_are_finite():
     assert closed_forms.curves(family, regimes.replace(6), 3) == {}  # T = d + 3
     assert closed_forms.curves(family, regimes.fresh(12, 0.5), 3) == {}
     for fault in ({"samples": 4}, {"noise_variance": 0.0}):
-        with pytest.raises(ValueError, match=f"^{next(iter(fault))} must be"):
+        with pytest.raises(ValueError, match=f"^{next(iter(fault))}: expected"):
             theory.regression_excess_risk(**{"samples": 9, "fits": 1, "dimension": 3, **fault})
