@@ -1,7 +1,6 @@
-"""Cross-entropy of next tokens in chunks of predictions, without storing all logits.
+"""Cross-entropy of the tokens to come, a chunk of predictions at a time: no logits are kept.
 
-Axis legend: N predictions, E width of the word embedding, V vocabulary, C predictions of a chunk,
-P chunks.
+Axis legend: N predictions, E width of the word embedding, V vocabulary, C predictions of a chunk.
 """
 
 import functools
@@ -11,57 +10,57 @@ import jax
 import jax.numpy as jnp
 
 
-def losses(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
-    """-ln p of every next token, nats.
+def losses(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
+    """-ln p of every token to come, nats.
 
     Args:
-      hidden: the network's last hidden states, [N, E].
-      embedding: the word embedding, [V, E].
-      targets: the next tokens, i32[N].
+      hidden: what logits are made from, [N, E].
+      words: the embedding, [V, E].
+      targets: the tokens, i32[N].
       chunk: predictions whose logits are in memory at a time; 0 for all.
 
     Returns:
       f32[N].
     """
 
-    def loss(part: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return _losses(_logits(part[0], embedding), part[1])
+    def lost(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _losses(_logits(part[0], words), part[1])
 
     count = len(targets)
     if not 0 < chunk < count:
-        return loss((hidden, targets))
-    return jax.lax.map(loss, _cut((hidden, targets), chunk)).reshape(-1)[:count]
+        return lost((hidden, targets))
+    return jax.lax.map(lost, _cut((hidden, targets), chunk)).reshape(-1)[:count]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def mean_loss(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
-    """The mean of `losses`, f32[]; the forward pass computes its gradient too.
+def mean_loss(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
+    """The mean of `losses`, f32[]; its gradient is computed along with it.
 
-    The mean's gradient with respect to the logits, (p - 1[target]) / N, is known as soon as they
-    are. So no array of their size is kept for the backward pass, and none is computed twice.
+    A mean's gradient by the logits is known as soon as they are: (p - 1[target]) / N. So nothing of
+    their size waits for the backward pass, and nothing is computed twice for it.
     """
-    return losses(hidden, embedding, targets, chunk).mean()
+    return losses(hidden, words, targets, chunk).mean()
 
 
-def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk: int) -> Any:
+def _forward(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int) -> Any:
     count = len(targets)
 
-    def add_chunk(of_embedding: jax.Array, part: Any) -> Any:
+    def turn(of_words: jax.Array, part: Any) -> Any:
         rows, ids, counted = part
-        logits = _logits(rows, embedding)
-        one_hot = ids[:, None] == jnp.arange(len(embedding))
+        logits = _logits(rows, words)
+        one_hot = ids[:, None] == jnp.arange(len(words))
         of_logits = (jax.nn.softmax(logits, axis=1) - one_hot) * (counted[:, None] / count)
-        of_logits = of_logits.astype(embedding.dtype)
+        of_logits = of_logits.astype(words.dtype)
         added = jnp.einsum("cv,ce->ve", of_logits, rows, preferred_element_type=jnp.float32)
-        of_rows = jnp.einsum("cv,ve->ce", of_logits, embedding)
-        loss = jnp.sum(jnp.where(counted, _losses(logits, ids), 0.0))
-        return of_embedding + added, (loss, of_rows)
+        of_rows = jnp.einsum("cv,ve->ce", of_logits, words)
+        lost = jnp.sum(jnp.where(counted, _losses(logits, ids), 0.0))
+        return of_words + added, (lost, of_rows)
 
     size = chunk if 0 < chunk < count else count
     parts = _cut((hidden, targets, jnp.ones(count, bool)), size)
-    of_embedding, (loss, of_rows) = jax.lax.scan(add_chunk, jnp.zeros(embedding.shape, jnp.float32), parts)
+    of_words, (lost, of_rows) = jax.lax.scan(turn, jnp.zeros(words.shape, jnp.float32), parts)
     of_hidden = of_rows.reshape(-1, hidden.shape[1])[:count]
-    return loss.sum() / count, (of_hidden, of_embedding.astype(embedding.dtype))
+    return lost.sum() / count, (of_hidden, of_words.astype(words.dtype))
 
 
 def _backward(chunk: int, gradients: tuple[jax.Array, jax.Array], of_loss: jax.Array) -> Any:
@@ -72,8 +71,8 @@ def _backward(chunk: int, gradients: tuple[jax.Array, jax.Array], of_loss: jax.A
 mean_loss.defvjp(_forward, _backward)
 
 
-def _logits(rows: jax.Array, embedding: jax.Array) -> jax.Array:
-    return jnp.einsum("ce,ve->cv", rows, embedding, preferred_element_type=jnp.float32)
+def _logits(rows: jax.Array, words: jax.Array) -> jax.Array:
+    return jnp.einsum("ce,ve->cv", rows, words, preferred_element_type=jnp.float32)
 
 
 def _losses(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -82,7 +81,7 @@ def _losses(logits: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def _cut(leaves: Any, size: int) -> Any:
-    """Splits arrays [N, ...] into chunks [P, C, ...], padded with zeros."""
+    """Arrays [N, ...] as [P, C, ...], filled up with zeros."""
 
     def cut(leaf: jax.Array) -> jax.Array:
         padding = [(0, -len(leaf) % size)] + [(0, 0)] * (leaf.ndim - 1)
