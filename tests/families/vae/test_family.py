@@ -180,7 +180,7 @@ def test_generation_0s_tails_hold_their_share(measured):
 
 
 def network_mean(how, params, images):
-    return np.asarray(how.networks.encode(params, images)[0])
+    return np.asarray(how.model.encode(params, images)[0])
 
 
 def test_measures_by_their_definitions(measured):
@@ -208,9 +208,9 @@ def test_measures_by_their_definitions(measured):
 
     test = how.test / np.float32(255)
     noise = jax.random.normal(k_test, (360, 2))
-    mean, log_variance = (np.asarray(x, float) for x in how.networks.encode(params, test))
+    mean, log_variance = (np.asarray(x, float) for x in how.model.encode(params, test))
     codes = mean + np.exp(0.5 * log_variance) * noise
-    logits = np.asarray(how.networks.decode(params, jnp.asarray(codes, jnp.float32)), float)
+    logits = np.asarray(how.model.decode(params, jnp.asarray(codes, jnp.float32)), float)
     loss = (np.logaddexp(0, logits) - test * logits).sum(axis=1).mean()
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(axis=1).mean()
     np.testing.assert_allclose(found["test_reconstruction"], loss, rtol=1e-4)
