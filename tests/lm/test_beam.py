@@ -228,12 +228,12 @@ def test_bad_arguments_are_named(settings, message):
     ("ids", "message"),
     [
         ([], "prompts: expected at least one"),
-        ([[3], []], "none of them empty"),
+        ([[3], []], "none empty, got 2 of which 1 are empty"),
         ([[3, 53]], "prompts: expected ids below the vocabulary's 53, got 53"),
         ([[-1]], "got -1"),
-        ([[1.7]], "expected ids, integers in one row a prompt, got float64"),
-        ([3, 4], "expected ids, integers in one row a prompt, got int64 of shape"),
-        (["hello"], "expected ids, integers in one row a prompt, got <U5"),
+        ([[1.7]], "expected a list of integer ids per prompt, got float64"),
+        ([3, 4], "expected a list of integer ids per prompt, got int64 of shape"),
+        (["hello"], "expected a list of integer ids per prompt, got <U5"),
     ],
 )
 def test_bad_prompts_are_named(ids, message):

@@ -162,7 +162,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
         pickled(path / "pytorch_model.bin", {"weight": Malicious(function, *arguments)})
         # The file does what it says where pickles are trusted, so that the test can fail.
         with pytest.raises(
-            ValueError, match=r"refused to read .*its pickle names \S+, which tensors"
+            ValueError, match=r"expected only tensors .* got a pickle that names \S+, which"
         ):
             load(path)
         assert not target.exists()
@@ -237,7 +237,7 @@ def test_a_head_of_its_own_is_refused(tmp_path):
     save_file({**arrays, "lm_head.weight": head}, path / "model.safetensors")
     same(load(path)[1], params)
     save_file({**arrays, "lm_head.weight": head + 1}, path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"lm_head.weight differs from the word embedding"):
+    with pytest.raises(ValueError, match=r"lm_head.weight: expected the word embedding"):
         load(path)
 
 
