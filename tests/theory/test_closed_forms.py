@@ -475,7 +475,7 @@ def test_log_moments_outlast_the_range_of_floats():
         (lambda: theory.accumulate_mean_squared_drift([5, 5], 2), "not a schedule"),
         (
             lambda: theory.fixed_count_steady_state(10, 0),
-            "real_samples: expected more, for the unbiased fit",
+            "real_samples: expected more real rows, as the unbiased fit",
         ),
         (
             lambda: theory.fixed_count_steady_state(10, 11),
@@ -483,7 +483,7 @@ def test_log_moments_outlast_the_range_of_floats():
         ),
         (
             lambda: theory.random_count_steady_state(10, 0.0),
-            "real_share: expected more, for the unbiased fit",
+            "real_share: expected more real rows, as the unbiased fit",
         ),
         (
             lambda: theory.random_count_steady_state(10, 1.5),
@@ -509,5 +509,7 @@ def test_smallest_real_share_with_an_unbiased_steady_state():
     root = (21 - np.sqrt(21**2 - 40)) / 20
     near = theory.random_count_steady_state(10, root + 1e-6)
     assert near.mean_squared_drift > 1e3
-    with pytest.raises(ValueError, match="real_share: expected more, for the unbiased fit"):
+    with pytest.raises(
+        ValueError, match="real_share: expected more real rows, as the unbiased fit"
+    ):
         theory.random_count_steady_state(10, root - 1e-6)
