@@ -179,7 +179,7 @@ def search_purely(
     choose = functools.partial(_choose, model, occurred, penalties)
     params = model.in_dtype(params)
     logits, cache = prefill(model, params, prompts, mask)
-    state = _begin(model, len(prompts), beams, new_tokens, cache)
+    state = _begin(model, len(prompts), beams=beams, new_tokens=new_tokens, cache=cache)
     state = choose(jnp.broadcast_to(logits[:, None], (len(prompts), beams, logits.shape[1])), state)
 
     def advance(state: _BeamState) -> _BeamState:
@@ -194,7 +194,9 @@ def search_purely(
         seen = jnp.concatenate([old, new.reshape(*new.shape[:2], -1)], axis=2)
         token = jax.lax.dynamic_index_in_dim(state.tokens, fed, axis=2, keepdims=False)
         slot = prompts.shape[1] + fed * beams
-        logits, cache = step(model, params, state.cache, token, read + fed, slot, seen)
+        logits, cache = step(
+            model, params, state.cache, tokens=token, positions=read + fed, slot=slot, seen=seen
+        )
         return choose(logits, state._replace(ancestors=ancestors, cache=cache))
 
     for stop in decoding.stages(new_tokens):
@@ -255,7 +257,7 @@ def _choose(
     tokens = _of_beams(state.tokens, parents)
     tokens = jnp.where(jnp.arange(new_tokens) == state.chosen, token[:, :, None], tokens)
 
-    finished = _finish(penalties, state, tokens, scores, ended, length)
+    finished = _finish(penalties, state, tokens=tokens, scores=scores, ended=ended, length=length)
     running, order = jax.lax.top_k(jnp.where(ended, scores + _LOST, scores), beams)
     best_length = jnp.where(
         (penalties.early == WHEN_HOPELESS) & (penalties.length > 0), new_tokens, length

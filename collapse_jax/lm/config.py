@@ -108,8 +108,8 @@ def from_json(values: Mapping[str, Any], source: str = "config") -> Config:
     """
     if values.get("model_type") != "opt":
         raise SettingError(
-            f"{source}: model_type: expected 'opt', the only architecture ported, got"
-            f" {values.get('model_type')!r}"
+            f"{source}: model_type: expected 'opt', got {values.get('model_type')!r}; no other"
+            " architecture is supported"
         )
     for key, known in _KNOWN.items():
         if values.get(key, known) != known:

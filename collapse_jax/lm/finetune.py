@@ -339,7 +339,13 @@ def steps(
         raise SettingError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
     work = 6 * opt.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
-    course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
+    course = _Course(
+        model,
+        settings,
+        judge=_Judge(model, settings, validation, 3 * piece),
+        piece=piece,
+        start=start,
+    )
     return Steps(course.begin, course.advance, course.done, course.finish)
 
 
@@ -433,10 +439,20 @@ class _Course(NamedTuple):
         zero = jnp.float32(0.0)
         return FitCarry(
             # The optimizer's initial state does not depend on the number of steps.
-            k_orders, k_steps, params, optimizer(self.settings, 1).init(params), jnp.int32(0),
-            zero, jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
-            training.pool._replace(count=jnp.int32(training.pool.count)),
-        )  # fmt: skip
+            k_orders=k_orders,
+            k_steps=k_steps,
+            params=params,
+            moments=optimizer(self.settings, 1).init(params),
+            step=jnp.int32(0),
+            lost=zero,
+            epoch=jnp.int32(0),
+            judged=jnp.int32(0),
+            judgement=zero,
+            best=params,
+            best_epoch=jnp.int32(-1),
+            best_loss=jnp.float32(jnp.inf),
+            pool=training.pool._replace(count=jnp.int32(training.pool.count)),
+        )
 
     def advance(self, carry: FitCarry) -> FitCarry:
         settings, per_epoch = self.settings, self._steps_of_epoch(carry)
@@ -453,9 +469,14 @@ class _Course(NamedTuple):
             dropout = self.model.config.dropout
             key = jax.random.fold_in(carry.k_steps, number) if dropout else None
             params, moments, loss = step(
-                self.model, settings, transformation, params, moments, carry.pool.values[chosen],
-                key,
-            )  # fmt: skip
+                self.model,
+                settings,
+                transformation,
+                params=params,
+                moments=moments,
+                blocks=carry.pool.values[chosen],
+                k_dropout=key,
+            )
             return params, moments, lost + loss
 
         stop = jnp.minimum(carry.step + self.piece, over)

@@ -176,7 +176,15 @@ def sample_purely(
         new = jnp.broadcast_to(jnp.arange(slots - length) <= fed, (count, slots - length))
         seen = jnp.concatenate([mask, new], axis=1)[:, None]
         token = jax.lax.dynamic_slice_in_dim(state.tokens, fed, 1, axis=1)
-        logits, cache = step(model, params, state.cache, token, read + fed, length + fed, seen)
+        logits, cache = step(
+            model,
+            params,
+            state.cache,
+            tokens=token,
+            positions=read + fed,
+            slot=length + fed,
+            seen=seen,
+        )
         return choose(logits[:, 0], state._replace(cache=cache))
 
     state = choose(
