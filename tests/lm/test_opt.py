@@ -1,4 +1,4 @@
-"""OPT's network against what transformers computes, and its parts against each other."""
+"""OPT's network against transformers, and consistency of its parts."""
 
 import dataclasses
 import functools
