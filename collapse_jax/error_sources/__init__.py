@@ -1,1 +1,1 @@
-"""The study of the three sources of error (Shumailov et al. 2024)."""
+"""Study of the three error sources of model collapse (Shumailov et al. 2024)."""

@@ -1,4 +1,4 @@
-"""The figure of a study of error sources: a row a class, a column a source, then sum and whole."""
+"""Figure of a study of error sources: one row per class; columns per source, then the whole."""
 
 import matplotlib
 import numpy as np
@@ -30,12 +30,12 @@ _COLOUR = dict(zip(ALONE, (COLOURS[0], COLOURS[2], COLOURS[3]), strict=True))
 
 @matplotlib.rc_context(STYLE)
 def error_sources(found: xr.Dataset) -> Figure:
-    """Every source alone, and the whole process over the stacked sources.
+    """Each source alone, and the whole process over the stacked sources.
 
     Bands are two standard errors of the mean over chains.
 
     Args:
-      found: of `error_sources.study`.
+      found: dataset of `study.study`.
     """
     models = [str(model) for model in found["model"].values]
     figure = Figure(figsize=(14.4, 2.9 * len(models) + 1.5), layout="constrained")
@@ -66,7 +66,7 @@ def _x(found: xr.Dataset) -> np.ndarray:
 
 def _band(ax: Axes, x: np.ndarray, one: Mean, colour: str, label: str) -> None:
     low, high = (one.value + sign * 2 * one.error for sign in (-1, 1))
-    floor = 1e-3 * np.abs(one.value)  # a band below zero has no place on a log axis
+    floor = 1e-3 * np.abs(one.value)  # keeps the band positive on a log axis
     ax.fill_between(x, np.maximum(low, floor), high, color=colour, alpha=0.25, linewidth=0)
     ax.plot(x, one.value, color=colour, label=label)
 
@@ -77,8 +77,8 @@ def _statistical(ax: Axes, found: xr.Dataset, model: str) -> None:
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(sizes)))
     for size, colour in zip(sizes, colours, strict=True):
         one = mean(found["statistical_kl"].sel(model=model, samples=size))
-        _band(ax, x, one, matplotlib.colors.to_hex(colour), f"M = {size:,}")
-        # The closed form is of whole Gaussians, not of those that the grid cuts off.
+        _band(ax, x, one, colour=matplotlib.colors.to_hex(colour), label=f"M = {size:,}")
+        # The closed form does not hold for Gaussians truncated by the grid.
         if model == "gaussian" and edge.sel(samples=size) <= EDGE_MASS:
             exact = theory.expected_divergence_of_truth(int(size), x + 1, estimator="ml")
             style.theory(ax, x, exact, r"$E\,\mathrm{KL}$ (Gaussian)")
@@ -93,8 +93,8 @@ def _whole(ax: Axes, found: xr.Dataset, model: str) -> None:
         ax.fill_between(x, below, above, color=_COLOUR[name], alpha=0.45, linewidth=0, label=name)
         below = above
     size = found.attrs["compared_samples"]
-    _band(ax, x, one.total, style.GREY, f"sum of the three, M = {size:,}")
-    _band(ax, x, one.full, COLOURS[1], f"whole process, M = {size:,}")
+    _band(ax, x, one.total, colour=style.GREY, label=f"sum of the three, M = {size:,}")
+    _band(ax, x, one.full, colour=COLOURS[1], label=f"whole process, M = {size:,}")
     ends = (int(find(one.ratio)) for find in (np.nanargmin, np.nanargmax))
     text = "\nto ".join(
         f"{one.ratio[g]:.3f} \u00b1 {one.ratio_error[g]:.3f} (generation {g})" for g in ends

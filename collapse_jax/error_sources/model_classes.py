@@ -1,10 +1,10 @@
-"""Classes of one-dimensional densities on a grid, each with an exact and an early fit.
+"""Classes of one-dimensional densities on a grid, each with an exact and an early-stopped fit.
 
-On a grid a population is as finite as a sample: both are masses of its points, so that fits need no
-rows, cost the same for every sample size, and have a limit of infinite data. A model is the
-discrete distribution with its density's values as masses; for densities no narrower than 2.5 steps,
-sums over the grid are integrals to rounding. The Gaussian and the mixture are here, the neural
-density in `neural_density`. Axis legend: G grid points, k components.
+Samples and the limit of infinite data are both probability masses on the grid's points, so fits
+need no rows and cost the same for every sample size. A model is the discrete distribution with
+masses proportional to its density; for densities no narrower than 2.5 grid steps, sums over the
+grid equal integrals up to rounding. This module has the Gaussian and the mixture,
+`neural_density` the neural density. Axis legend: G grid points, k components.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import numpy as np
 
 GRID = np.linspace(-10.0, 10.0, 501)  # data units
 STEP = float(GRID[1] - GRID[0])
-# Narrower deviations belong to none of the classes: likelihoods stay bounded, sums stay integrals.
+# Smallest standard deviation, data units: bounds likelihoods, and keeps sums equal to integrals.
 NARROWEST = 0.1
 _GRADIENT_RATE = 0.1
 
@@ -24,17 +24,19 @@ Params = Any
 
 
 class Learner(NamedTuple):
-    """A class of densities on `GRID` and how one lane's member of it is fitted.
+    """A class of densities on `GRID`, with its two fits; all functions are for one lane.
 
     Attributes:
-      name: of the class.
-      right, small: sizes (components, hidden units) that hold the modes, and that do not.
-      start: (size) -> params from which every early fit begins.
-      candidates: (size) -> params[candidate, ...] from which the fit to a population is sought.
+      name: name of the class.
+      right: size (components, hidden units) at which the class can represent the true density.
+      small: size at which it cannot.
+      start: (size) -> initial params of every early-stopped fit.
+      candidates: (size) -> params[candidate, ...], initial params of the fits to infinite data.
       log_masses: (params) -> f32[G], normalised.
-      exact: (params, masses f32[G], steps) -> params that minimise the cross-entropy, warm started.
+      exact: (params, masses f32[G], steps) -> params that minimise the cross-entropy, starting
+        from the given ones.
       early: (start, masses f32[G]) -> params after a few steps.
-      steps: of an exact fit between generations.
+      steps: number of steps of an exact fit between generations.
     """
 
     name: str
@@ -56,20 +58,20 @@ class Gaussian(NamedTuple):
 
 
 class Components(NamedTuple):
-    """Of a mixture; those of weight 0 are not there, and stay so."""
+    """Components of a mixture; a weight of 0 marks an unused component and stays 0."""
 
-    weights: jax.Array  # f32[k], of sum 1
+    weights: jax.Array  # f32[k], sum 1
     means: jax.Array  # f32[k], data units
     deviations: jax.Array  # f32[k], data units
 
 
 def gaussian(centre: float, scale: float, steps: int) -> Learner:
-    """A Gaussian: exact by moments, early by gradient steps on the mean and the log-deviation.
+    """Gaussian class: exact fit by moments, early fit by gradient steps on mean and log-deviation.
 
     Args:
-      centre, scale: mean and standard deviation of the population, data units; they place the
-        fixed start, N(centre, (scale / 2)^2), and make the gradient free of units.
-      steps: of an early fit.
+      centre, scale: mean and standard deviation of the true density, data units; they set the
+        fixed start, N(centre, (scale / 2)^2), and make the gradient dimensionless.
+      steps: number of steps of an early fit.
     """
 
     def start(size: int) -> Gaussian:
@@ -83,8 +85,8 @@ def gaussian(centre: float, scale: float, steps: int) -> Learner:
         mean, variance = moments(masses)
 
         def step(_: Any, params: Gaussian) -> Gaussian:
-            # The gradient of ln s + (v + (m - mu)^2) / 2 s^2 at mu, s; that of mu in units of
-            # the scale, hence its square.
+            # Gradient of ln s + (v + (m - mu)^2) / 2 s^2 with respect to mu and ln s; with mu in
+            # units of the scale, whence its square.
             precision = jnp.exp(-2.0 * params.log_deviation)
             miss = mean - params.mean
             towards = scale**2 * precision * miss
@@ -103,11 +105,21 @@ def gaussian(centre: float, scale: float, steps: int) -> Learner:
         standard = (GRID.astype(np.float32) - params.mean) * jnp.exp(-params.log_deviation)
         return jax.nn.log_softmax(-0.5 * standard**2)
 
-    return Learner("gaussian", 1, 1, start, candidates, log_masses, exact, early, 1)
+    return Learner(
+        name="gaussian",
+        right=1,
+        small=1,
+        start=start,
+        candidates=candidates,
+        log_masses=log_masses,
+        exact=exact,
+        early=early,
+        steps=1,
+    )
 
 
 def moments(masses: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of masses on the grid, f32[] each, data units and their square."""
+    """Mean and variance of masses f32[G] on the grid, f32[] each, data units and their square."""
     points = GRID.astype(np.float32)
     mean = jnp.sum(masses * points)
     return mean, jnp.sum(masses * (points - mean) ** 2)
@@ -116,12 +128,12 @@ def moments(masses: jax.Array) -> tuple[jax.Array, jax.Array]:
 def mixture(
     weights: np.ndarray, means: np.ndarray, deviations: np.ndarray, steps: int, exact_steps: int
 ) -> Learner:
-    """A Gaussian mixture with as many components as there are modes, or one fewer; fitted by EM.
+    """Gaussian mixtures of k components (right) or k - 1 (small), fitted by EM.
 
     Args:
-      weights, means, deviations: of the modes, f64[k]; the population is in the class.
-      steps: of an early fit, from components spread evenly over the population.
-      exact_steps: of an exact fit between generations.
+      weights, means, deviations: the modes of the true density, f64[k].
+      steps: number of steps of an early fit, which starts from evenly spread components.
+      exact_steps: number of steps of an exact fit between generations.
     """
     count = len(weights)
     centre = float(weights @ means)
@@ -129,8 +141,8 @@ def mixture(
 
     def start(size: int) -> Components:
         places = centre + 1.5 * scale * (2 * (np.arange(count) + 0.5) / size - 1)
-        there = np.arange(count) < size
-        return _components(there / size, np.where(there, places, centre), np.full(count, scale))
+        used = np.arange(count) < size
+        return _components(used / size, np.where(used, places, centre), np.full(count, scale))
 
     def candidates(size: int) -> Components:
         if size == count:
@@ -150,15 +162,15 @@ def mixture(
         return exact(begin, masses, steps)
 
     return Learner(
-        "gmm",
-        count,
-        count - 1,
-        start,
-        candidates,
-        log_masses,
-        exact,
-        early,
-        exact_steps,
+        name="gmm",
+        right=count,
+        small=count - 1,
+        start=start,
+        candidates=candidates,
+        log_masses=log_masses,
+        exact=exact,
+        early=early,
+        steps=exact_steps,
     )
 
 
@@ -169,13 +181,14 @@ def _components(*parts: np.ndarray) -> Components:
 def merged_neighbours(
     weights: np.ndarray, means: np.ndarray, deviations: np.ndarray
 ) -> list[tuple[np.ndarray, ...]]:
-    """Modes with one pair of neighbours merged into one of their joint moments, for every pair.
+    """For each pair of neighbouring modes, the modes with that pair merged by moment matching.
 
     Args:
-      weights, means, deviations: of the modes, f64[k].
+      weights, means, deviations: the modes, f64[k].
 
     Returns:
-      (weights, means, deviations) f64[k] of each: the merged mode first, an absent one at the end.
+      (weights, means, deviations), f64[k] each, per pair: the merged mode first, and a mode of
+      weight 0 at the end.
     """
     order = np.argsort(means)
     weights, means, deviations = weights[order], means[order], deviations[order]
@@ -197,17 +210,17 @@ def merged_neighbours(
 
 
 def _log_joint(params: Components) -> jax.Array:
-    """Log-density of component and point, f32[k, G]; -inf for components that are not there."""
+    """Log of weight times density, f32[k, G], up to a constant; -inf for unused components."""
     precision = 1.0 / params.deviations
     standard = (GRID.astype(np.float32) - params.means[:, None]) * precision[:, None]
     return jnp.log(params.weights * precision)[:, None] - 0.5 * standard**2
 
 
 def em_step(params: Components, masses: jax.Array) -> Components:
-    """One step of expectation-maximisation on masses of the grid, f32[G].
+    """One step of expectation-maximisation on masses f32[G] of the grid.
 
-    A component whose variance falls below the narrowest is given that: still the best of what is
-    allowed, so that no step lowers the likelihood.
+    Deviations are bounded below by NARROWEST: this is still the constrained maximum, so that no
+    step lowers the likelihood.
     """
     points = GRID.astype(np.float32)
     shares = jax.nn.softmax(_log_joint(params), axis=0) * masses
@@ -215,7 +228,7 @@ def em_step(params: Components, masses: jax.Array) -> Components:
     divisor = jnp.maximum(weights, 1e-30)
     means = shares @ points / divisor
     variances = jnp.sum(shares * (points - means[:, None]) ** 2, axis=1) / divisor
-    # A component without any mass has no moments: it stays where it was.
+    # A component without mass has no moments and keeps its parameters.
     alive = weights > 1e-12
     return Components(
         weights / weights.sum(),

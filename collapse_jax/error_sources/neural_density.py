@@ -1,4 +1,4 @@
-"""A small neural density on the grid: early fits by Adam, exact ones by Fisher scoring.
+"""Neural density on the grid: early-stopped fits by Adam, exact fits by Fisher scoring.
 
 Axis legend: G grid points, H hidden units.
 """
@@ -14,10 +14,10 @@ import optax
 from collapse_jax.error_sources.model_classes import GRID, Learner
 from collapse_jax.numerics import linalg
 
-# of every parameter, in units of the scale: without a bound the best parameters of few units lie
-# at infinity.
+# Bound on every parameter's magnitude, in units of the scale: without it, the optimum of a network
+# of few units is at infinity.
 LARGEST = 8.0
-UNITS = 6  # of the class that is large enough
+UNITS = 6  # hidden units of the right class
 _ADAM_RATE = 0.05
 
 
@@ -25,31 +25,31 @@ class Neural(NamedTuple):
     """log q(z) = -z^2/2 + sum_h output tanh(slope z + bias) - log Z, z standardised."""
 
     values: jax.Array  # f32[3, H]: outputs, slopes, biases
-    present: jax.Array  # f32[H], 0 for units that are not there
+    present: jax.Array  # f32[H], 1 for units in use, else 0
 
 
 def neural(centre: float, scale: float, steps: int, exact_steps: int, small: int = 2) -> Learner:
-    """A normal density times the exponential of a small network, normalised on the grid.
+    """Normal density times the exponential of a small network, normalised on the grid.
 
-    Early fits are a few Adam steps with cosine decay. Exact ones are damped Fisher scoring: the
-    likelihood is so ill-conditioned that 300 Adam steps, for four times the time, stay 3 units of
-    log-likelihood short of the maximum, as much as the statistical error itself.
+    Early fits are a few Adam steps with cosine decay. Exact fits use damped Fisher scoring: the
+    likelihood is so ill-conditioned that 300 Adam steps, in four times the time, end 3 units of
+    log-likelihood below the maximum, as much as the statistical error itself.
 
     Args:
-      centre, scale: mean and deviation of the normal factor, data units.
-      steps: of an early fit, from units spread evenly over the population.
-      exact_steps: of an exact fit between generations.
-      small: number of units of the class that is too small.
+      centre, scale: mean and standard deviation of the normal factor, data units.
+      steps: number of steps of an early fit, which starts from evenly spread units.
+      exact_steps: number of steps of an exact fit between generations.
+      small: number of hidden units of the small class.
     """
     standard = ((GRID - centre) / scale).astype(np.float32)
     network = functools.partial(_network, standard)
     optimizer = optax.adam(optax.cosine_decay_schedule(_ADAM_RATE, steps))
 
     def start(size: int) -> Neural:
-        there = np.arange(UNITS) < size
+        used = np.arange(UNITS) < size
         places = 1.5 * (2 * (np.arange(UNITS) + 0.5) / size - 1)
         values = np.stack([0.1 * (-1.0) ** np.arange(UNITS), np.full(UNITS, 2.0), -2.0 * places])
-        return Neural(jnp.asarray(values * there, jnp.float32), jnp.asarray(there, jnp.float32))
+        return Neural(jnp.asarray(values * used, jnp.float32), jnp.asarray(used, jnp.float32))
 
     def candidates(size: int) -> Neural:
         number = 32
@@ -76,20 +76,20 @@ def neural(centre: float, scale: float, steps: int, exact_steps: int, small: int
         return _score(network, params, masses, number)
 
     return Learner(
-        "neural",
-        UNITS,
-        small,
-        start,
-        candidates,
-        log_masses,
-        exact,
-        early,
-        exact_steps,
+        name="neural",
+        right=UNITS,
+        small=small,
+        start=start,
+        candidates=candidates,
+        log_masses=log_masses,
+        exact=exact,
+        early=early,
+        steps=exact_steps,
     )
 
 
 def _network(standard: np.ndarray, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Log-density up to a constant, f32[G], and its derivatives by the values, f32[3 H, G]."""
+    """Log-density up to a constant, f32[G], and its Jacobian in the values, f32[3 H, G]."""
     outputs, slopes, biases = (row[:, None] for row in values)
     bent = jnp.tanh(slopes * standard + biases)
     inner = outputs * (1.0 - bent**2)
@@ -98,10 +98,10 @@ def _network(standard: np.ndarray, values: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def _score(network: Any, params: Neural, masses: jax.Array, number: Any) -> Neural:
-    """Damped Fisher scoring (Levenberg-Marquardt) within the bounds; never a worse cross-entropy.
+    """Damped Fisher scoring (Levenberg-Marquardt) within bounds; never raises the cross-entropy.
 
-    The gradient of the cross-entropy is J (q - p) and its expected curvature the covariance of the
-    derivatives J under the model q. Values at a bound that want to go beyond it are left out.
+    The cross-entropy has gradient J (q - p), and as Fisher information the covariance of the
+    Jacobian J under the model q. Values that would leave their bounds are held fixed in a step.
     """
     present = jnp.tile(params.present, 3)
 
@@ -128,7 +128,7 @@ def _score(network: Any, params: Neural, masses: jax.Array, number: Any) -> Neur
         move = linalg.solve_positive(system, -gradient * free).reshape(values.shape)
         return jnp.clip(values + move, -LARGEST, LARGEST), values, damping, now
 
-    # A first loss that anything is better than: one evaluation in the program, not two.
+    # An initial loss of infinity accepts the first evaluation, so the program has only one.
     size = present.shape[0]
     unknown = jnp.float32(jnp.inf), jnp.zeros(size), jnp.zeros((size, size))
     state: Any = (params.values, params.values, jnp.float32(5e-3), unknown)

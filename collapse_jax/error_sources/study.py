@@ -1,7 +1,9 @@
-"""The three error sources of model collapse, each alone, their sum, and the whole process.
+"""The three error sources of model collapse, each alone and all together.
 
-A lane is one chain of one study of one class; all lanes go through the generations together, in one
-compiled scan with one draw program. Axis legend: G grid points, L lanes.
+A lane is one chain of one class with one source, or with all ("full"). All lanes advance together,
+in one compiled scan over generations with one draw program. `truth` is the density that a lane is
+compared with: the true density, or the right class's best fit to it. The right class can represent
+the true density, the small class cannot. Axis legend: G grid points, L lanes.
 """
 
 import functools
@@ -26,21 +28,21 @@ METRICS = {
     "kl": ("KL(truth || model)", "nats"),
     "edge_mass": ("the model's mass at the two ends of the grid", "1"),
 }
-# Steps of Fisher scoring, or EM, that find a population's fit.
+# Steps of Fisher scoring or EM in a fit to infinite data.
 _POPULATION_STEPS = 300
 
 
 class Lanes(NamedTuple):
-    """What a group of lanes starts from and is compared with."""
+    """A group of lanes: random streams, sample sizes, truths and initial parameters."""
 
     streams: jax.Array  # u32[L, 3]: group, M, chain; folded into the key
-    samples: jax.Array  # i32[L], M; 0: the population limit
+    samples: jax.Array  # i32[L], M; 0 for infinite data
     truth: jax.Array  # f32[L, G], log-masses
-    params: Any  # [L, ...]: of the truth's fit if fits are exact, the fixed start if early
+    params: Any  # [L, ...], the fit to the truth if fits are exact, the fixed start if early
 
 
 class ClassPlan(NamedTuple):
-    """The lanes of one class: those fitted exactly and those fitted early."""
+    """The lanes of one class: those with exact and those with early-stopped fits."""
 
     learner: Learner
     exact: Lanes
@@ -50,12 +52,12 @@ class ClassPlan(NamedTuple):
 def make_learners(
     truth: Modes, early_steps: Mapping[str, int], exact_steps: Mapping[str, int]
 ) -> dict[str, Learner]:
-    """The three classes, placed over the truth.
+    """The three classes, located and scaled to the true density.
 
     Args:
-      truth: the modes.
+      truth: modes of the true density.
       early_steps: {class: steps of an early fit}.
-      exact_steps: {class: steps of an exact fit between generations}, but for the Gaussian.
+      exact_steps: {class: steps of an exact fit between generations}, except for the Gaussian.
     """
     place = truth.centre, truth.scale
     return {
@@ -66,13 +68,13 @@ def make_learners(
 
 
 def population_fits(learner: Learner, modes: np.ndarray) -> tuple[Any, Any]:
-    """The best members of the right and of the small class for infinite data from the modes.
+    """Fits the right and the small class to infinite data from the true density.
 
-    Several starts are fitted and that of the lowest cross-entropy is kept.
+    Fits start from several candidates; the one with the lowest cross-entropy is kept.
 
     Args:
-      learner: of the class.
-      modes: log-masses f32[G].
+      learner: the class.
+      modes: log-masses of the true density, f32[G].
 
     Returns:
       (params of the right class, params of the small class).
@@ -99,17 +101,17 @@ def plan(
 ) -> ClassPlan:
     """The lanes of one class.
 
-    Exact: chains of the right class for every M, then the small class in the population limit.
-    Early: chains of the small class at one M (the whole process), then the right class in the
-    population limit. The right class's truth is its own population fit to the modes, so that it is
-    known and exactly representable.
+    Exact: chains of the right class for every M (statistical), then the small class on infinite
+    data (expressivity). Early: chains of the small class at one M (the whole process), then the
+    right class on infinite data (approximation). The right class's truth is its own fit to the
+    true density, which it can represent exactly.
 
     Args:
-      learner: of the class.
-      modes: log-masses f32[G].
-      sizes: every M of the statistical study.
+      learner: the class.
+      modes: log-masses of the true density, f32[G].
+      sizes: every M of the statistical source.
       size: M of the whole process.
-      chains: of each M.
+      chains: number of chains for each M.
     """
     right, small = population_fits(learner, modes)
     known = learner.log_masses(right)
@@ -125,11 +127,18 @@ def plan(
             jax.tree.map(repeat, params),
         )
 
-    exact = [lanes("statistical", count, chains, known, right) for count in sizes]
-    exact.append(lanes("expressivity", 0, 1, modes, small))
+    exact = [
+        lanes("statistical", samples=count, number=chains, truth=known, params=right)
+        for count in sizes
+    ]
+    exact.append(lanes("expressivity", samples=0, number=1, truth=modes, params=small))
     early = [
-        lanes("full", size, chains, modes, learner.start(learner.small)),
-        lanes("approximation", 0, 1, known, learner.start(learner.right)),
+        lanes(
+            "full", samples=size, number=chains, truth=modes, params=learner.start(learner.small)
+        ),
+        lanes(
+            "approximation", samples=0, number=1, truth=known, params=learner.start(learner.right)
+        ),
     ]
     join = lambda groups: jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)  # noqa: E731
     return ClassPlan(learner, join(exact), join(early))
@@ -138,15 +147,15 @@ def plan(
 def simulation(
     plans: Sequence[ClassPlan], generations: int
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """All lanes of all plans through the generations; each fit sees draws of the fit before.
+    """Runs all lanes of all plans; each fit sees draws from the previous fit.
 
     Args:
-      plans: of the classes.
+      plans: one per class.
       generations: number of fits.
 
     Returns:
-      (typed key) -> {metric: f32[generation, L]}, lanes in order of plans, exact before early;
-      compiled at its first call.
+      (typed key) -> {metric: f32[generation, L]}, lanes in the order of plans, exact before early;
+      compiled at the first call.
     """
     groups = [lanes for plan in plans for lanes in (plan.exact, plan.early)]
 
@@ -190,7 +199,7 @@ def _stream_key(key: jax.Array, stream: jax.Array) -> jax.Array:
 def draw(
     key: jax.Array, generation: jax.Array, log_masses: jax.Array, samples: jax.Array
 ) -> jax.Array:
-    """Shares of a sample on the grid's points; the masses themselves where `samples` is 0."""
+    """Relative frequencies of a sample, f32[G]; the masses themselves where `samples` is 0."""
     masses = jnp.exp(log_masses)
     counts = multinomial(jax.random.fold_in(key, generation), masses, samples)
     share = counts.astype(jnp.float32) / jnp.maximum(samples, 1).astype(jnp.float32)
@@ -198,10 +207,10 @@ def draw(
 
 
 def measure(truth: jax.Array, model: jax.Array) -> dict[str, jax.Array]:
-    """Distances between two laws given as log-masses, f32[G].
+    """KL(truth || model), nats, and the model's mass at the grid's ends, from log-masses f32[G].
 
-    KL as a sum of p (e^d - 1 - d), d = ln(q / p): each term is at least 0 and of second order, so
-    that a divergence of 1e-6 nats is not lost in rounding. Where |d| is not small, q - p - p d.
+    KL is computed as the sum of p (e^d - 1 - d), d = ln(q / p): terms are nonnegative and of second
+    order, so a divergence of 1e-6 nats is not lost in rounding. Where |d| >= 1/2: q - p - p d.
     """
     p, q = jnp.exp(truth), jnp.exp(model)
     gap = model - truth
@@ -220,25 +229,27 @@ def study(
     seed: int,
     classes: Mapping[str, Learner],
 ) -> xr.Dataset:
-    """All sources of all classes.
+    """Runs all sources of all classes.
 
     Args:
-      truth: the modes.
-      sizes: every M of the statistical study.
+      truth: modes of the true density.
+      sizes: every M of the statistical source.
       size: M of the whole process, one of `sizes`.
-      chains: of each M.
+      chains: number of chains for each M.
       generations: number of fits.
-      seed: of the random numbers.
+      seed: seed of the random numbers.
       classes: {name: Learner}.
 
     Returns:
-      SOURCE_METRIC for every source and metric, with dims (model, generation), and between these
-      (samples, chain) for the statistical error and (chain,) for the full process; and
-      right_class_kl (model,), from the truth of expressivity and the full process to that of the
-      other two.
+      Variables SOURCE_METRIC for every source and metric, with dims (model, generation), and
+      between them (samples, chain) for the statistical source and (chain,) for the full process;
+      and right_class_kl (model,), the KL from the true density, the truth of expressivity and the
+      full process, to the right class's fit, the truth of the other two.
     """
     modes = log_masses(truth)
-    plans = [plan(learner, modes, sizes, size, chains) for learner in classes.values()]
+    plans = [
+        plan(learner, modes, sizes=sizes, size=size, chains=chains) for learner in classes.values()
+    ]
     values = simulation(plans, generations)(jax.random.key(seed, impl="philox4x32"))
     number = len(sizes) * chains
     variables: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What a study of error sources found: means and their errors, and the sum against the whole."""
+"""Summary of a study of error sources: means, standard errors, and the sum against the whole."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +12,10 @@ from collapse_jax.error_sources.study import SOURCES
 from collapse_jax.reports import page
 
 ALONE = ("statistical", "expressivity", "approximation")
-# Mass at the ends of the grid that the typical chain may have. A Gaussian with more loses, cut off,
-# 3e-5 of its variance in a fit: after 50, a hundredth of the divergence that M = 10^6 has by then.
+# Largest acceptable mass at the grid's ends for the typical chain. With it, truncation costs a
+# Gaussian 3e-5 of its variance per fit: after 50 fits, 1 % of the divergence at M = 10^6.
 EDGE_MASS = 1e-7
-# Divergences below are rounding: of log-masses off by 1e-5, what float32 adds up to in 50 fits.
+# Divergences below this are rounding: float32 errors of log-masses reach 1e-5 in 50 fits.
 ROUNDING = 1e-10  # nats
 
 
@@ -23,7 +23,7 @@ class Mean(NamedTuple):
     """Mean over finite chains, f64[generation] (or f64[samples])."""
 
     value: np.ndarray
-    error: np.ndarray  # standard error; 0 where there is nothing random
+    error: np.ndarray  # standard error; 0 for deterministic values
     chains: np.ndarray
 
 
@@ -38,20 +38,22 @@ class SourceComparison(NamedTuple):
 
     @property
     def z(self) -> np.ndarray:
-        """How many of its standard errors the ratio is above 1; 0 where that is unknown."""
+        """(ratio - 1) in standard errors of the ratio; 0 where undefined."""
         z = (self.ratio - 1.0) / self.ratio_error
         return np.where(np.isfinite(z), z, 0.0)
 
     @property
     def limit(self) -> float:
-        """How far from 0 chance alone may take z, generation by generation."""
+        """Largest |z| over generations that is compatible with chance."""
         return limit(min(self.full.chains.min(), self.total.chains.min()), len(self.ratio))
 
 
 def limit(chains: float, comparisons: int) -> float:
-    """Standard errors beyond which chance takes any of the comparisons in about 1 of 100 runs.
+    """Critical |z| at a family-wise error rate of 1 %: Student's t with Bonferroni's correction.
 
-    Student's t and Bonferroni's bound: chains are few, and the worst of many generations is judged.
+    Args:
+      chains: number of chains, whose standard errors have chains - 1 degrees of freedom.
+      comparisons: number of values of z, of which the largest is judged.
     """
     return float(stdtrit(max(chains - 1, 1), 1 - 0.005 / comparisons))
 
@@ -72,10 +74,10 @@ def mean(values: xr.DataArray) -> Mean:
 
 
 def compare(found: xr.Dataset, model: str) -> SourceComparison:
-    """The sum of the three sources at the M of the whole process, and the whole process.
+    """Compares the whole process with the sum of the three sources at the same M.
 
     Args:
-      found: of `error_sources.study`.
+      found: dataset of `study.study`.
       model: name of a class.
     """
     size = found.attrs["compared_samples"]
@@ -90,32 +92,35 @@ def compare(found: xr.Dataset, model: str) -> SourceComparison:
     )
     full = mean(chosen["full_kl"])
     ratio = full.value / total.value
-    # The two are of separate random numbers, so that relative errors add in squares.
+    # The two have independent random numbers, so the squares of relative errors add.
     relative = np.hypot(full.error / full.value, total.error / total.value)
-    return SourceComparison(means, total, full, ratio, np.abs(ratio) * relative)
+    return SourceComparison(
+        parts=means, total=total, full=full, ratio=ratio, ratio_error=np.abs(ratio) * relative
+    )
 
 
 def slope(found: xr.Dataset, model: str, generation: int) -> tuple[float, float] | None:
-    """The power of M to which the statistical error is proportional, by least squares of logs.
+    """The exponent of M in the statistical error, by least squares on logarithms.
 
     Returns:
-      The power and its standard error; None if fewer than two sizes have a finite mean.
+      The exponent and its standard error; None if fewer than two sizes have a finite mean.
     """
     one = mean(found["statistical_kl"].sel(model=model).isel(generation=generation))
-    there = np.isfinite(one.value) & (one.value > 0)
-    if there.sum() < 2:
+    valid = np.isfinite(one.value) & (one.value > 0)
+    if valid.sum() < 2:
         return None
-    sizes = np.log(found["samples"].values[there])
+    sizes = np.log(found["samples"].values[valid])
     centred = sizes - sizes.mean()
     weights = centred / np.sum(centred**2)
-    relative = one.error[there] / one.value[there]
-    return float(weights @ np.log(one.value[there])), float(np.linalg.norm(weights * relative))
+    relative = one.error[valid] / one.value[valid]
+    return float(weights @ np.log(one.value[valid])), float(np.linalg.norm(weights * relative))
 
 
 def edge_mass(found: xr.Dataset, source: str) -> xr.DataArray:
-    """The typical chain's largest mass at the ends of the grid, dims (model[, samples]).
+    """Median over chains of the mass at the grid's ends, maximum over generations.
 
-    Of chains the median: those few that widened most say little about what the others lose.
+    Dims (model[, samples]). A few very wide chains say little about the truncation of the others,
+    hence the median.
     """
     values = found[f"{source}_edge_mass"]
     if "chain" in values.dims:
@@ -124,7 +129,7 @@ def edge_mass(found: xr.Dataset, source: str) -> xr.DataArray:
 
 
 def rows(found: xr.Dataset) -> list[tuple[object, ...]]:
-    """(model, source, M, generation, mean, standard error, chains); M 0 is the population limit."""
+    """(model, source, M, generation, mean, standard error, chains); M = 0 is infinite data."""
     listed: list[tuple[object, ...]] = []
     for model in found["model"].values:
         for source in SOURCES:
@@ -141,14 +146,14 @@ def rows(found: xr.Dataset) -> list[tuple[object, ...]]:
 
 
 def write_csv(path: Path, found: xr.Dataset) -> None:
-    """Every mean divergence with its standard error as CSV."""
+    """Writes `rows` as CSV."""
     columns = ("model", "source", "samples", "generation", "kl_mean", "kl_standard_error", "chains")
     frame = pd.DataFrame(rows(found), columns=list(columns))
     frame.to_csv(path, index=False, na_rep="nan", lineterminator="\n")
 
 
 def table(found: xr.Dataset) -> page.Table:
-    """Sources, sum and whole at the first, middle and last generation."""
+    """Table of sources, sum and whole at the first, middle and last generation, nats."""
     last = found.sizes["generation"] - 1
     lines = []
     for model in map(str, found["model"].values):

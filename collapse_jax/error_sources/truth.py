@@ -1,4 +1,4 @@
-"""The true density of the study of error sources: a mixture whose modes the user may give."""
+"""The true density of the study of error sources: a Gaussian mixture, by default of three modes."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from collapse_jax.families.gmm import originals
 
 
 class Modes(NamedTuple):
-    """The modes of which the true density is a mixture: f64[mode] each, data units."""
+    """Components of the true density: f64[mode] each, means and deviations in data units."""
 
     weights: np.ndarray
     means: np.ndarray
@@ -18,12 +18,12 @@ class Modes(NamedTuple):
 
     @property
     def centre(self) -> float:
-        """Its mean."""
+        """Mean of the mixture."""
         return float(self.weights @ self.means)
 
     @property
     def scale(self) -> float:
-        """Its standard deviation."""
+        """Standard deviation of the mixture."""
         second = self.weights @ (self.deviations**2 + self.means**2)
         return float(np.sqrt(second - self.centre**2))
 
@@ -33,15 +33,15 @@ THREE_MODES = Modes(
 )
 
 
-# Deviations that the grid must hold on either side of whatever is fitted to the truth.
+# Standard deviations on either side of every fitted component that must lie within the grid.
 _REACH = 4
 
 
 def parse_modes(given: str | None) -> Modes:
-    """Reads modes as `truths.truth` does, of one dimension; none: three modes.
+    """Reads one-dimensional modes by `originals.truth`; None gives THREE_MODES.
 
     Raises:
-      ValueError: naming the field, if they are no mixture that the grid can hold.
+      ValueError: with the field's name, if they are not a mixture that fits on the grid.
     """
     if given is None:
         return THREE_MODES
@@ -62,17 +62,17 @@ def parse_modes(given: str | None) -> Modes:
     low, high = _span(modes)
     if low < GRID[0] or high > GRID[-1]:
         raise SettingError(
-            "truth: expected its modes, their neighbours merged and the Gaussian of its moments"
-            f" to lie within [{GRID[0]:g}, {GRID[-1]:g}] by {_REACH} deviations on either side,"
+            f"truth: expected {_REACH} deviations around its modes, its merged neighbours and the"
+            f" Gaussian of its moments to lie within [{GRID[0]:g}, {GRID[-1]:g}],"
             f" got {low:.3g} to {high:.3g}"
         )
     return modes
 
 
 def _span(modes: Modes) -> tuple[float, float]:
-    """Where the widest of the densities fitted to the modes would begin and end, data units.
+    """Interval covered by all densities that may be fitted to the modes, data units.
 
-    The small classes merge modes, up to one Gaussian for all, which reach further than any mode.
+    Small classes merge modes, down to one Gaussian, and reach further than any single mode.
     """
     merged = [(means[0], deviations[0]) for _, means, deviations in merged_neighbours(*modes)]
     parts = [*zip(modes.means, modes.deviations, strict=True), *merged, (modes.centre, modes.scale)]
@@ -81,7 +81,7 @@ def _span(modes: Modes) -> tuple[float, float]:
 
 
 def log_masses(truth: Modes) -> np.ndarray:
-    """Log-masses of the modes on the grid, f32[G]."""
+    """Log-masses of the true density on the grid, f32[G]."""
     standard = (GRID[:, None] - truth.means) / truth.deviations
     joint = np.log(truth.weights / truth.deviations) - 0.5 * standard**2
     logs = np.logaddexp.reduce(joint, axis=1)

@@ -1,6 +1,6 @@
-"""A study of error sources in words: what each source did alone, and where theory fails.
+"""Text of a study of error sources: each source's effect, and departures from theory.
 
-Every figure but the limits is computed from the run.
+All numbers except the thresholds are computed from the run.
 """
 
 import numpy as np
@@ -18,12 +18,12 @@ from collapse_jax.error_sources.summary import (
     slope,
 )
 
-# A rise levels off if less than this part of a steady one falls in the last half of generations.
+# A rise levels off if its share in the last half of generations is below this part of a linear one.
 _LEVEL = 0.5
 
 
 def in_words(found: xr.Dataset) -> str:
-    """What each source did alone, and where the whole departs from the sum: paragraphs."""
+    """Paragraphs on each source alone, and on departures of the whole from the sum."""
     models = [str(model) for model in found["model"].values]
     compared = {model: compare(found, model) for model in models}
     texts = [_protocol(found), _truths(found)]
@@ -39,8 +39,8 @@ def in_words(found: xr.Dataset) -> str:
     if departing:
         texts.append(
             f"Simple additivity fails for {', '.join(departing)}. It need not hold: a divergence is"
-            " not linear in the errors that cause it, the sources act on one another, and noise and"
-            " early stopping may cost the small class, which has fewer parameters, another amount"
+            " not linear in the errors that cause it, the sources interact, and noise and early"
+            " stopping may cost the small class, which has fewer parameters, a different amount"
             " than the right class, on which they are measured alone."
         )
     return "\n\n".join([*texts, _edge(found)])
@@ -49,9 +49,9 @@ def in_words(found: xr.Dataset) -> str:
 def _protocol(found: xr.Dataset) -> str:
     return (
         "Each source alone, by generation, as KL(truth || model) in nats. Statistical: the right"
-        " class, M samples a generation, fits iterated to near the maximum. Expressivity: too small"
-        " a class, infinite data, converged fits. Approximation: the right class, infinite data,"
-        " fits that stop early from a fixed start. The whole process has all three: the small"
+        " class, M samples per generation, fits iterated to near the maximum. Expressivity: the"
+        " small class, infinite data, converged fits. Approximation: the right class, infinite"
+        " data, early-stopped fits from a fixed start. The whole process has all three: the small"
         f" class, M = {found.attrs['compared_samples']:,}, early fits. Means over"
         f" {found.sizes['chain']} chains, \u00b1 their standard errors."
     )
@@ -62,8 +62,8 @@ def _truths(found: xr.Dataset) -> str:
     return (
         "There are two truths. Expressivity and the whole process start from the true density and"
         " are compared with it; statistical and approximation errors start from the right class's"
-        " best fit to it, which that class holds exactly, and are compared with that fit. From the"
-        " true density to the fit the divergence is"
+        " best fit to it, which that class represents exactly, and are compared with that fit. The"
+        " divergence from the true density to the fit is"
         f" {', '.join(f'{_nats(gap)} for {model}' for model, gap in gaps)}."
     )
 
@@ -99,15 +99,15 @@ def _statistical(found: xr.Dataset, model: str) -> str:
     for generation in (0, found.sizes["generation"] - 1):
         power = slope(found, model, generation)
         if power is None:
-            return "One sample size alone shows no power of M."
+            return "One sample size alone gives no power of M."
         value, error = power
         powers.append(f"{value:.2f} \u00b1 {error:.2f} at generation {generation}")
         if abs(value + 1) > bound * error:
             kind = "steeper" if value < -1 else "shallower"
             verdicts.append(f"{kind} at generation {generation}")
     return (
-        f"Statistical error goes as M to the power {' and '.join(powers)}; theory, to leading order"
-        f" in generations / M, says -1: {' and '.join(verdicts) or 'both agree'}."
+        f"Statistical error is proportional to M to the power {' and '.join(powers)}; theory, to"
+        f" leading order in generations / M, says -1: {' and '.join(verdicts) or 'both agree'}."
     )
 
 
@@ -123,7 +123,7 @@ def _approximation(values: np.ndarray) -> str:
     if np.max(values) < ROUNDING:
         return f"Approximation costs {_nats(0.0)} at any generation."
     drop, rise = float(np.max(-np.diff(values))), values[-1] - values[0]
-    # float32 carries a divergence to about 1e-6 of it.
+    # A divergence in float32 has a relative error of about 1e-6.
     grows = "never falling" if drop <= 1e-6 * np.max(values) else f"falling by {drop:.2g} at most"
     text = f"Approximation goes from {_nats(values[0])} to {_nats(values[-1])}, {grows}"
     if rise <= 0:
@@ -131,10 +131,10 @@ def _approximation(values: np.ndarray) -> str:
     last = len(values) - 1
     middle, share = last // 2, (values[-1] - values[last // 2]) / rise
     steady = 1 - middle / last
-    verdict = "levels off" if share < _LEVEL * steady else "goes on accumulating"
+    verdict = "levels off" if share < _LEVEL * steady else "continues to accumulate"
     return (
-        f"{text}; {max(share, 0.0):.0%} of the rise falls after generation {middle} (of a steady"
-        f" one, {steady:.0%}): it {verdict}."
+        f"{text}; {max(share, 0.0):.0%} of the rise is after generation {middle} (of a linear"
+        f" rise, {steady:.0%}): it {verdict}."
     )
 
 
@@ -148,9 +148,9 @@ def _edge(found: xr.Dataset) -> str:
     }
     beyond = [f"{name} ({mass:.1g})" for name, mass in masses.items() if mass > EDGE_MASS]
     if not beyond:
-        return f"{text}; no typical chain has more than {EDGE_MASS:.0g} there."
+        return f"{text}; no typical chain has more than {EDGE_MASS:.0g} at the ends."
     return (
-        "WARNING: the grid cuts models off, and what they lose there acts as an error of its own."
+        "WARNING: the grid cuts models off, which acts as an additional source of error."
         f" Typical chains have more than {EDGE_MASS:.0g} at its ends in {', '.join(beyond)}."
         f" {text}."
     )

@@ -1,10 +1,10 @@
 r"""Batched beam search with the semantics of transformers' `generate(num_beams=K)`.
 
-Hypotheses are scored by the sum of their tokens' log-probabilities over length^length_penalty. In
-each step the 2K best continuations of a prompt's beams are found; those of the first K that end are
-finished hypotheses, and the best K that do not end go on.
-Axis legend: B prompts, K beams, C = 2K candidates, S new tokens at most, T tokens of a prompt, V
-vocabulary.
+A hypothesis' score is the sum of its tokens' log-probabilities divided by length^length_penalty.
+Each step finds the 2K best one-token continuations of a prompt's beams. Those among the first K
+that end become finished hypotheses; the best K that do not end are the next beams.
+Axis legend: B prompts, K beams, C = 2K candidates, S maximum number of new tokens, T tokens of a
+prompt, V vocabulary.
 """
 
 import functools
@@ -17,23 +17,23 @@ from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.lm import decoding, sampling
-from collapse_jax.lm.cache import Cache, prefill, step, with_room
+from collapse_jax.lm.cache import Cache, prefill, step, with_slots
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import Prompts, check
 
-_LOST = -1e9  # the score of what is not to be chosen, as transformers has it
-# When a search ends, see `search`.
+_LOST = -1e9  # score of candidates that must not be chosen; same value as in transformers
+# Rules for the end of a search, see `early_stopping` of `search`.
 WHEN_BEATEN, WHEN_FULL, WHEN_HOPELESS = range(3)
 _ENDS: dict[bool | str, int] = {False: WHEN_BEATEN, True: WHEN_FULL, "never": WHEN_HOPELESS}
 
 
 class Hypotheses(NamedTuple):
-    """What was found for each prompt, best first.
+    """The R best continuations of each prompt, best first.
 
     Attributes:
-      tokens: new ones, i32[B, R, S], padded at the end.
-      lengths: i32[B, R], the end-of-sequence token included.
-      scores: f32[B, R]; about -1e9 for those beyond the texts that there are.
+      tokens: new tokens, i32[B, R, S], padded at the end.
+      lengths: number of new tokens, i32[B, R], including the end-of-sequence token.
+      scores: f32[B, R]; about -1e9 where fewer than R distinct texts exist.
     """
 
     tokens: jax.Array
@@ -42,18 +42,18 @@ class Hypotheses(NamedTuple):
 
 
 class Penalties(NamedTuple):
-    """What scores depend on; all of it traced.
+    """Traced settings of the scores and of the end of a search.
 
     Attributes:
-      length: the exponent of the length that a finished hypothesis' score is divided by.
-      repetition: every token that occurred has its log-probability multiplied by this (1: not).
-      least: new tokens before which no hypothesis may end.
-      early: when a search ends: WHEN_BEATEN, WHEN_FULL or WHEN_HOPELESS.
+      length: f32[], exponent of the length that a finished hypothesis' score is divided by.
+      repetition: f32[], factor of the log-probability of tokens that occurred before; 1 for none.
+      min_new_tokens: i32[], minimum number of new tokens of a hypothesis.
+      early: i32[], rule for the end of a search: WHEN_BEATEN, WHEN_FULL or WHEN_HOPELESS.
     """
 
     length: jax.Array
     repetition: jax.Array
-    least: jax.Array
+    min_new_tokens: jax.Array
     early: jax.Array
 
 
@@ -61,16 +61,16 @@ class _Finished(NamedTuple):
     tokens: jax.Array  # i32[B, K, S]
     lengths: jax.Array  # i32[B, K]
     scores: jax.Array  # f32[B, K]
-    there: jax.Array  # bool[B, K]
+    valid: jax.Array  # bool[B, K], False for slots not filled yet
 
 
 class _BeamState(NamedTuple):
-    chosen: jax.Array  # i32[], tokens of every running beam so far
-    tokens: jax.Array  # i32[B, K, S], of running beams
+    chosen: jax.Array  # i32[], new tokens of each running beam so far
+    tokens: jax.Array  # i32[B, K, S], of the running beams
     scores: jax.Array  # f32[B, K], sums of log-probabilities
-    ancestors: jax.Array  # i32[B, K, S], whose slot of each step is a beam's own history
+    ancestors: jax.Array  # i32[B, K, S], the beam's ancestor (0 ... K - 1) at each step
     finished: _Finished
-    improvable: jax.Array  # bool[B], whether running beams may still beat finished ones
+    improvable: jax.Array  # bool[B], whether running beams can still beat finished ones
     cache: Cache
 
 
@@ -87,25 +87,29 @@ def search(
     early_stopping: bool | str = False,
     returned: int = 1,
 ) -> Hypotheses:
-    """The best continuations of prompts that beam search finds.
+    """Finds the best continuations of prompts by beam search.
 
     Args:
       model, params: the network.
-      prompts: what is continued.
-      beams: K; 1 is greedy search, as `sampling.sample` makes it: then the repetition penalty acts
-        on logits, scores are the model's own, and early_stopping means nothing.
-      new_tokens: S, at most.
-      min_new_tokens: no hypothesis ends before it has so many.
-      length_penalty: the exponent of the length in scores; above 0 prefers long hypotheses.
-      repetition_penalty: log-probabilities of tokens that occurred, in the prompt too, are
-        multiplied by it.
+      prompts: the prompts to continue.
+      beams: K; 1 is greedy search by `sampling.sample`: the repetition penalty then acts on
+        logits, scores are the model's own, and early_stopping has no effect.
+      new_tokens: S, the maximum number of new tokens.
+      min_new_tokens: minimum number of new tokens before a hypothesis may end.
+      length_penalty: exponent of the length in scores; values above 0 favour long hypotheses.
+      repetition_penalty: factor of the log-probabilities of tokens that occurred before, in the
+        prompt or after it.
       early_stopping: True stops as soon as K hypotheses are finished; False when the best running
-        beam, at its present length, cannot beat the worst of them; "never" when it cannot at
-        any length.
+        beam, at its current length, cannot beat the worst of them; "never" when it cannot at any
+        length.
       returned: R, at most K.
 
+    Returns:
+      The R best hypotheses of each prompt.
+
     Raises:
-      ValueError: for an argument outside its range, or prompts that leave no room.
+      ValueError: for an argument outside its range, or prompts and new tokens that exceed the
+        model's positions.
     """
     beams = arguments.integer("beams", beams, at_least=1)
     new_tokens = arguments.integer("new_tokens", new_tokens, at_least=1)
@@ -125,7 +129,7 @@ def search(
         )
     check(model.config, prompts, new_tokens)
     if beams == 1:
-        key = jax.random.key(0)  # nothing is drawn
+        key = jax.random.key(0)  # unused: greedy search draws nothing
         text = sampling.sample(
             key, model, params, prompts, new_tokens=new_tokens, min_new_tokens=min_new_tokens,
             temperature=0.0, repetition_penalty=repetition_penalty,
@@ -133,8 +137,10 @@ def search(
         scores = text.scores / text.lengths.astype(jnp.float32) ** length_penalty
         return Hypotheses(text.tokens[:, None], text.lengths[:, None], scores[:, None])
     penalties = Penalties(
-        jnp.float32(length_penalty), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
-        jnp.int32(_ENDS[early_stopping]),
+        length=jnp.float32(length_penalty),
+        repetition=jnp.float32(repetition_penalty),
+        min_new_tokens=jnp.int32(min_new_tokens),
+        early=jnp.int32(_ENDS[early_stopping]),
     )  # fmt: skip
     program = _program(model, beams, new_tokens)
     found = program(params, prompts.tokens, prompts.mask, penalties)
@@ -155,28 +161,28 @@ def search_purely(
     mask: jax.Array,
     penalties: Penalties,
 ) -> Hypotheses:
-    """The search as a pure function of what comes after `new_tokens`; unchecked, K at least 2.
+    """`search` as a pure, jittable function, without checks of its arguments; K is at least 2.
 
     Args:
-      model, beams, new_tokens: what makes another program.
-      params: of the network.
+      model, beams, new_tokens: static; each combination is a separate compiled program.
+      params: parameters of the network.
       prompts: ids i32[B, T], padded on the left.
-      mask: whether a token counts, bool[B, T].
-      penalties: see there.
+      mask: False for padding, bool[B, T].
+      penalties: see `Penalties`.
 
     Returns:
       All K hypotheses of each prompt.
     """
     read = mask.sum(axis=1, dtype=jnp.int32)
-    # Padding did not occur: the last token stands for it, which did.
+    # Padding must not count as having occurred: the last token, which did, replaces it.
     occurred = jnp.where(mask, prompts, prompts[:, -1:])
     choose = functools.partial(_choose, model, occurred, penalties)
     params = model.in_dtype(params)
     logits, cache = prefill(model, params, prompts, mask)
-    state = _begin(model, len(prompts), beams, new_tokens, cache)
+    state = _begin(model, len(prompts), beams=beams, new_tokens=new_tokens, cache=cache)
     state = choose(jnp.broadcast_to(logits[:, None], (len(prompts), beams, logits.shape[1])), state)
 
-    def turn(state: _BeamState) -> _BeamState:
+    def advance(state: _BeamState) -> _BeamState:
         fed = state.chosen - 1
         places = jnp.arange(new_tokens)
         own = jnp.arange(beams)[:, None]
@@ -188,13 +194,15 @@ def search_purely(
         seen = jnp.concatenate([old, new.reshape(*new.shape[:2], -1)], axis=2)
         token = jax.lax.dynamic_index_in_dim(state.tokens, fed, axis=2, keepdims=False)
         slot = prompts.shape[1] + fed * beams
-        logits, cache = step(model, params, state.cache, token, read + fed, slot, seen)
+        logits, cache = step(
+            model, params, state.cache, tokens=token, positions=read + fed, slot=slot, seen=seen
+        )
         return choose(logits, state._replace(ancestors=ancestors, cache=cache))
 
     for stop in decoding.stages(new_tokens):
-        cache = with_room(state.cache, prompts.shape[1] + (stop - 1) * beams)
+        cache = with_slots(state.cache, prompts.shape[1] + (stop - 1) * beams)
         state = jax.lax.while_loop(
-            functools.partial(_goes_on, penalties, stop), turn, state._replace(cache=cache)
+            functools.partial(_continues, penalties, stop), advance, state._replace(cache=cache)
         )
     return Hypotheses(*state.finished[:3])
 
@@ -206,7 +214,7 @@ def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) 
     return _BeamState(
         chosen=jnp.int32(0),
         tokens=tokens,
-        scores=lost.at[:, 0].set(0.0),  # all beams are the prompt: only one of them has children
+        scores=lost.at[:, 0].set(0.0),  # all beams equal the prompt: only one of them is continued
         ancestors=jnp.zeros_like(tokens),
         finished=_Finished(tokens, numbers, lost, jnp.zeros_like(numbers, bool)),
         improvable=jnp.ones(count, bool),
@@ -214,8 +222,8 @@ def _begin(model: Model, count: int, beams: int, new_tokens: int, cache: Cache) 
     )
 
 
-def _goes_on(penalties: Penalties, stop: int, state: _BeamState) -> jax.Array:
-    full = jnp.all(state.finished.there) & (penalties.early == WHEN_FULL)
+def _continues(penalties: Penalties, stop: int, state: _BeamState) -> jax.Array:
+    full = jnp.all(state.finished.valid) & (penalties.early == WHEN_FULL)
     return (state.chosen < stop) & jnp.any(state.improvable) & ~full
 
 
@@ -226,17 +234,19 @@ def _choose(
     logits: jax.Array,
     state: _BeamState,
 ) -> _BeamState:
-    """One more token for every running beam, from logits f32[B, K, V]."""
+    """Adds one token to every running beam, from logits f32[B, K, V]."""
     beams, new_tokens = state.tokens.shape[1:]
     logs = jax.nn.log_softmax(logits)
     logs = jax.lax.cond(
         penalties.repetition == 1.0,
         lambda logs: logs,
-        lambda logs: decoding.less_repeated(logs, _occurred(prompts, state), penalties.repetition),
+        lambda logs: decoding.penalise_repetition(
+            logs, _occurred(prompts, state), penalties.repetition
+        ),
         logs,
     )
     ends = jnp.arange(logs.shape[2]) == model.config.end
-    logs = jnp.where(ends & (state.chosen < penalties.least), -jnp.inf, logs)
+    logs = jnp.where(ends & (state.chosen < penalties.min_new_tokens), -jnp.inf, logs)
     best, ids = top(logs, min(2 * beams, logs.shape[2]))
     scores = (state.scores[:, :, None] + best).reshape(len(best), -1)
     scores, places = jax.lax.top_k(scores, 2 * beams)  # f32[B, C], best first
@@ -247,14 +257,14 @@ def _choose(
     tokens = _of_beams(state.tokens, parents)
     tokens = jnp.where(jnp.arange(new_tokens) == state.chosen, token[:, :, None], tokens)
 
-    finished = _finish(penalties, state, tokens, scores, ended, length)
+    finished = _finish(penalties, state, tokens=tokens, scores=scores, ended=ended, length=length)
     running, order = jax.lax.top_k(jnp.where(ended, scores + _LOST, scores), beams)
     best_length = jnp.where(
         (penalties.early == WHEN_HOPELESS) & (penalties.length > 0), new_tokens, length
     )
     reachable = running[:, :1] / best_length.astype(jnp.float32) ** penalties.length
     worst = jnp.min(finished.scores, axis=1, keepdims=True)
-    beaten = jnp.any(reachable > jnp.where(finished.there, worst, _LOST), axis=1)
+    beaten = jnp.any(reachable > jnp.where(finished.valid, worst, _LOST), axis=1)
     return state._replace(
         chosen=length,
         tokens=_of_beams(tokens, order),
@@ -273,13 +283,13 @@ def _finish(
     ended: jax.Array,
     length: jax.Array,
 ) -> _Finished:
-    """The K best of finished hypotheses and of candidates that have just ended."""
+    """The K best among the finished hypotheses and the candidates that have just ended."""
     old, beams = state.finished, state.scores.shape[1]
     counts = ended & (jnp.arange(2 * beams) < beams)
-    full = jnp.all(old.there, axis=1) & (penalties.early == WHEN_FULL)
-    counts_for_nothing = (full | ~state.improvable)[:, None]
+    full = jnp.all(old.valid, axis=1) & (penalties.early == WHEN_FULL)
+    closed = (full | ~state.improvable)[:, None]
     new = scores / length.astype(jnp.float32) ** penalties.length
-    new = new + _LOST * counts_for_nothing + _LOST * ~counts
+    new = new + _LOST * closed + _LOST * ~counts
     merged, order = jax.lax.top_k(jnp.concatenate([old.scores, new], axis=1), beams)
 
     def of(old: jax.Array, new: jax.Array) -> jax.Array:
@@ -287,33 +297,36 @@ def _finish(
 
     lengths = jnp.broadcast_to(length, counts.shape)
     return _Finished(
-        of(old.tokens, tokens), of(old.lengths, lengths), merged, of(old.there, counts)
+        of(old.tokens, tokens), of(old.lengths, lengths), merged, of(old.valid, counts)
     )
 
 
 def _occurred(prompts: jax.Array, state: _BeamState) -> jax.Array:
-    """Ids of each beam's text so far, i32[B, K, T + S]; some more than once."""
-    there = jnp.arange(state.tokens.shape[2]) < state.chosen
-    own = jnp.where(there, state.tokens, prompts[:, -1:, None])
+    """Ids that occur in each beam's text so far, i32[B, K, T + S], with repeats."""
+    valid = jnp.arange(state.tokens.shape[2]) < state.chosen
+    own = jnp.where(valid, state.tokens, prompts[:, -1:, None])
     before = jnp.broadcast_to(prompts[:, None], (*own.shape[:2], prompts.shape[1]))
     return jnp.concatenate([before, own], axis=2)
 
 
 def top(values: jax.Array, count: int, group: int = 32) -> tuple[jax.Array, jax.Array]:
-    """The largest along the last axis and their places, as `lax.top_k`, faster for long axes.
+    """`lax.top_k` for long axes, faster: the largest entries of the last axis and their indices.
 
-    The `count` largest lie in the `count` groups of neighbours with the largest maxima.
+    The `count` largest entries lie in the `count` groups of neighbours with the largest maxima.
 
     Args:
       values: f32[..., V].
-      count: how many.
-      group: neighbours in a group.
+      count: number of entries.
+      group: size of a group of neighbours.
+
+    Returns:
+      Values f32[..., count], largest first, and indices i32[..., count].
     """
     length = values.shape[-1]
     if length < 4 * count * group:
         return jax.lax.top_k(values, count)
-    room = [(0, 0)] * (values.ndim - 1) + [(0, -length % group)]
-    grouped = jnp.pad(values, room, constant_values=-jnp.inf)
+    padding = [(0, 0)] * (values.ndim - 1) + [(0, -length % group)]
+    grouped = jnp.pad(values, padding, constant_values=-jnp.inf)
     grouped = grouped.reshape(*values.shape[:-1], -1, group)
     _, groups = jax.lax.top_k(grouped.max(axis=-1), count)
     groups = jnp.sort(groups, axis=-1)  # so that equal values keep their order
@@ -324,7 +337,7 @@ def top(values: jax.Array, count: int, group: int = 32) -> tuple[jax.Array, jax.
 
 
 def _of_beams(values: jax.Array, which: jax.Array) -> jax.Array:
-    """Entries [B, J, ...] of [B, K, ...] by beam, i32[B, J]."""
+    """Selects beams: entries [B, J, ...] of [B, K, ...] at indices i32[B, J]."""
     return jnp.take_along_axis(
         values, which.reshape(*which.shape, *[1] * (values.ndim - 2)), axis=1
     )

@@ -1,7 +1,7 @@
-"""Keys and values of what was read before, for decoding with one or several beams a prompt.
+"""Key-value cache for decoding with one or several beams per prompt.
 
-The prompt is read once for all its beams. What beam k feeds in step s stays for ever in slot
-s * K + k; a beam that descends from others does not copy theirs but knows its ancestors' slots, and
+The prompt is read once for all its beams. The key and value that beam k adds in step s stay in slot
+s * K + k of the generated part. Beams never copy slots: each knows the slots of its ancestors, and
 its attention is masked to them.
 Axis legend: B prompts, K beams, T tokens of the prompt, N heads, D width of a head, W slots.
 """
@@ -17,24 +17,25 @@ from collapse_jax.lm.opt import Attend, Model, Params
 
 
 class Cache(NamedTuple):
-    """What can be attended to: the prompt's T slots, then K for every step.
+    """Keys and values of the prompt's T slots, then of K slots per step.
 
-    Laid out for matrix products with one row a beam, whose inner loop runs along the last axis.
+    The layout suits matrix products with one row per beam, whose inner loop runs along the last
+    axis.
     """
 
-    keys: tuple[jax.Array, ...]  # a layer: [B, N, D, W]
-    values: tuple[jax.Array, ...]  # a layer: [B, N, W, D]
+    keys: tuple[jax.Array, ...]  # per layer, [B, N, D, W]
+    values: tuple[jax.Array, ...]  # per layer, [B, N, W, D]
 
 
 def prefill(
     model: Model, params: Params, prompts: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, Cache]:
-    """Reads prompts.
+    """Reads prompts and fills a new cache.
 
     Args:
       model, params: the network.
       prompts: ids i32[B, T], padded on the left.
-      mask: whether a token counts, bool[B, T].
+      mask: False for padding, bool[B, T].
 
     Returns:
       Logits of the next token, f32[B, V], and the cache with W = T.
@@ -57,13 +58,13 @@ def prefill(
     return network.logits(hidden[:, -1]), Cache(tuple(keys), tuple(values))
 
 
-def with_room(cache: Cache, slots: int) -> Cache:
-    """The cache with W = `slots`, the new ones empty."""
+def with_slots(cache: Cache, slots: int) -> Cache:
+    """The cache enlarged to W = `slots`; the new slots are zero."""
 
     def grown(array: jax.Array, axis: int) -> jax.Array:
-        room = [(0, 0)] * array.ndim
-        room[axis] = (0, slots - array.shape[axis])
-        return jnp.pad(array, room)
+        padding = [(0, 0)] * array.ndim
+        padding[axis] = (0, slots - array.shape[axis])
+        return jnp.pad(array, padding)
 
     return Cache(
         tuple(grown(array, 3) for array in cache.keys),
@@ -84,11 +85,11 @@ def step(
 
     Args:
       model, params: the network.
-      cache: of what came before.
+      cache: keys and values of the tokens before.
       tokens: ids i32[B, K].
-      positions: of the tokens, i32[B].
-      slot: where the first beam's keys and values are put, i32[].
-      seen: which slots each beam attends to, its new one included, bool[B, K, W].
+      positions: positions of the tokens, i32[B].
+      slot: slot for the first beam's key and value, i32[]; the others' follow it.
+      seen: slots that each beam attends to, including its new one, bool[B, K, W].
 
     Returns:
       Logits of the next token, f32[B, K, V], and the new cache.
@@ -103,7 +104,7 @@ def step(
 def _attend(
     keys: list[jax.Array], values: list[jax.Array], slot: jax.Array, seen: jax.Array
 ) -> Callable[[int], Attend]:
-    """Attention of beams to slots; puts the new keys and values into the lists."""
+    """Attention of beams to slots; writes the new keys and values into the lists."""
     update: Any = jax.lax.dynamic_update_slice
 
     def of_layer(layer: int) -> Attend:

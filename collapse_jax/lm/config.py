@@ -1,4 +1,4 @@
-"""The shape of an OPT model, as a Hugging Face config.json describes it."""
+"""Architecture of an OPT model, as described by a Hugging Face config.json."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ _KEYS = {
     "end": "eos_token_id",
     "pad": "pad_token_id",
 }
-# What a config.json may say, and which value this port knows.
+# Other entries of a config.json, with the one value that this port supports.
 _KNOWN = {
     "model_type": "opt",
     "activation_function": "relu",
@@ -38,18 +38,20 @@ _KNOWN = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Shape of a model.
+    """Architecture of a model.
 
     Attributes:
-      vocabulary: rows of the embedding; ids of tokens are below it.
+      vocabulary: number of rows of the embedding; token ids are below it.
       hidden: width of the residual stream.
-      layers, heads: numbers of them; heads divide `hidden`.
+      layers: number of layers.
+      heads: number of attention heads per layer; a divisor of `hidden`.
       inner: width of the feed-forward layers.
-      positions: longest sequence.
-      embedding: width of the word embedding; projected in and out where it is not `hidden` (350m).
-      norm_before: LayerNorm before attention and feed-forward, or after them (350m).
-      final_norm: LayerNorm after the last layer; only with `norm_before`.
-      dropout: of attention's and feed-forward's outputs, in training.
+      positions: maximum sequence length, tokens.
+      embedding: width of the word embedding; if it is not `hidden` (350m), linear projections
+        connect the two.
+      norm_before: LayerNorm before attention and feed-forward; if False, after them (350m).
+      final_norm: LayerNorm after the last layer; requires `norm_before`.
+      dropout: dropout rate of the outputs of attention and feed-forward, in training.
       begin, end, pad: ids of these tokens. OPT begins every text with "</s>".
       init_std: standard deviation of new weights.
     """
@@ -70,7 +72,7 @@ class Config:
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        """Checks every field."""
+        """Checks every field; raises SettingError."""
         for name in ("vocabulary", "hidden", "layers", "heads", "inner", "positions", "embedding"):
             checked = arguments.integer(name, getattr(self, name), at_least=1)
             object.__setattr__(self, name, checked)
@@ -95,19 +97,19 @@ class Config:
 
 
 def from_json(values: Mapping[str, Any], source: str = "config") -> Config:
-    """A config from the entries of a config.json; those left out have OPT's defaults.
+    """A config from the entries of a config.json; missing entries take OPT's defaults.
 
     Args:
       values: the entries.
-      source: what messages call them.
+      source: name of their source in error messages.
 
     Raises:
-      ValueError: for another architecture, or an entry that this port does not know or accept.
+      ValueError: for another architecture, or a value that this port does not support.
     """
     if values.get("model_type") != "opt":
         raise SettingError(
-            f"{source}: model_type: expected 'opt', got {values.get('model_type')!r}; other"
-            " architectures are not ported"
+            f"{source}: model_type: expected 'opt', got {values.get('model_type')!r}; no other"
+            " architecture is supported"
         )
     for key, known in _KNOWN.items():
         if values.get(key, known) != known:
@@ -130,8 +132,8 @@ def read_config(path: Path) -> Config:
     """The config in a config.json.
 
     Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it is no JSON object, or describes no OPT model.
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is not a JSON object, or does not describe an OPT model.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -145,7 +147,7 @@ def read_config(path: Path) -> Config:
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The entries of a config.json that transformers reads."""
+    """Entries of a config.json that transformers can read."""
     values = {
         _KEYS.get(field.name, field.name): getattr(config, field.name)
         for field in dataclasses.fields(Config)
@@ -160,7 +162,7 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
-    """The value, if it has a field's type; a whole number serves as a float."""
+    """Returns the value if it has the field's type; integers are accepted as floats."""
     accepted = (int, float) if kind is float else kind
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise SettingError(f"{name}: expected {kind.__name__}, got {value!r}")

@@ -1,6 +1,7 @@
-"""Cross-entropy of the tokens to come, a chunk of predictions at a time: no logits are kept.
+"""Cross-entropy of next tokens in chunks of predictions, without storing all logits.
 
-Axis legend: N predictions, E width of the word embedding, V vocabulary, C predictions of a chunk.
+Axis legend: N predictions, E width of the word embedding, V vocabulary, C predictions of a chunk,
+P chunks.
 """
 
 import functools
@@ -10,57 +11,63 @@ import jax
 import jax.numpy as jnp
 
 
-def losses(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
-    """-ln p of every token to come, nats.
+def losses(
+    hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk: int = 0
+) -> jax.Array:
+    """-ln p of every next token, nats.
 
     Args:
-      hidden: what logits are made from, [N, E].
-      words: the embedding, [V, E].
-      targets: the tokens, i32[N].
+      hidden: the network's last hidden states, [N, E].
+      embedding: the word embedding, [V, E].
+      targets: the next tokens, i32[N].
       chunk: predictions whose logits are in memory at a time; 0 for all.
 
     Returns:
       f32[N].
     """
 
-    def lost(part: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return _losses(_logits(part[0], words), part[1])
+    def loss(part: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _losses(_logits(part[0], embedding), part[1])
 
     count = len(targets)
     if not 0 < chunk < count:
-        return lost((hidden, targets))
-    return jax.lax.map(lost, _cut((hidden, targets), chunk)).reshape(-1)[:count]
+        return loss((hidden, targets))
+    return jax.lax.map(loss, _cut((hidden, targets), chunk)).reshape(-1)[:count]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def mean_loss(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int = 0) -> jax.Array:
-    """The mean of `losses`, f32[]; its gradient is computed along with it.
+def mean_loss(
+    hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk: int = 0
+) -> jax.Array:
+    """The mean of `losses`, f32[]; the forward pass computes its gradient too.
 
-    A mean's gradient by the logits is known as soon as they are: (p - 1[target]) / N. So nothing of
-    their size waits for the backward pass, and nothing is computed twice for it.
+    The mean's gradient with respect to the logits, (p - 1[target]) / N, is known as soon as they
+    are. So no array of their size is kept for the backward pass, and none is computed twice.
     """
-    return losses(hidden, words, targets, chunk).mean()
+    return losses(hidden, embedding, targets, chunk).mean()
 
 
-def _forward(hidden: jax.Array, words: jax.Array, targets: jax.Array, chunk: int) -> Any:
+def _forward(hidden: jax.Array, embedding: jax.Array, targets: jax.Array, chunk: int) -> Any:
     count = len(targets)
 
-    def turn(of_words: jax.Array, part: Any) -> Any:
+    def add_chunk(of_embedding: jax.Array, part: Any) -> Any:
         rows, ids, counted = part
-        logits = _logits(rows, words)
-        one_hot = ids[:, None] == jnp.arange(len(words))
+        logits = _logits(rows, embedding)
+        one_hot = ids[:, None] == jnp.arange(len(embedding))
         of_logits = (jax.nn.softmax(logits, axis=1) - one_hot) * (counted[:, None] / count)
-        of_logits = of_logits.astype(words.dtype)
+        of_logits = of_logits.astype(embedding.dtype)
         added = jnp.einsum("cv,ce->ve", of_logits, rows, preferred_element_type=jnp.float32)
-        of_rows = jnp.einsum("cv,ve->ce", of_logits, words)
-        lost = jnp.sum(jnp.where(counted, _losses(logits, ids), 0.0))
-        return of_words + added, (lost, of_rows)
+        of_rows = jnp.einsum("cv,ve->ce", of_logits, embedding)
+        loss = jnp.sum(jnp.where(counted, _losses(logits, ids), 0.0))
+        return of_embedding + added, (loss, of_rows)
 
     size = chunk if 0 < chunk < count else count
     parts = _cut((hidden, targets, jnp.ones(count, bool)), size)
-    of_words, (lost, of_rows) = jax.lax.scan(turn, jnp.zeros(words.shape, jnp.float32), parts)
+    of_embedding, (loss, of_rows) = jax.lax.scan(
+        add_chunk, jnp.zeros(embedding.shape, jnp.float32), parts
+    )
     of_hidden = of_rows.reshape(-1, hidden.shape[1])[:count]
-    return lost.sum() / count, (of_hidden, of_words.astype(words.dtype))
+    return loss.sum() / count, (of_hidden, of_embedding.astype(embedding.dtype))
 
 
 def _backward(chunk: int, gradients: tuple[jax.Array, jax.Array], of_loss: jax.Array) -> Any:
@@ -71,8 +78,8 @@ def _backward(chunk: int, gradients: tuple[jax.Array, jax.Array], of_loss: jax.A
 mean_loss.defvjp(_forward, _backward)
 
 
-def _logits(rows: jax.Array, words: jax.Array) -> jax.Array:
-    return jnp.einsum("ce,ve->cv", rows, words, preferred_element_type=jnp.float32)
+def _logits(rows: jax.Array, embedding: jax.Array) -> jax.Array:
+    return jnp.einsum("ce,ve->cv", rows, embedding, preferred_element_type=jnp.float32)
 
 
 def _losses(logits: jax.Array, ids: jax.Array) -> jax.Array:
@@ -81,7 +88,7 @@ def _losses(logits: jax.Array, ids: jax.Array) -> jax.Array:
 
 
 def _cut(leaves: Any, size: int) -> Any:
-    """Arrays [N, ...] as [P, C, ...], filled up with zeros."""
+    """Splits arrays [N, ...] into chunks [P, C, ...], padded with zeros."""
 
     def cut(leaf: jax.Array) -> jax.Array:
         padding = [(0, -len(leaf) % size)] + [(0, 0)] * (leaf.ndim - 1)

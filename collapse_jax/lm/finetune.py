@@ -1,9 +1,9 @@
-r"""Fine-tuning on blocks of tokens, cut into pieces; the epoch that is best on real text is kept.
+r"""Fine-tuning on blocks of tokens, in bounded pieces; keeps the epoch best on real text.
 
-The loss is the mean over a block's T - 1 predictions of -ln p(next token). Optimizer and schedule
-are optax's. A piece may be vmapped over chains.
-Axis legend: M blocks of the training set, N of the validation set, B of a minibatch, T tokens, V
-vocabulary.
+The loss is the mean of -ln p(next token) over a block's T - 1 predictions. Optimizer and schedules
+are built with optax. A piece can be vmapped over chains.
+Axis legend: M blocks of the training set, N blocks of the validation set, B blocks of a minibatch,
+T tokens of a block, E width of the word embedding, V vocabulary.
 """
 
 import functools
@@ -26,28 +26,28 @@ from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import check_ids
 
 Schedule = Literal["constant", "linear", "cosine"]
-# Operations of a piece of training, forward and backward, about: some ten seconds of two cores.
+# Approximate operations of a piece of training, forward and backward: about 10 s on two cores.
 PIECE = 1e12
 
 
 class FineTuning(NamedTuple):
-    """How a model is fine-tuned.
+    """Settings of fine-tuning.
 
     Attributes:
       epochs: passes over the training set, at least 1.
-      batch: blocks of a step, B.
-      accumulate: parts of a step whose gradients are summed, one in memory at a time; divides
-        batch.
-      learning_rate: AdamW's learning rate, at its largest.
-      schedule: course of the learning rate: "constant", or falling to 0 as "linear" or "cosine".
-      warmup: share of all steps in which the rate rises from 0.
-      weight_decay: AdamW's weight decay, of matrices and embeddings; none of biases and LayerNorm.
-      beta_1: AdamW's decay of the mean gradient.
-      beta_2: AdamW's decay of the mean squared gradient.
+      batch: blocks per optimizer step, B.
+      accumulate: parts of a step whose gradients are summed, one in memory at a time; a divisor
+        of batch.
+      learning_rate: AdamW's peak learning rate.
+      schedule: learning rate schedule: "constant", or decay to 0 by "linear" or "cosine".
+      warmup: share of all steps in which the learning rate rises linearly from 0.
+      weight_decay: AdamW's weight decay of matrices and embeddings; biases and LayerNorm have none.
+      beta_1: AdamW's decay rate of the mean gradient.
+      beta_2: AdamW's decay rate of the mean squared gradient.
       epsilon: AdamW's epsilon, added to the root of the mean squared gradient.
-      clip: largest global norm of a gradient; 0: any.
-      chunk: predictions whose logits are in memory at a time; 0: all of a part's.
-      recompute: whether the gradient computes layers anew rather than keep what they computed.
+      clip: maximum global norm of the gradient; 0 for no clipping.
+      chunk: predictions whose logits are in memory at a time; 0 for all of a part.
+      recompute: whether the backward pass recomputes each layer's activations to save memory.
     """
 
     epochs: int = 5
@@ -65,7 +65,7 @@ class FineTuning(NamedTuple):
     recompute: bool = False
 
     def check(self) -> "FineTuning":
-        """The same as plain Python values; raises SettingError for one outside its range."""
+        """The settings as plain Python values; raises SettingError for one outside its range."""
         checked: dict[str, Any] = {
             "schedule": arguments.choice("schedule", self.schedule, get_args(Schedule))
         }
@@ -86,32 +86,35 @@ class FineTuning(NamedTuple):
 
 
 class Perplexity(NamedTuple):
-    """The two quantities that are called a model's perplexity on blocks of text."""
+    """The two quantities called perplexity on blocks of text in the literature."""
 
     mean_of_blocks: float  # mean over blocks of exp(mean loss of the block)
     of_corpus: float  # exp(mean loss over all predictions)
 
 
 def perplexity(losses: np.ndarray) -> Perplexity:
-    """Both perplexities from the blocks' mean losses, nats, f[N]; blocks are of equal length."""
+    """Both perplexities from the mean losses of blocks of equal length, f[N], nats."""
     losses = np.asarray(losses, np.float64)
     return Perplexity(float(np.exp(losses).mean()), float(np.exp(losses.mean())))
 
 
 def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
-    """Raises ValueError, naming what they are, for blocks that a model cannot read.
+    """Rejects blocks that a model cannot read.
 
     Args:
-      name: of the blocks.
+      name: name of the blocks in error messages.
       config: of the model.
       blocks: ids i32[M, T].
+
+    Raises:
+      ValueError: unless there is a block, of 2 to positions + 1 ids of the vocabulary.
     """
     if blocks.ndim != 2 or not len(blocks) or not np.issubdtype(blocks.dtype, np.integer):
         raise SettingError(
-            f"{name}: expected at least one block, integers in one row a block, got {blocks.dtype}"
-            f" of shape {blocks.shape}"
+            f"{name}: expected at least one block, integers with one row per block, got"
+            f" {blocks.dtype} of shape {blocks.shape}"
         )
-    if not 2 <= blocks.shape[1] <= config.positions + 1:  # of the last token no position is read
+    if not 2 <= blocks.shape[1] <= config.positions + 1:  # the last token is only predicted
         raise SettingError(
             f"{name}: expected blocks of 2 to {config.positions + 1} tokens, got {blocks.shape[1]}"
         )
@@ -119,7 +122,7 @@ def check_blocks(name: str, config: Config, blocks: np.ndarray) -> None:
 
 
 def check_batch(blocks: int, batch: int) -> None:
-    """Refuses training sets of fewer blocks than a training step takes."""
+    """Rejects training sets of fewer blocks than one optimizer step; raises SettingError."""
     if blocks < batch:
         raise SettingError(
             f"batch: expected at most the {blocks:,} blocks of a training set, got {batch:,}"
@@ -127,11 +130,11 @@ def check_batch(blocks: int, batch: int) -> None:
 
 
 def losses(model: Model, params: Params, blocks: jax.Array, chunk: int = 0) -> jax.Array:
-    """-ln p of every token but a block's first, nats.
+    """-ln p of every token except each block's first, nats.
 
     Args:
       model, params: the network.
-      blocks: ids i32[B, T], all of which count.
+      blocks: ids i32[B, T], without padding.
       chunk: see `FineTuning`.
 
     Returns:
@@ -148,19 +151,19 @@ def mean_loss(
     chunk: int = 0,
     recompute: bool = False,
 ) -> jax.Array:
-    """The mean of `losses`, to be differentiated.
+    """The mean of `losses`, with a memory-saving gradient.
 
     Args:
-      model, params, blocks: as there.
-      k_dropout: of dropout, in training; None for none.
+      model, params, blocks: see `losses`.
+      k_dropout: key of dropout, in training; None for no dropout.
       chunk, recompute: see `FineTuning`.
 
     Returns:
       f32[].
     """
-    read = _read(model, params, blocks, k_dropout, recompute)
-    lost: jax.Array = cross_entropy.mean_loss(*read, chunk)
-    return lost
+    read = _read(model, params, blocks, k_dropout, recompute=recompute)
+    loss: jax.Array = cross_entropy.mean_loss(*read, chunk)
+    return loss
 
 
 def _read(
@@ -170,13 +173,15 @@ def _read(
     k_dropout: jax.Array | None = None,
     recompute: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What logits are made from, [N, E], the embedding, [V, E], and the tokens to come, i32[N]."""
+    """Last hidden states [B(T - 1), E], word embedding [V, E], next tokens i32[B(T - 1)]."""
     network = model.bind(params)
     inputs, targets = blocks[:, :-1], blocks[:, 1:]
     places = jnp.broadcast_to(jnp.arange(inputs.shape[1]), inputs.shape)
-    hidden = network.hidden(inputs, places, lambda layer: opt.causal(None), k_dropout, recompute)
-    words = network.embed_tokens.embedding[...]
-    return hidden.reshape(-1, hidden.shape[2]), words, targets.reshape(-1)
+    hidden = network.hidden(
+        inputs, places, lambda layer: opt.causal(None), k_dropout=k_dropout, recompute=recompute
+    )
+    embedding = network.embed_tokens.embedding[...]
+    return hidden.reshape(-1, hidden.shape[2]), embedding, targets.reshape(-1)
 
 
 def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) -> Perplexity:
@@ -185,10 +190,10 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
     Args:
       model, params: the network.
       blocks: ids i32[N, T].
-      batch: blocks that are read at a time.
+      batch: blocks read at a time.
 
     Raises:
-      ValueError: for blocks that the model cannot read, or a batch of none.
+      ValueError: for blocks that the model cannot read, or a batch below 1.
     """
     batch = arguments.integer("batch", batch, at_least=1)
     check_blocks("blocks", model.config, blocks)
@@ -202,7 +207,7 @@ def evaluate(model: Model, params: Params, blocks: np.ndarray, batch: int = 16) 
 
 
 def optimizer(settings: FineTuning, steps: jax.Array | int) -> optax.GradientTransformation:
-    """AdamW with clipping and a schedule over so many steps."""
+    """AdamW with clipping, and a learning rate schedule over `steps` steps."""
     warm = jnp.round(settings.warmup * steps)
     rest = jnp.maximum(1.0, steps - warm)
 
@@ -224,7 +229,7 @@ def optimizer(settings: FineTuning, steps: jax.Array | int) -> optax.GradientTra
 
 
 def _clipped(largest: float) -> optax.GradientTransformation:
-    """As `optax.clip_by_global_norm`, whose quotients XLA keeps: a second copy of all gradients."""
+    """`optax.clip_by_global_norm` without its quotients, a copy of all gradients in memory."""
 
     def clip(gradients: Params, params: Params) -> Params:
         del params
@@ -254,51 +259,54 @@ def step(
     """One step of the optimizer.
 
     Args:
-      model, settings, transformation: how.
-      params, moments: before it.
-      blocks: i32[B, T].
-      k_dropout: of dropout; None for none.
+      model, settings: the network and its fine-tuning.
+      transformation: see `optimizer`.
+      params, moments: parameters and optimizer state before the step.
+      blocks: the minibatch, ids i32[B, T].
+      k_dropout: key of dropout; None for no dropout.
 
     Returns:
-      params, moments, and the mean loss before the step, f32[].
+      (params, optimizer state, mean loss before the step f32[]).
     """
     parts = blocks.reshape(settings.accumulate, -1, blocks.shape[1])
 
     def objective(params: Params, number: jax.Array, part: jax.Array) -> jax.Array:
         key = None if k_dropout is None else jax.random.fold_in(k_dropout, number)
-        lost = mean_loss(model, params, part, key, settings.chunk, settings.recompute)
-        return lost / settings.accumulate
+        loss = mean_loss(
+            model, params, part, k_dropout=key, chunk=settings.chunk, recompute=settings.recompute
+        )
+        return loss / settings.accumulate
 
     of_part = functools.partial(jax.value_and_grad(objective), params)
     if settings.accumulate == 1:
-        lost, gradient = of_part(jnp.int32(0), parts[0])
+        loss, gradient = of_part(jnp.int32(0), parts[0])
     else:
         nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
         numbers = jnp.arange(settings.accumulate)
-        (lost, gradient), _ = jax.lax.scan(
+        (loss, gradient), _ = jax.lax.scan(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(*part)), None),
             nothing,
             (numbers, parts),
         )
     updates, moments = transformation.update(gradient, moments, params)
-    return optax.apply_updates(params, updates), moments, lost
+    return optax.apply_updates(params, updates), moments, loss
 
 
 class FitCarry(NamedTuple):
-    """Where the fine-tuning of one chain is."""
+    """Progress of one chain's fine-tuning. `judged` refers to evaluation on validation blocks."""
 
-    k_orders: jax.Array  # of the order of each epoch
-    k_steps: jax.Array  # of each step's dropout
+    k_orders: jax.Array  # key of the epochs' orders of blocks
+    k_steps: jax.Array  # key of the steps' dropout
     params: Params
-    moments: Any
+    moments: Any  # the optimizer's state
     step: jax.Array  # i32[], steps so far
-    lost: jax.Array  # f32[], sum of the present epoch's losses
-    epoch: jax.Array  # i32[], epochs whose model has been judged
-    judged: jax.Array  # i32[], parts of the validation set, for the present epoch
+    lost: jax.Array  # f32[], sum of training losses in the current epoch
+    epoch: jax.Array  # i32[], epochs trained and evaluated
+    judged: jax.Array  # i32[], validation minibatches evaluated in the current epoch
     judgement: jax.Array  # f32[], sum of their losses
     best: Params
     best_epoch: jax.Array  # i32[]
-    best_loss: jax.Array  # f32[], on the validation set, nats a prediction
+    best_loss: jax.Array  # f32[], on the validation set, nats per prediction
     pool: pools.Rows  # blocks, i32[M, T]
 
 
@@ -309,21 +317,21 @@ def steps(
     validation: np.ndarray,
     start: Callable[[Params], Params] | None = None,
 ) -> Steps:
-    """A family's fit: the parameters of the best epoch, and how they came about.
+    """A family's fit: the best epoch's parameters, with training and validation losses.
 
     Args:
-      model, settings: what is fine-tuned, and how; of a pool of at least `settings.batch` blocks.
+      model, settings: the network and its fine-tuning, on at least `settings.batch` blocks.
       length: T.
-      validation: real blocks i32[N, T] that epochs are judged on.
-      start: from the parameters of the generation before to those that training starts from; None
-        goes on from them.
+      validation: real blocks i32[N, T]; the epoch with the lowest loss on them is kept.
+      start: maps the parameters of the previous generation to the initial ones of training; None
+        starts from the previous generation's.
 
     Returns:
-      Steps whose result has the metrics train_loss (of the last epoch, nats a prediction),
-      validation_loss and best_epoch.
+      Steps whose result has the metrics train_loss (of the last epoch), validation_loss (of the
+      best epoch), both in nats per prediction, and best_epoch (from 0).
 
     Raises:
-      ValueError: for settings outside their range, or without validation blocks.
+      ValueError: for settings outside their range, or no valid validation blocks.
     """
     settings = settings.check()
     check_blocks("validation", model.config, validation)
@@ -331,7 +339,13 @@ def steps(
         raise SettingError(f"validation: expected blocks of {length}, got {validation.shape[1]}")
     work = 6 * opt.multiply_adds(model.config) * length
     piece = max(1, round(PIECE / (work * settings.batch)))
-    course = _Course(model, settings, _Judge(model, settings, validation, 3 * piece), piece, start)
+    course = _Course(
+        model,
+        settings,
+        judge=_Judge(model, settings, validation, 3 * piece),
+        piece=piece,
+        start=start,
+    )
     return Steps(course.begin, course.advance, course.done, course.finish)
 
 
@@ -346,13 +360,13 @@ def fit(
     """Fine-tunes a model in one call; see `steps`.
 
     Args:
-      key: of the order of blocks, and of dropout.
-      model, params: the network, and where training starts.
+      key: key of the order of blocks and of dropout.
+      model, params: the network and its initial parameters.
       training, validation: blocks, ids i32[M, T] and i32[N, T].
-      settings: how.
+      settings: settings of fine-tuning.
 
     Returns:
-      The parameters of the epoch that is best on `validation`, and the metrics of `steps`.
+      The parameters of the epoch with the lowest loss on `validation`, and the metrics of `steps`.
 
     Raises:
       ValueError: for settings outside their range, or blocks that the model cannot read.
@@ -367,7 +381,7 @@ def fit(
 
 
 class _Judge:
-    """Judges epochs by their loss on real blocks, some minibatches of them in a piece."""
+    """Evaluates epochs on the validation blocks, at most `piece` minibatches at a time."""
 
     def __init__(
         self, model: Model, settings: FineTuning, validation: np.ndarray, piece: int
@@ -381,11 +395,11 @@ class _Judge:
         self._counted = jnp.arange(filled) < self._count
 
     def __call__(self, carry: FitCarry, trained: jax.Array) -> FitCarry:
-        """Goes on with the present epoch if it is `trained`; keeps it if it is the best."""
+        """Continues the evaluation of an epoch once it is `trained`; keeps it if it is the best."""
         stop = jnp.minimum(carry.judged + self._piece, self._parts)
         stop = jnp.where(trained, stop, carry.judged)
-        turn = functools.partial(self._add, carry.params)
-        judgement = jax.lax.fori_loop(carry.judged, stop, turn, carry.judgement)
+        add = functools.partial(self._add, carry.params)
+        judgement = jax.lax.fori_loop(carry.judged, stop, add, carry.judgement)
         loss = judgement / self._count
         over = trained & (stop == self._parts)
         better = over & (loss < carry.best_loss)
@@ -406,12 +420,12 @@ class _Judge:
         of = functools.partial(
             jax.lax.dynamic_slice_in_dim, start_index=number * self._size, slice_size=self._size
         )
-        lost = losses(self._model, params, of(self._blocks), self._chunk).mean(axis=1)
-        return total + jnp.sum(jnp.where(of(self._counted), lost, 0.0))
+        found = losses(self._model, params, of(self._blocks), self._chunk).mean(axis=1)
+        return total + jnp.sum(jnp.where(of(self._counted), found, 0.0))
 
 
 class _Course(NamedTuple):
-    """The course of a fine-tuning, see `steps`; a piece is so many steps and their epoch's end."""
+    """The functions of `steps`; a piece is at most `piece` optimizer steps of one epoch."""
 
     model: Model
     settings: FineTuning
@@ -424,11 +438,21 @@ class _Course(NamedTuple):
         params = self.start(params) if self.start else params
         zero = jnp.float32(0.0)
         return FitCarry(
-            # The optimizer's state does not depend on how many steps there will be.
-            k_orders, k_steps, params, optimizer(self.settings, 1).init(params), jnp.int32(0),
-            zero, jnp.int32(0), jnp.int32(0), zero, params, jnp.int32(-1), jnp.float32(jnp.inf),
-            training.pool._replace(count=jnp.int32(training.pool.count)),
-        )  # fmt: skip
+            # The optimizer's initial state does not depend on the number of steps.
+            k_orders=k_orders,
+            k_steps=k_steps,
+            params=params,
+            moments=optimizer(self.settings, 1).init(params),
+            step=jnp.int32(0),
+            lost=zero,
+            epoch=jnp.int32(0),
+            judged=jnp.int32(0),
+            judgement=zero,
+            best=params,
+            best_epoch=jnp.int32(-1),
+            best_loss=jnp.float32(jnp.inf),
+            pool=training.pool._replace(count=jnp.int32(training.pool.count)),
+        )
 
     def advance(self, carry: FitCarry) -> FitCarry:
         settings, per_epoch = self.settings, self._steps_of_epoch(carry)
@@ -437,23 +461,28 @@ class _Course(NamedTuple):
         transformation = optimizer(settings, settings.epochs * per_epoch)
         begun, over = carry.epoch * per_epoch, (carry.epoch + 1) * per_epoch
 
-        def turn(number: jax.Array, changing: Any) -> Any:
-            params, moments, lost = changing
+        def one_step(number: jax.Array, state: Any) -> Any:
+            params, moments, lost = state
             chosen = jax.lax.dynamic_slice_in_dim(
                 order, (number - begun) * settings.batch, settings.batch
             )
             dropout = self.model.config.dropout
             key = jax.random.fold_in(carry.k_steps, number) if dropout else None
             params, moments, loss = step(
-                self.model, settings, transformation, params, moments, carry.pool.values[chosen],
-                key,
-            )  # fmt: skip
+                self.model,
+                settings,
+                transformation,
+                params=params,
+                moments=moments,
+                blocks=carry.pool.values[chosen],
+                k_dropout=key,
+            )
             return params, moments, lost + loss
 
         stop = jnp.minimum(carry.step + self.piece, over)
         first = jnp.where(carry.step == begun, 0.0, carry.lost)
         params, moments, lost = jax.lax.fori_loop(
-            carry.step, stop, turn, (carry.params, carry.moments, first)
+            carry.step, stop, one_step, (carry.params, carry.moments, first)
         )
         carry = carry._replace(params=params, moments=moments, lost=lost, step=stop)
         return self.judge(carry, stop == over)
@@ -462,7 +491,7 @@ class _Course(NamedTuple):
         return carry.epoch >= self.settings.epochs
 
     def finish(self, carry: FitCarry) -> tuple[Params, Metrics]:
-        # A training that diverged is seen from its parameters, also where an epoch before was good.
+        # Diverged training gives NaN parameters, even if an earlier epoch was good.
         good = (carry.best_epoch >= 0) & jnp.isfinite(carry.lost)
         params = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.nan), carry.best)
         return params, {
@@ -472,5 +501,5 @@ class _Course(NamedTuple):
         }
 
     def _steps_of_epoch(self, carry: FitCarry) -> jax.Array:
-        # A last minibatch that is not full is left out.
+        # An incomplete last minibatch is dropped.
         return jnp.int32(carry.pool.count) // self.settings.batch

@@ -1,8 +1,8 @@
-"""LayerNorm, ReLU and softmax whose gradients keep one array, where XLA keeps two or three.
+"""LayerNorm, ReLU and softmax with memory-saving gradients: one stored array instead of 2 or 3.
 
-LayerNorm keeps its input, with a mean and a deviation a row; ReLU and softmax keep their output,
-which the next product keeps anyway. Barriers hide from XLA that values of the backward pass are
-those of the forward pass, or follow from them; on CPU they work under `parallel.compiled` only.
+LayerNorm stores its input, and one mean and one precision per row; ReLU and softmax store their
+output, which the next product stores anyway. Optimization barriers keep XLA from storing further
+arrays of the forward pass; on CPU they take effect only under `compiling.compiled`.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ def _relu_jvp(primals: Any, tangents: Any) -> Any:
 
 @jax.custom_jvp
 def softmax(scores: jax.Array) -> jax.Array:
-    """Shares along the last axis."""
+    """Softmax along the last axis."""
     return jax.lax.optimization_barrier(jax.nn.softmax(scores, axis=-1))
 
 
@@ -65,7 +65,7 @@ def _forward(inputs: jax.Array, scale: jax.Array, bias: jax.Array) -> Any:
 
 
 def _backward(kept: Any, of_outputs: jax.Array) -> Any:
-    # With the gradient that comes in, so that nothing is done before it is there.
+    # The barrier includes the incoming gradient, so that no work starts before it arrives.
     (inputs, scale, mean, precision), of_outputs = jax.lax.optimization_barrier((kept, of_outputs))
     normal, of_outputs = (inputs - mean) * precision, of_outputs.astype(jnp.float32)
     of_normal = of_outputs * scale
@@ -73,7 +73,7 @@ def _backward(kept: Any, of_outputs: jax.Array) -> Any:
     of_inputs = precision * (of_normal - of_normal.mean(axis=-1, keepdims=True) - normal * along)
     rows = tuple(range(inputs.ndim - 1))
     of_scale, of_bias = jnp.sum(of_outputs * normal, axis=rows), jnp.sum(of_outputs, axis=rows)
-    # Parameters are all of one dtype, see `Model.in_dtype`.
+    # All parameters have one dtype, see `Model.in_dtype`.
     return (
         of_inputs.astype(inputs.dtype), of_scale.astype(scale.dtype), of_bias.astype(scale.dtype),
     )  # fmt: skip

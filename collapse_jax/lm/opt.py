@@ -1,8 +1,8 @@
-r"""OPT's network (Zhang et al. 2022): 125m, 350m (LayerNorm after, narrow embedding), larger ones.
+r"""OPT's network (Zhang et al. 2022) in all sizes; 350m has LayerNorm after and a narrow embedding.
 
 Flax NNX in its functional subset: parameters are nested dicts of arrays with the names of the
-published checkpoints, merged with the graph definition inside pure functions. What a layer attends
-to is a function that the caller gives it, so training, prefill and decoding share the network.
+published checkpoints, merged with the graph definition inside pure functions. The caller passes
+the attention function of each layer, so training, prefill and decoding share the network.
 Axis legend: B sequences, T tokens, H width, N heads, D width of a head, V vocabulary.
 """
 
@@ -23,17 +23,17 @@ Params = dict[str, Any]
 # (queries, keys, values, [B, T, N, D] each, queries scaled) -> mixed values [B, T, N, D]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
-OFFSET = 2  # rows of the position embedding before that of position 0
-_MASKED = -1e9  # a score that softmax takes to zero, and sums of which stay finite
+OFFSET = 2  # rows of the position embedding before position 0
+_MASKED = -1e9  # softmax maps this score to zero, and sums of it stay finite
 
 
 class Model(NamedTuple):
     """OPT as pure functions of its parameters.
 
     Attributes:
-      config: its shape.
-      graph: what `nnx.merge` needs beside the parameters.
-      dtype: of activations and matrix products; LayerNorm, softmax and logits are float32.
+      config: architecture.
+      graph: graph definition, merged with parameters by `nnx.merge`.
+      dtype: dtype of activations and matrix products; LayerNorm, softmax and logits are float32.
     """
 
     config: Config
@@ -41,20 +41,20 @@ class Model(NamedTuple):
     dtype: Any = jnp.float32
 
     def bind(self, params: Params) -> "Opt":
-        """The network with these parameters; inside pure functions only."""
+        """The network with these parameters, for use inside pure functions."""
         return cast("Opt", nnx.merge(self.graph, self.in_dtype(params)))
 
     def in_dtype(self, params: Params) -> Params:
-        """The parameters as the network computes with them; in a loop, to be done before it."""
+        """The parameters converted to `dtype`; call it before a loop, not inside."""
         converted: Params = jax.tree.map(lambda leaf: leaf.astype(self.dtype), params)
         return converted
 
 
 def model(config: Config, dtype: Any = jnp.float32) -> Model:
-    """A model of this shape, computing in float32 or bfloat16.
+    """A model of this architecture that computes in float32 or bfloat16.
 
     Raises:
-      ValueError: for another type.
+      ValueError: for another dtype.
     """
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise SettingError(f"dtype: expected float32 or bfloat16, got {jnp.dtype(dtype)}")
@@ -62,13 +62,13 @@ def model(config: Config, dtype: Any = jnp.float32) -> Model:
 
 
 def shapes(config: Config) -> Params:
-    """Shapes of the parameters (f32), nested as they are."""
+    """Shapes and dtypes (f32) of the parameters, nested like them."""
     params: Params = nnx.to_pure_dict(nnx.split(_abstract(config))[1])
     return params
 
 
 def init(config: Config, key: jax.Array) -> Params:
-    """New parameters, f32: normal with the config's `init_std`, biases 0, LayerNorm 1."""
+    """Random parameters, f32: weights N(0, init_std^2), biases 0, LayerNorm scales 1."""
     leaves, structure = jax.tree.flatten_with_path(shapes(config))
     random = [_is_weight(path) for path, _ in leaves]
     sizes = [
@@ -84,18 +84,18 @@ def init(config: Config, key: jax.Array) -> Params:
         else:
             made.append(jnp.full(leaf.shape, float(path[-1].key == "scale"), jnp.float32))
     params = jax.tree.unflatten(structure, made)
-    words = params["embed_tokens"]["embedding"]
-    params["embed_tokens"]["embedding"] = words.at[config.pad].set(0.0)
+    embedding = params["embed_tokens"]["embedding"]
+    params["embed_tokens"]["embedding"] = embedding.at[config.pad].set(0.0)
     return params
 
 
 def parameters(config: Config) -> int:
-    """How many numbers the model has to learn (the embedding is shared with the logits)."""
+    """Number of trainable parameters (embedding and output layer are tied and count once)."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes(config)))
 
 
 def multiply_adds(config: Config) -> int:
-    """Multiplications by weights on one token's way to its logits, matrix products only."""
+    """Multiply-adds by weights in one token's forward pass, matrix products only."""
     of_layers = config.layers * (4 * config.hidden**2 + 2 * config.hidden * config.inner)
     projections = 2 * config.hidden * config.embedding * (config.embedding != config.hidden)
     return of_layers + projections + config.vocabulary * config.embedding
@@ -111,7 +111,7 @@ def _abstract(config: Config) -> Any:
 
 
 def positions(mask: jax.Array) -> jax.Array:
-    """Positions of tokens among those that count, -1 for padding; i32[B, T].
+    """Positions of tokens, not counting padding; -1 for padding; i32[B, T].
 
     Args:
       mask: 1 for tokens, 0 for padding, [B, T].
@@ -121,10 +121,10 @@ def positions(mask: jax.Array) -> jax.Array:
 
 
 def causal(mask: jax.Array | None) -> Attend:
-    """Attention to the present and earlier tokens that count.
+    """Causal attention: each token attends to itself and to earlier tokens, not to padding.
 
     Args:
-      mask: 1 for tokens, 0 for padding, [B, T]; None if all count.
+      mask: 1 for tokens, 0 for padding, [B, T]; None for no padding.
     """
 
     def attend(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ def causal(mask: jax.Array | None) -> Attend:
 
 
 def softmax(scores: jax.Array, seen: jax.Array) -> jax.Array:
-    """Shares along the last axis, f32, zero where not seen; even where nothing is seen."""
+    """Softmax along the last axis, f32, zero where not seen; uniform where nothing is seen."""
     return layers.softmax(jnp.where(seen, scores.astype(jnp.float32), _MASKED))
 
 
@@ -160,11 +160,11 @@ class Opt(nnx.Module):
             self.final_layer_norm = layers.LayerNorm(config.hidden)
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        """What the first layer sees, [B, T, H], of ids and positions i32[B, T]."""
-        words = self.embed_tokens(tokens)
+        """Input of the first layer, [B, T, H], from ids and positions i32[B, T]."""
+        embedded = self.embed_tokens(tokens)
         if self.config.embedding != self.config.hidden:
-            words = self.project_in(words)
-        return words + self.embed_positions(positions + OFFSET)
+            embedded = self.project_in(embedded)
+        return embedded + self.embed_positions(positions + OFFSET)
 
     def hidden(
         self,
@@ -174,13 +174,13 @@ class Opt(nnx.Module):
         k_dropout: jax.Array | None = None,
         recompute: bool = False,
     ) -> jax.Array:
-        """What the logits are made from.
+        """Last hidden states, from which `logits` are computed.
 
         Args:
           tokens, positions: i32[B, T].
-          attend: layer -> what it attends to.
-          k_dropout: of dropout, in training; None for none.
-          recompute: whether the gradient recomputes layers rather than keep what they computed.
+          attend: number of a layer -> its attention function.
+          k_dropout: key of dropout, in training; None for no dropout.
+          recompute: whether the backward pass recomputes each layer's activations to save memory.
 
         Returns:
           [B, T, E], E the width of the word embedding.
@@ -197,18 +197,18 @@ class Opt(nnx.Module):
         return stream
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """f32[..., V], of [..., E]."""
-        words = self.embed_tokens.embedding[...]
-        return jnp.einsum("...e,ve->...v", hidden, words, preferred_element_type=jnp.float32)
+        """Logits f32[..., V] from last hidden states [..., E]."""
+        embedding = self.embed_tokens.embedding[...]
+        return jnp.einsum("...e,ve->...v", hidden, embedding, preferred_element_type=jnp.float32)
 
     def __call__(self, tokens: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Logits of every next token, f32[B, T, V], of ids and mask [B, T]."""
+        """Logits of every next token, f32[B, T, V], from ids and mask [B, T]."""
         places = positions(jnp.ones_like(tokens) if mask is None else mask)
         return self.logits(self.hidden(tokens, places, lambda layer: causal(mask)))
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward, each added to the stream."""
+    """A transformer layer: attention and feed-forward, each added to the residual stream."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs) -> None:
         self.norm_before = config.norm_before
@@ -245,7 +245,7 @@ class Layer(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Queries, keys and values of all heads, and the way back."""
+    """Multi-head attention: projections to queries, keys and values, and the output projection."""
 
     def __init__(self, config: Config, rngs: nnx.Rngs) -> None:
         self.heads, self.head_size = config.heads, config.head_size

@@ -1,6 +1,6 @@
-"""Continuations drawn token by token, or greedily; settings are those of transformers' `generate`.
+"""Sampling and greedy decoding, with the semantics of transformers' `generate`.
 
-Axis legend: B prompts, S new tokens at most, T tokens of a prompt, V vocabulary.
+Axis legend: B prompts, S maximum number of new tokens, T tokens of a prompt, V vocabulary.
 """
 
 import functools
@@ -13,7 +13,7 @@ from collapse_jax import arguments
 from collapse_jax.arguments import SettingError
 from collapse_jax.compiling import compiled
 from collapse_jax.lm import decoding
-from collapse_jax.lm.cache import Cache, prefill, step, with_room
+from collapse_jax.lm.cache import Cache, prefill, step, with_slots
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.lm.prompts import Prompts, check
 
@@ -22,9 +22,9 @@ class Texts(NamedTuple):
     """One continuation of each prompt.
 
     Attributes:
-      tokens: new ones, i32[B, S], padded at the end.
-      lengths: i32[B], the end-of-sequence token included.
-      scores: f32[B], sum of log-probabilities under the model itself, nats.
+      tokens: new tokens, i32[B, S], padded at the end.
+      lengths: number of new tokens, i32[B], including the end-of-sequence token.
+      scores: f32[B], sum of the tokens' log-probabilities under the unmodified model, nats.
     """
 
     tokens: jax.Array
@@ -33,13 +33,13 @@ class Texts(NamedTuple):
 
 
 class Shaping(NamedTuple):
-    """What drawn tokens depend on; all of it traced."""
+    """Traced settings of the distribution that tokens are drawn from, see `sample`."""
 
-    temperature: jax.Array  # 0: greedy
-    top_k: jax.Array  # V: all
-    top_p: jax.Array  # 1: all
-    repetition: jax.Array
-    least: jax.Array  # new tokens before which no text may end
+    temperature: jax.Array  # f32[], unused in greedy decoding
+    top_k: jax.Array  # i32[], V for all tokens
+    top_p: jax.Array  # f32[], 1 for all tokens
+    repetition: jax.Array  # f32[], 1 for no penalty
+    min_new_tokens: jax.Array  # i32[], minimum number of new tokens before a text may end
 
 
 class _SamplingState(NamedTuple):
@@ -67,19 +67,23 @@ def sample(
     """Draws a continuation of each prompt.
 
     Args:
-      key: of the draws; prompt b draws with `fold_in(key, b)`.
+      key: typed key; prompt b draws with `fold_in(key, b)`.
       model, params: the network.
-      prompts: what is continued.
-      new_tokens: S, at most.
-      min_new_tokens: no text ends before it has so many.
-      temperature: logits are divided by it; 0 takes the most probable token (greedy).
-      top_k: only so many tokens with the largest logits are drawn; 0 for all.
-      top_p: only the most probable tokens that together have this probability are drawn.
-      repetition_penalty: positive logits of tokens that occurred, in the prompt too, are divided
-        by it, negative ones multiplied.
+      prompts: the prompts to continue.
+      new_tokens: S, the maximum number of new tokens.
+      min_new_tokens: minimum number of new tokens before a text may end.
+      temperature: divisor of the logits; 0 for greedy decoding (the most probable token).
+      top_k: number of most probable tokens to draw from; 0 for all.
+      top_p: draw only from the most probable tokens whose probabilities sum to this; 1 for all.
+      repetition_penalty: divisor of positive logits, and factor of negative ones, of tokens that
+        occurred before, in the prompt or after it.
+
+    Returns:
+      One continuation of each prompt.
 
     Raises:
-      ValueError: for an argument outside its range, or prompts that leave no room.
+      ValueError: for an argument outside its range, or prompts and new tokens that exceed the
+        model's positions.
     """
     new_tokens = arguments.integer("new_tokens", new_tokens, at_least=1)
     min_new_tokens = arguments.integer("min_new_tokens", min_new_tokens, at_least=0)
@@ -93,9 +97,12 @@ def sample(
     repetition_penalty = arguments.number("repetition_penalty", repetition_penalty, above=0)
     check(model.config, prompts, new_tokens)
     shaping = Shaping(
-        jnp.float32(temperature), jnp.int32(top_k or model.config.vocabulary),
-        jnp.float32(top_p), jnp.float32(repetition_penalty), jnp.int32(min_new_tokens),
-    )  # fmt: skip
+        temperature=jnp.float32(temperature),
+        top_k=jnp.int32(top_k or model.config.vocabulary),
+        top_p=jnp.float32(top_p),
+        repetition=jnp.float32(repetition_penalty),
+        min_new_tokens=jnp.int32(min_new_tokens),
+    )
     cut = bool(temperature) and (0 < top_k < model.config.vocabulary or top_p < 1)
     program = _program(model, new_tokens, bool(temperature), cut)
     texts: Texts = program(key, params, prompts.tokens, prompts.mask, shaping)
@@ -118,23 +125,23 @@ def sample_purely(
     mask: jax.Array,
     shaping: Shaping,
 ) -> Texts:
-    """`sample` as a pure function of what comes after `cut`; unchecked.
+    """`sample` as a pure, jittable function, without checks of its arguments.
 
     Args:
-      model, new_tokens: what makes another program.
-      random: whether tokens are drawn; else the most probable is taken.
-      cut: whether top_k or top_p leave tokens out.
-      key: of the draws.
-      params: of the network.
+      model, new_tokens: static; each combination is a separate compiled program.
+      random: static; whether tokens are drawn, else the most probable is taken.
+      cut: static; whether top_k or top_p exclude tokens.
+      key: typed key, see `sample`.
+      params: parameters of the network.
       prompts: ids i32[B, T], padded on the left.
-      mask: whether a token counts, bool[B, T].
-      shaping: see there.
+      mask: False for padding, bool[B, T].
+      shaping: see `Shaping`.
     """
     count, length = prompts.shape
     read = mask.sum(axis=1, dtype=jnp.int32)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(count))
     places = jnp.arange(new_tokens)
-    # Padding did not occur: the last token stands for it, which did.
+    # Padding must not count as having occurred: the last token, which did, replaces it.
     occurred = jnp.where(mask, prompts, prompts[:, -1:])
     params = model.in_dtype(params)
     logits, cache = prefill(model, params, prompts, mask)
@@ -142,9 +149,9 @@ def sample_purely(
     def choose(logits: jax.Array, state: _SamplingState) -> _SamplingState:
         own = jnp.where(places < state.chosen, state.tokens, prompts[:, -1:])
         seen = jnp.concatenate([occurred, own], axis=1)
-        scores = decoding.less_repeated(logits, seen, shaping.repetition)
+        scores = decoding.penalise_repetition(logits, seen, shaping.repetition)
         ends = jnp.arange(logits.shape[1]) == model.config.end
-        scores = jnp.where(ends & (state.chosen < shaping.least), -jnp.inf, scores)
+        scores = jnp.where(ends & (state.chosen < shaping.min_new_tokens), -jnp.inf, scores)
         if random:
             scores = scores / shaping.temperature
             if cut:
@@ -163,13 +170,21 @@ def sample_purely(
             ended=state.ended | (token == model.config.end),
         )
 
-    def turn(state: _SamplingState) -> _SamplingState:
+    def advance(state: _SamplingState) -> _SamplingState:
         fed = state.chosen - 1
         slots = state.cache.keys[0].shape[3]
         new = jnp.broadcast_to(jnp.arange(slots - length) <= fed, (count, slots - length))
         seen = jnp.concatenate([mask, new], axis=1)[:, None]
         token = jax.lax.dynamic_slice_in_dim(state.tokens, fed, 1, axis=1)
-        logits, cache = step(model, params, state.cache, token, read + fed, length + fed, seen)
+        logits, cache = step(
+            model,
+            params,
+            state.cache,
+            tokens=token,
+            positions=read + fed,
+            slot=length + fed,
+            seen=seen,
+        )
         return choose(logits[:, 0], state._replace(cache=cache))
 
     state = choose(
@@ -184,22 +199,22 @@ def sample_purely(
         ),
     )
     for stop in decoding.stages(new_tokens):
-        state = state._replace(cache=with_room(state.cache, length + stop - 1))
-        state = jax.lax.while_loop(functools.partial(_goes_on, stop), turn, state)
+        state = state._replace(cache=with_slots(state.cache, length + stop - 1))
+        state = jax.lax.while_loop(functools.partial(_continues, stop), advance, state)
     return Texts(state.tokens, state.lengths, state.scores)
 
 
-def _goes_on(stop: int, state: _SamplingState) -> jax.Array:
+def _continues(stop: int, state: _SamplingState) -> jax.Array:
     return (state.chosen < stop) & ~jnp.all(state.ended)
 
 
 def _cut(scores: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Scores f32[B, V], minus infinity for tokens that are not to be drawn."""
+    """Scores f32[B, V], with minus infinity for the tokens that top_k and top_p exclude."""
     ordered = jnp.sort(scores, axis=1, descending=True)
     ranks = jnp.arange(scores.shape[1])
     ordered = jnp.where(ranks < top_k, ordered, -jnp.inf)
     shares = jax.nn.softmax(ordered, axis=1)
     before = jnp.cumsum(shares, axis=1) - shares
     kept = (before < top_p) & (ranks < top_k)
-    least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=1, keepdims=True)
-    return jnp.where(scores < least, -jnp.inf, scores)
+    threshold = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=1, keepdims=True)
+    return jnp.where(scores < threshold, -jnp.inf, scores)

@@ -1,4 +1,4 @@
-"""OPT's tokenizer: byte-level BPE by the `tokenizers` library; "</s>" precedes every text."""
+"""OPT's tokenizer: byte-level BPE from the `tokenizers` library, with "</s>" before every text."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from collapse_jax.arguments import MissingFileError, SettingError
 
 VOCABULARY, MERGES = "vocab.json", "merges.txt"
 BEGIN, PAD = "</s>", "<pad>"
-# In the order of their ids in OPT's vocabulary.
+# Special tokens, in the order of their ids in OPT's vocabulary.
 SPECIAL = ("<s>", PAD, BEGIN, "<unk>")
-# Entries that no merge makes: special tokens, and those that fill up OPT's vocabulary.
+# Entries that no merge produces: special tokens, and the padding of OPT's vocabulary.
 _UNMERGED = re.compile(r"<.*>|madeupword\d+")
-# How transformers learns what its OPT tokenizers add to a text, and how they pad.
+# Tells transformers which tokens to add to a text, and how to pad.
 _SETTINGS = {
     "tokenizer_class": "GPT2Tokenizer",
     "add_bos_token": True,
@@ -30,10 +30,10 @@ _SETTINGS = {
 
 
 class Tokenizer(NamedTuple):
-    """Text to ids and back.
+    """Converts text to token ids and back.
 
     Attributes:
-      library: the `tokenizers` object that does the work.
+      library: the underlying `tokenizers` object.
       begin, pad: ids of "</s>" and "<pad>".
     """
 
@@ -43,7 +43,7 @@ class Tokenizer(NamedTuple):
 
     @property
     def vocabulary(self) -> int:
-        """One more than the largest id; a model may have more rows."""
+        """One more than the largest id; a model's embedding may have more rows."""
         return 1 + max(self.library.get_vocab().values())
 
     def encode(self, text: str) -> list[int]:
@@ -51,7 +51,7 @@ class Tokenizer(NamedTuple):
         return [self.begin, *self.library.encode(text).ids]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, "</s>" first in each; on all cores."""
+        """Ids of many texts, "</s>" first in each; uses all cores."""
         encoded = self.library.encode_batch(list(texts))
         return [[self.begin, *one.ids] for one in encoded]
 
@@ -68,10 +68,10 @@ class Tokenizer(NamedTuple):
 
 
 def load(directory: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a model's directory.
+    """Loads the tokenizer from a model's directory.
 
     Raises:
-      FileNotFoundError: if it has no vocab.json or merges.txt.
+      FileNotFoundError: if vocab.json or merges.txt is missing.
       ValueError: if they are damaged, or lack OPT's special tokens.
     """
     from tokenizers import ByteLevelBPETokenizer
@@ -89,14 +89,14 @@ def load(directory: str | os.PathLike[str]) -> Tokenizer:
 
 
 def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A new byte-level BPE for small models.
+    """Trains a byte-level BPE, for small models.
 
     Args:
-      texts: what it is trained on.
-      vocabulary: ids at most; 256 bytes and OPT's special tokens are always there.
+      texts: training texts.
+      vocabulary: maximum number of ids, including the 256 bytes and OPT's 4 special tokens.
 
     Raises:
-      ValueError: if that is less than those.
+      ValueError: if `vocabulary` is below 260.
     """
     from tokenizers import ByteLevelBPETokenizer
 
@@ -105,22 +105,22 @@ def train(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     library.train_from_iterator(
         texts, vocabulary, min_frequency=2, special_tokens=list(SPECIAL), show_progress=False
     )
-    # Read anew, as it will be: in training, tokens are special that in OPT's texts are text.
+    # Saved and loaded, as later uses do: training marks more tokens as special than OPT does.
     with tempfile.TemporaryDirectory() as directory:
         library.save_model(directory)
         return load(directory)
 
 
 def _check_merges(vocabulary: Path, merges: Path) -> None:
-    """Refuses a file that ends early, with which texts would be cut into other tokens."""
+    """Rejects a truncated merges.txt, which would tokenize texts differently."""
     lines = merges.read_text(encoding="utf-8").split("\n")
     made = {line.replace(" ", "") for line in lines if not line.startswith("#version")}
-    words = json.loads(vocabulary.read_text(encoding="utf-8"))
-    missing = [w for w in words if len(w) > 1 and w not in made and not _UNMERGED.fullmatch(w)]
+    entries = json.loads(vocabulary.read_text(encoding="utf-8"))
+    missing = [w for w in entries if len(w) > 1 and w not in made and not _UNMERGED.fullmatch(w)]
     if missing:
         raise SettingError(
             f"expected all merges of {vocabulary.name} in {merges}, got none for {len(missing):,}"
-            f" of its entries, such as {missing[0]!r}"
+            f" entries, such as {missing[0]!r}"
         )
 
 
@@ -128,6 +128,6 @@ def _tokenizer(library: Any, source: str) -> Tokenizer:
     begin, pad = (library.token_to_id(token) for token in (BEGIN, PAD))
     if begin is None or pad is None:
         raise SettingError(f"{source}: expected the tokens {BEGIN} and {PAD} in the vocabulary")
-    # As in OPT's tokenizer, which has no others: "<unk>" in a text is text.
+    # OPT's tokenizer has no other special tokens: "<unk>" in a text is ordinary text.
     library.add_special_tokens([BEGIN, PAD])
     return Tokenizer(library, begin, pad)

@@ -1,7 +1,7 @@
-"""PyTorch's weight files (a zip of raw storages and a pickle that says how to view them).
+"""Safe reader of PyTorch's weight files: zips of raw storages, and a pickle that describes tensors.
 
-A pickle can run any code. This one is read by an unpickler that knows only the names with which
-tensors are rebuilt, replaces those by functions of its own, and refuses every other name.
+A pickle can run arbitrary code. This unpickler knows only the names needed to rebuild tensors, maps
+them to functions of its own, and rejects every other name.
 """
 
 import collections
@@ -26,28 +26,28 @@ _STORAGES: dict[str, Any] = {
 
 
 class _Kind(NamedTuple):
-    """What stands for a class of storages."""
+    """Placeholder for a PyTorch storage class."""
 
     name: str
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a file that `torch.save` wrote of a dict of tensors, by name.
+    """Arrays by name, from a dict of tensors that `torch.save` wrote.
 
     Raises:
-      ValueError: if it is damaged, of PyTorch's format before 1.6, holds anything but named
-        floating-point tensors, or a name that rebuilding tensors does not need.
+      ValueError: if the file is damaged, in PyTorch's format before 1.6, contains anything but
+        named floating-point tensors, or refers to a name that is not needed to rebuild them.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             member = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
             if member is None:
-                raise ValueError("there is no data.pkl in it")
+                raise ValueError("it has no data.pkl")
             folder = member.removesuffix("data.pkl")
             loaded = _Unpickler(io.BytesIO(archive.read(member)), archive, folder).load()
-    except _Refused as error:
-        raise SettingError(f"refused to read {path}: {error}") from error
-    except Exception as error:  # what a damaged pickle raises is anything
+    except _Rejected as error:
+        raise SettingError(f"expected only tensors of floats in {path}, got {error}") from error
+    except Exception as error:  # a damaged pickle can raise anything
         raise SettingError(
             f"expected a complete PyTorch file (zip, since 1.6) at {path}: {error or repr(error)}"
         ) from error
@@ -61,8 +61,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
     return dict(loaded)
 
 
-class _Refused(Exception):
-    """A pickle wanted something that tensors do not need."""
+class _Rejected(Exception):
+    """A pickle refers to something not needed to rebuild tensors."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -75,19 +75,19 @@ class _Unpickler(pickle.Unpickler):
             return collections.OrderedDict
         if module == "torch" and name in _STORAGES:
             return _Kind(name)
-        # New functions each time: a pickle can set attributes of what it is given.
+        # New functions each time, as a pickle can set attributes of the objects it gets.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda *args: _view(*args)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
-        raise _Refused(
-            f"its pickle names {f'{module}.{name}'!r}, which tensors of floats do not need"
+        raise _Rejected(
+            f"a pickle that names {f'{module}.{name}'!r}, which tensors of floats do not need"
         )
 
     def persistent_load(self, saved: Any) -> np.ndarray:
         kind, storage, key, _, count = saved
         if kind != "storage" or not isinstance(storage, _Kind) or "/" in str(key):
-            raise _Refused(f"its pickle refers to {saved!r}, which is no storage of floats")
+            raise _Rejected(f"a pickle that refers to {saved!r}, which is not a storage of floats")
         raw = self._archive.read(f"{self._folder}data/{key}")
         array = np.frombuffer(raw, _STORAGES[storage.name])
         if array.size != count:
@@ -98,13 +98,13 @@ class _Unpickler(pickle.Unpickler):
 def _view(
     storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *rest: Any
 ) -> np.ndarray:
-    """A tensor as a view of its storage, inside it."""
-    del rest  # whether gradients are wanted, and hooks
+    """A tensor as a read-only view of its storage, checked to lie inside it."""
+    del rest  # requires_grad and hooks
     if not math.prod(shape):
         return np.zeros(shape, storage.dtype)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     inside = min((offset, *shape, *strides)) >= 0 and last < storage.size
-    # A stride of 0 would make much of little: a file of a kilobyte would ask for all memory.
+    # With strides of 0, a file of a kilobyte could request all memory.
     if not inside or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
     step = storage.itemsize

@@ -1,7 +1,8 @@
-"""Weights of OPT: directories and hub repositories as Hugging Face lays them out, to and fro.
+"""OPT weights: loading and saving in Hugging Face's layout, from directories or the hub.
 
-Every published format is read into a flat dict of arrays; then names and shapes are matched against
-the model at once. PyTorch's files are read in `pickled.py`, which executes nothing.
+Every published format is read into a flat dict of arrays, whose names and shapes are then matched
+against the model; all mismatches are reported in one error. `torch_files.py` reads PyTorch's files
+without executing their pickles.
 """
 
 import functools
@@ -26,29 +27,29 @@ TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
 class _Format(NamedTuple):
-    """One way of publishing weights: one file, or several with an index."""
+    """A published format of weights: a single file, or several with an index."""
 
-    single: str
-    listing: str
+    single: str  # name of the single file
+    listing: str  # name of the index
     read: Callable[[Path], Arrays]
 
 
 def load(
     name: str | os.PathLike[str], revision: str | None = None, config: Config | None = None
 ) -> tuple[Config, Params]:
-    """A published model.
+    """Loads a published model.
 
     Args:
       name: a directory, or an id on the Hugging Face hub such as "facebook/opt-125m".
-      revision: of the hub's repository: branch, tag or commit.
-      config: its shape, if not that in its config.json.
+      revision: branch, tag or commit of the hub's repository; None for its main branch.
+      config: architecture; None reads config.json.
 
     Returns:
-      The shape, and parameters in f32.
+      The architecture, and parameters in f32.
 
     Raises:
-      FileNotFoundError: if there is no such directory or repository, or no weights in it.
-      ValueError: for files that are damaged, or are not those of this model.
+      FileNotFoundError: if there is no such directory or repository, or it has no weights.
+      ValueError: if files are damaged or do not fit the architecture.
     """
     directory = resolve(name, revision)
     config = config or read_config(directory / "config.json")
@@ -56,10 +57,10 @@ def load(
 
 
 def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The directory that holds a model's files; those of a hub's repository are downloaded.
+    """The directory with a model's files, downloaded if `name` is an id on the hub.
 
     Raises:
-      FileNotFoundError: if there is no such directory, nor a repository that can be reached.
+      FileNotFoundError: if there is no such directory, and no such repository can be reached.
     """
     local, text = Path(os.path.expanduser(name)), os.fspath(name)
     expected = f"model: expected a directory or an id on the hub, got {text!r}"
@@ -67,7 +68,7 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
         return local
     if local.is_file():
         raise MissingFileError(f"{expected}, which is a file")
-    if not text or text.startswith(("/", ".", "~")):  # as no id does
+    if not text or text.startswith(("/", ".", "~")):  # not an id
         raise MissingFileError(f"{expected}, and there is no such directory")
     from huggingface_hub import HfApi, errors, snapshot_download
 
@@ -81,21 +82,21 @@ def resolve(name: str | os.PathLike[str], revision: str | None = None) -> Path:
         return Path(fetch(allow_patterns=wanted))
     except unknown as error:
         raise MissingFileError(f"{expected}: {files.first_line(error)}") from error
-    except Exception as reason:  # out of reach; the kinds of transport errors vary by version
+    except Exception as reason:  # hub out of reach; types of transport errors vary by version
         try:
             return Path(fetch(local_files_only=True))
         except errors.LocalEntryNotFoundError as error:
             why = files.first_line(reason)
             raise MissingFileError(
-                f"{expected}: the hub is out of reach ({why}), and it was not fetched before"
+                f"{expected}: the hub is out of reach ({why}), and the model was not fetched before"
             ) from error
 
 
 def read(directory: Path) -> Arrays:
-    """All arrays of the first format that the directory has, by their published names, as stored.
+    """All arrays of the first format found in a directory, by published name, as stored.
 
     Raises:
-      FileNotFoundError: if it has none, or lacks a file that an index lists.
+      FileNotFoundError: if no format is found, or a file listed by an index is missing.
       ValueError: if a file is damaged.
     """
     for kind in _FORMATS:
@@ -113,16 +114,16 @@ def read(directory: Path) -> Arrays:
 
 
 def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> Params:
-    """Parameters in f32, from arrays by any of their published names.
+    """Parameters in f32, from arrays under any of their published names.
 
     Args:
-      config: the model's shape.
-      arrays: by name; other floating-point types are converted.
-      source: what messages call them.
+      config: the model's architecture.
+      arrays: arrays by name; other floating-point types are converted.
+      source: name of their source in error messages.
 
     Raises:
-      ValueError: naming every array that is missing, twice there, not expected, of another shape
-        or of no floating-point type.
+      ValueError: with the name of every array that is missing, duplicate, unexpected, of another
+        shape or not of a floating-point type.
     """
     leaves, structure = jax.tree.flatten_with_path(opt.shapes(config))
     given: dict[str, list[str]] = {}
@@ -152,34 +153,37 @@ def to_params(config: Config, arrays: Mapping[str, np.ndarray], source: str) -> 
     if faults:
         raise SettingError(f"{source}: weights do not fit the config: {'; '.join(faults)}")
     params: Params = jax.tree.unflatten(structure, made)
-    words = params["embed_tokens"]["embedding"]
+    embedding = params["embed_tokens"]["embedding"]
     for name in heads:
         head = arrays[name].T if name.endswith("kernel") else arrays[name]
-        if head.shape != words.shape or not np.all(np.asarray(head, np.float32) == words):
+        if head.shape != embedding.shape or not np.all(np.asarray(head, np.float32) == embedding):
             raise SettingError(
-                f"{source}: {name} differs from the word embedding; OPT's are the same (tied)"
+                f"{source}: {name}: expected the word embedding, to which OPT's is tied, got other"
+                " weights"
             )
     return params
 
 
 def save(directory: str | os.PathLike[str], config: Config, params: Params) -> None:
-    """Writes config.json and model.safetensors, which transformers and `load` read.
+    """Writes config.json and model.safetensors, which transformers and `load` can read.
 
-    A tokenizer is written by its own `save`.
+    The tokenizer is saved separately, by `Tokenizer.save`.
 
     Args:
-      directory: is made where it does not exist.
+      directory: created if it does not exist.
       config, params: the model.
 
     Raises:
-      ValueError: for parameters of another shape than the config's.
-      NotADirectoryError: if there is a file in the directory's place.
+      ValueError: if the parameters' shapes are not those of the config.
+      NotADirectoryError: if `directory` is a file.
     """
     from safetensors.numpy import save_file
 
     expected = opt.shapes(config)
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
-        raise SettingError("params: expected those of a model of the config, got others")
+        raise SettingError(
+            "params: expected those of a model of the config, got other names or shapes"
+        )
     target = Path(directory)
     if target.is_file():
         raise NotADirectoryError(f"expected a directory at {target}, got a file")
@@ -199,7 +203,7 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
 
 
 def published_name(path: Any) -> str:
-    """The name of a parameter in PyTorch's checkpoints of OPT."""
+    """Name of a parameter in PyTorch's checkpoints of OPT, from its path in the tree."""
     *above, last = _keys(path)
     return ".".join(["model", "decoder", *above, "bias" if last == "bias" else "weight"])
 
@@ -209,12 +213,12 @@ def _keys(path: Any) -> list[str]:
 
 
 def _without_prefix(name: str) -> str:
-    """A published name without "model.decoder." or what older files have of it."""
+    """A published name without its prefix: "model.decoder.", or "decoder." in older files."""
     return name.removeprefix("model.").removeprefix("decoder.")
 
 
 def _files(directory: Path, kind: _Format) -> list[Path]:
-    """The files of a format that a directory has: none, one, or those that its index lists."""
+    """Files of a format in a directory: none, the single file, or those that the index lists."""
     if (directory / kind.single).is_file():
         return [directory / kind.single]
     if not (directory / kind.listing).is_file():
@@ -230,7 +234,7 @@ def _files(directory: Path, kind: _Format) -> list[Path]:
 
 
 def _weight_patterns(listed: Iterable[str]) -> list[str]:
-    """The files of the first format that a repository has."""
+    """Patterns of the files of the first format found in a repository."""
     names = set(listed)
     for kind in _FORMATS:
         if kind.single in names:
@@ -259,7 +263,7 @@ def _read_msgpack(path: Path) -> Arrays:
         nested = msgpack_restore(path.read_bytes())
         flat = flatten_dict(nested, sep=".")
         return {name: np.asarray(array) for name, array in flat.items()}
-    except Exception as error:  # msgpack's own kinds of errors are many
+    except Exception as error:  # msgpack raises many types of errors
         raise SettingError(
             f"expected a complete msgpack file of weights at {path}: {error or repr(error)}"
         ) from error

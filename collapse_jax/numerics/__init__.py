@@ -1,1 +1,1 @@
-"""Arithmetic that knows nothing of models: random draws, small matrices, affine frames."""
+"""Model-independent numerics: random draws, small matrices, affine frames, convolutions."""

@@ -1,7 +1,7 @@
-"""Affine frames x = c + U e^l z whose scale is a logarithm, so that collapse never underflows.
+"""Affine frames x = c + U e^l z with logarithmic scales, so that collapse never underflows.
 
-A Gaussian *is* such a frame with z ~ N(0, I), and rows are kept as a frame and standardised
-residuals. With U unit lower-triangular, U e^l is the Cholesky factor of the covariance; replace
+A Gaussian is such a frame with z ~ N(0, I); rows are stored as a frame and standardised residuals.
+U is unit lower-triangular, so U e^l is the Cholesky factor of the covariance. The replace regime
 multiplies factors, which here adds logarithms. Axis legend: d dimension.
 """
 
@@ -18,7 +18,7 @@ class Affine(NamedTuple):
     """The map z -> centre + U (exp(log_scale) * z)."""
 
     centre: jax.Array  # f32[d]
-    log_scale: jax.Array  # f32[d]; -inf for a direction without spread
+    log_scale: jax.Array  # f32[d]; -inf for a direction without variance
     shear: jax.Array | None  # f32[d(d-1)/2], U below its diagonal, row by row; None where d = 1
 
 
@@ -43,7 +43,7 @@ def from_factor(centre: jax.Array, factor: jax.Array) -> Affine:
 
 
 def apply(frame: Affine, z: jax.Array) -> jax.Array:
-    """Rows f32[..., d] in the frame's coordinates to rows in the world's."""
+    """Maps rows f32[..., d] from the frame's coordinates to data coordinates."""
     scaled = jnp.exp(frame.log_scale) * z
     if frame.shear is not None:
         scaled = scaled @ unit_lower(frame).T
@@ -51,7 +51,7 @@ def apply(frame: Affine, z: jax.Array) -> jax.Array:
 
 
 def compose(outer: Affine, inner: Affine) -> Affine:
-    """The frame that maps z to outer(inner(z)); exponentiates only differences of log-scales."""
+    """The frame z -> outer(inner(z)); only differences of log-scales are exponentiated."""
     centre = apply(outer, inner.centre)
     log_scale = outer.log_scale + inner.log_scale
     if inner.shear is None:
@@ -65,7 +65,7 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 
 
 def relative(frame: Affine, other: Affine) -> Affine:
-    """How `other` looks from `frame`: composing `frame` with it gives back `other`."""
+    """`other` in the coordinates of `frame`, so that composing `frame` with it gives `other`."""
     shift = other.centre - frame.centre
     log_scale = other.log_scale - frame.log_scale
     if frame.shear is None:
@@ -80,7 +80,7 @@ def relative(frame: Affine, other: Affine) -> Affine:
 
 
 def _unscaled(frame: Affine, shift: jax.Array) -> jax.Array:
-    # Once a frame has shrunk below the resolution of its centre, equal centres are no shift.
+    # Equal centres give no shift, even if the frame is below the float resolution of its centre.
     return jnp.where(shift == 0, 0.0, shift * jnp.exp(-frame.log_scale))
 
 

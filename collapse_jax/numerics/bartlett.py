@@ -1,9 +1,9 @@
 """Bartlett's decomposition: scatter of standard normal rows from O(d^2) random numbers.
 
 The factor of a scatter matrix is lower triangular, with chi's on its diagonal and normals below
-(Bartlett 1933). Two forms, each as its family needs it: about the rows' mean with logarithms on the
-diagonal, and about the origin as a matrix. They also draw their words in different order, which
-what was saved with them depends on. Axis legend: d dimension.
+(Bartlett 1933). There are two forms, one per family that uses them: about the rows' mean with a
+logarithmic diagonal, and about the origin as a matrix. They draw their words in different orders,
+on which saved results depend. Axis legend: d dimension.
 """
 
 import jax
@@ -13,32 +13,32 @@ import numpy as np
 from collapse_jax.numerics import random
 from collapse_jax.numerics.affine import Affine
 
-# Up to this dimension chi-squares are polynomials, one a column; beyond it, programs grow too long.
+# Up to this dimension each column has a chi-square polynomial; beyond, programs grow too long.
 _WRITTEN_OUT = 16
 
 
 def moments(key: jax.Array, dim: int, count: int | jax.Array) -> Affine:
     """Mean and factor of the covariance (ddof=0) of `count` standard normal rows.
 
-    The factor is A / sqrt(M), A that of the scatter about the mean: its log-diagonal is kept as it
-    is, since chains multiply such factors until they are smaller than any float32.
+    The factor is A / sqrt(M), A the factor of the scatter about the mean. Its diagonal is returned
+    as logarithms, since chains multiply such factors until they underflow float32.
 
     Args:
       key: typed PRNG key; must not be used for anything else.
       dim: d.
-      count: M; of d rows or fewer the last directions have no spread. A Python int is the faster.
+      count: M; if M <= d, the last directions have no variance. A Python int is faster.
 
     Returns:
-      A frame, of which standard normals are the coordinates.
+      A frame, which maps standard normals to draws from the fitted Gaussian.
     """
     normals = dim + dim * (dim - 1) // 2
     if isinstance(count, int):
         degrees = [max(count - 1 - i, 0) for i in range(dim)]
-        # All words in one go: hashing is most of the work.
+        # All words at once: hashing is most of the work.
         bits = random.words(key, normals + random.chi_square_words(degrees))
         shifts = np.log(np.maximum(degrees, 1) / count).astype(np.float32)
         log_squares = random.log_chi_square_ratio_of(bits[normals:], degrees) + shifts
-    else:  # a schedule: no polynomial was fitted, so by rejection
+    else:  # a schedule: there is no fitted polynomial, so by rejection
         bits = random.words(jax.random.fold_in(key, 0), normals)
         shape = 0.5 * (count - 1 - jnp.arange(dim)).astype(jnp.float32)
         log_squares = jax.random.loggamma(jax.random.fold_in(key, 1), shape) + jnp.log(2.0 / count)
@@ -55,15 +55,15 @@ def moments(key: jax.Array, dim: int, count: int | jax.Array) -> Affine:
 
 
 def factor(key: jax.Array, dim: int, count: int | jax.Array) -> jax.Array:
-    """The lower factor L of X'X = L L' of `count` standard normal rows X.
+    """The lower factor L of X'X = L L' for `count` standard normal rows X.
 
-    Its diagonal is sqrt(chi-square) of count - i degrees of freedom, i = 0, 1, ...; below it are
-    standard normals. Of fewer than d rows it has as many columns.
+    Its diagonal is sqrt(chi-square) with count - i degrees of freedom, i = 0, 1, ...; entries below
+    are standard normals. With fewer than d rows, columns from `count` on are zero.
 
     Args:
       key: typed PRNG key; must not be used for anything else.
       dim: d.
-      count: of rows. A Python int is the faster.
+      count: number of rows. A Python int is faster.
 
     Returns:
       f32[d, d].

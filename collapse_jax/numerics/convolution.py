@@ -1,10 +1,10 @@
 """Convolutions of kernel 4, stride 2 and padding 1 as four matrix products.
 
-XLA's own convolution is slow inside a loop on CPU, and under `vmap` with weights by chain it
-becomes a grouped convolution, slow everywhere; a product of matrices becomes a batched product. A
+XLA's convolution is slow inside a loop on CPU, and under `vmap` over chains' weights it becomes a
+grouped convolution, which is slow everywhere; matrix products become batched products. The
 kernel's rows 2i + a and columns 2j + b (i, j, a, b in {0, 1}) split into blocks (i, j) of pixels
-(a, b): once 2x2 pixels are made channels, a stride of 2 is one of 1 and the kernel is 2x2, four
-products of shifted images. (One product of patches put side by side moves more memory.)
+(a, b): with 2x2 pixels as channels, stride 2 becomes stride 1 and the kernel 2x2, that is, four
+products of shifted images. (One product of concatenated patches would move more memory.)
 Axis legend: B images, H and W pixels, C channels in, O channels out.
 """
 
@@ -31,7 +31,7 @@ def halved(images: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     blocks = padded.reshape(count, high + 1, 2, wide + 1, 2, channels)
     blocks = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(count, high + 1, wide + 1, 4 * channels)
-    # O first: the gradient's product is twice as fast on CPU with its shorter side first.
+    # O first: on CPU the product in the gradient is twice as fast with its shorter side first.
     weights = kernel.reshape(2, 2, 2, 2, channels, -1).transpose(0, 2, 5, 1, 3, 4)
     weights = weights.reshape(2, 2, -1, 4 * channels)
     total = jnp.float32(0.0)

@@ -1,8 +1,8 @@
-"""Multivariate hypergeometric draws: a pool of counted symbols, sampled without replacement.
+"""Multivariate hypergeometric draws: sampling a pool of counted symbols without replacement.
 
-Each member of the pool has a random number, and those with the smallest are the sample. The bits of
-the numbers are drawn one after another, for all members of a symbol together while there are many:
-dense array code, which batches under vmap and compiles for every platform.
+Each member of the pool gets a random number; the members with the smallest are the sample. Numbers
+are drawn bit by bit, for all members of a symbol together while there are many. The code works on
+dense arrays, so it batches under vmap and compiles for every platform.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from jax import lax
 
 from collapse_jax.numerics import random
 
-# So many undecided members are told apart one by one, or as many as there are symbols.
+# Up to so many undecided members, or the number of symbols, are decided individually.
 _FEW = 128
-# Up to so many fair coins are flipped one by one. Heads among more are n / 2 + y rounded, where
+# Up to so many fair coins are flipped individually. Heads among more are n / 2 + y rounded, where
 #   y = sqrt(n) z / 2 (g0(s^2) + g1(s^2) / n + g2 / n^2) with s^2 = z^2 / n
 # for the normal quantile z. The first two terms of g0 (from large deviations) and the first of g1
 # are exact; the others are a least squares fit to the inverse of scipy.special.bdtr for
@@ -28,11 +28,11 @@ _G2 = 0.1252883
 
 
 class _Selection(NamedTuple):
-    """A sample in the making, of things of several kinds: of symbols, or of single members."""
+    """A partially decided sample; kinds are symbols, or single members."""
 
-    chosen: jax.Array  # int32[kind], how many of each are in the sample for certain
-    undecided: jax.Array  # int32[kind], among which are the others
-    missing: jax.Array  # int32 scalar, the number of these others
+    chosen: jax.Array  # int32[kind], members certainly in the sample
+    undecided: jax.Array  # int32[kind], members not decided yet
+    missing: jax.Array  # int32 scalar, number of undecided members that join the sample
 
 
 def multivariate_hypergeometric(
@@ -40,29 +40,28 @@ def multivariate_hypergeometric(
 ) -> jax.Array:
     r"""Draw the symbol counts of a uniform sample without replacement from one chain's pool.
 
-    The sample is the `draws` members whose independent uniform numbers are the smallest. Of the
-    next bit only the counts matter: of the undecided :math:`r_i` members of a symbol,
-    :math:`\mathrm{Binomial}(r_i, 1/2)` have a 0. If all these fit into the sample they join it,
-    and those with a 1 are undecided; otherwise the sample lies among them. Once the undecided,
-    halved every time, are no more than the symbols (or 128), each gets a number of its own. A pool
-    of N takes about log2(N / symbols) rounds over all symbols, whatever `draws` is. Nothing is
-    rejected, and the result depends on the arguments alone: a static or a traced `draws`, vmap or
-    a loop give the same, save where another compiled program rounds otherwise (a chance below 1e-6
-    a symbol).
+    The sample consists of the `draws` members with the smallest independent uniform numbers. For
+    the next bit only counts matter: of the :math:`r_i` undecided members of a symbol,
+    :math:`\mathrm{Binomial}(r_i, 1/2)` have a 0. If these all fit into the sample, they join it
+    and those with a 1 stay undecided; otherwise those with a 0 stay undecided and the others are
+    out. The undecided are halved in each round; once they are no more than the symbols (or 128),
+    each gets its own number. A pool of N takes about log2(N / symbols) rounds over all symbols for
+    any `draws`. Nothing is rejected, and the result depends only on the arguments: static and
+    traced `draws`, vmap and loops agree, unless another compiled program rounds differently
+    (probability below 1e-6 per symbol).
 
     Accuracy: binomials of up to 64 trials are exact, larger ones follow their distribution
-    function to 2e-7 (one 32-bit word each, tails to 2^-33) and are exactly symmetric. The numbers
-    of single members have 64 bits; ties among them go to the earlier symbol.
+    function to 2e-7 (one 32-bit word each, tails to 2^-33) and are exactly symmetric. Numbers of
+    single members have 64 bits; ties go to the earlier symbol.
 
     Args:
-        key: Typed key. Two words a symbol and round are hashed: philox4x32 is fastest on CPU.
-        counts: int32[symbol], the pool, of a sum N below 2^31; negative ones count as 0. Batch
+        key: Typed key. Each round hashes two words per symbol; philox4x32 is fastest on CPU.
+        counts: int32[symbol], the pool, with a sum N below 2^31; negative counts mean 0. Batch
             chains by vmap or lax.map.
-        draws: Size of the sample, 0 to N: an int, or an int32 scalar. Outside this range it counts
-            as the nearer end.
+        draws: Size of the sample, 0 to N: an int, or an int32 scalar; values outside are clipped.
 
     Returns:
-        int32[symbol] counts, none above the pool's, that sum to `draws`.
+        int32[symbol] counts of the sample, at most the pool's, with sum `draws`.
 
     Raises:
         TypeError: The counts are not int32.
@@ -93,7 +92,7 @@ def multivariate_hypergeometric(
 
 
 def _halve_until_few(key: jax.Array, pool: jax.Array, wanted: jax.Array, few: int) -> _Selection:
-    """Draw bit after bit, by symbol, until no more than `few` members are undecided."""
+    """Draw bit by bit, for whole symbols, until at most `few` members are undecided."""
     symbols = jnp.arange(pool.size, dtype=jnp.int32)
 
     def draw_bit(state: tuple[jax.Array, _Selection]) -> tuple[jax.Array, _Selection]:
@@ -109,7 +108,7 @@ def _halve_until_few(key: jax.Array, pool: jax.Array, wanted: jax.Array, few: in
 
 
 def _decide(selection: _Selection, lower: jax.Array) -> _Selection:
-    """Narrow a selection down, given how many of the undecided have a 0 as their next bit."""
+    """Update a selection, given the number of undecided members with next bit 0, int32[kind]."""
     chosen, undecided, missing = selection
     number = lower.sum(dtype=jnp.int32)
     fits = number <= missing
@@ -121,7 +120,7 @@ def _decide(selection: _Selection, lower: jax.Array) -> _Selection:
 
 
 def _choose_members(key: jax.Array, selection: _Selection, few: int) -> jax.Array:
-    """Choose the missing among at most `few` undecided members, by 64 bits of each: by symbol."""
+    """Choose the missing among at most `few` undecided by 64-bit numbers; int32[symbol]."""
     ends = jnp.cumsum(selection.undecided)  # members in the order of their symbols
     members = jnp.arange(few, dtype=jnp.int32)
     high, low = random.word_pairs(key, members)
@@ -139,33 +138,33 @@ def _choose_members(key: jax.Array, selection: _Selection, few: int) -> jax.Arra
 
     start = _Selection(jnp.zeros_like(exists), exists, selection.missing)
     single = lax.while_loop(is_open, read_bit, (jnp.int32(0), start))[1]
-    # None, all or, of a tie, the first of the undecided.
+    # None or all of the undecided; in a tie, the first ones.
     last = single.undecided * (jnp.cumsum(single.undecided) <= single.missing)
     chosen_before = jnp.pad(jnp.cumsum(single.chosen + last), (1, 0))
     return jnp.diff(chosen_before[ends], prepend=0)
 
 
 def _heads(coins: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
-    """Flip int32[symbol] fair coins and count heads, from two random words a symbol."""
+    """Count heads among int32[symbol] fair coins, from two random words per symbol."""
     few = lax.population_count(high & _ones(coins)) + lax.population_count(low & _ones(coins - 32))
     return jnp.where(coins <= _FLIPPED, few.astype(jnp.int32), _many_heads(coins, high))
 
 
 def _ones(number: jax.Array) -> jax.Array:
-    """Return words whose `number` lowest bits are set: none below 1, all from 32 on."""
+    """Return words with the `number` lowest bits set: none if below 1, all if 32 or more."""
     some = (jnp.uint32(1) << jnp.clip(number, 0, 31).astype(jnp.uint32)) - 1
     return jnp.where(number >= 32, jnp.uint32(2**32 - 1), some)
 
 
 def _many_heads(coins: jax.Array, high: jax.Array) -> jax.Array:
-    """Invert the distribution functions of heads among more than 64 coins; fewer count as 65."""
+    """Invert the distribution function of heads among more than 64 coins; fewer are taken as 65."""
     coins = jnp.maximum(coins, _FLIPPED + 1)
     n = coins.astype(jnp.float32)
     z = random.normal_quantile(high)
     s2 = z * z / n
     factor = random.horner(_G0, s2) + (random.horner(_G1, s2) + _G2 / n) / n
-    # Only the deviation is rounded to float32, not the count; and the upper half is the mirror
-    # image of the lower, so that the mean is exact.
+    # Only the deviation is rounded to float32, not the count; the upper half mirrors the lower, so
+    # the mean is exact.
     deviation = jnp.abs((0.5 * jnp.sqrt(n)) * z * factor)
     shift = jnp.floor(0.5 * (1 + (coins & 1)).astype(jnp.float32) - deviation)
     lower = jnp.clip(coins // 2 + shift.astype(jnp.int32), 0, coins)

@@ -1,22 +1,22 @@
-"""Factors of small matrices in plain arithmetic: a batch of them is as fast as it is wide.
+"""Factorisations of small matrices in elementwise arithmetic, which vectorises over batches.
 
-LAPACK, to which XLA hands such work on CPU, is slow here and not safe: the batched calls of jaxlib
-0.10.2 wait, in the threads of a pool, for work that needs a thread of the same pool, and a program
-with several of them can stop for ever. Axis legend: d dimension.
+LAPACK, which XLA calls for them on CPU, is slow for batches of small matrices and unsafe: batched
+calls of jaxlib 0.10.2 wait, in threads of a pool, for work that needs a thread of the same pool, so
+a program with several of them can deadlock. Axis legend: d dimension.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Up to this dimension every entry is a variable of its own, which XLA fuses into one loop over the
-# batch; beyond it, programs would grow too long.
+# Up to this dimension each entry is a separate variable, and XLA fuses all into one loop over the
+# batch; beyond it, programs would become too long.
 _WRITTEN_OUT = 8
 _WRITTEN_OUT_ROTATIONS = 4
 
 
 def cholesky(matrix: jax.Array) -> jax.Array:
-    """The lower-triangular L with L L' = matrix; entries are not finite where there is none.
+    """The lower-triangular L with L L' = matrix; not finite if there is no such L.
 
     Args:
       matrix: symmetric positive definite, f[d, d]; only its lower triangle is read.
@@ -56,7 +56,7 @@ def solve_lower(lower: jax.Array, right: jax.Array) -> jax.Array:
       right: f[d] or f[d, m].
 
     Returns:
-      As `right`.
+      x, of the shape of `right`.
     """
     dim = lower.shape[-1]
     if dim <= _WRITTEN_OUT:
@@ -72,17 +72,17 @@ def solve_lower(lower: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """The x with matrix x = right for a symmetric positive definite matrix, by its factor.
+    """The x with matrix x = right for a symmetric positive definite matrix, by Cholesky.
 
     Args:
       matrix: f[d, d].
       right: f[d] or f[d, m].
 
     Returns:
-      As `right`; not finite where the matrix is not positive definite.
+      x, of the shape of `right`; not finite if the matrix is not positive definite.
     """
     lower = cholesky(matrix)
-    # Transposed along both diagonals, L' is lower-triangular again.
+    # L' with rows and columns reversed is lower-triangular.
     reversed_transpose = lower[::-1, ::-1].T
     return solve_lower(reversed_transpose, solve_lower(lower, right)[::-1])[::-1]
 
@@ -90,9 +90,9 @@ def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
 def nuclear_norm(matrix: jax.Array) -> jax.Array:
     """The sum of singular values, by one-sided Jacobi rotations (Hestenes 1958).
 
-    Rotating pairs of columns until all are orthogonal leaves singular values as their lengths. The
-    columns stand in two halves, each pair side by side; after a round, one column stays and the
-    others move on by one place, so that in a sweep every pair meets once.
+    Pairs of columns are rotated until all are orthogonal; their lengths are then the singular
+    values. Columns are arranged in two halves and paired; after each round, one column stays and
+    the others move by one place, so that every pair meets once in a sweep.
 
     Args:
       matrix: f[d, d].
@@ -125,7 +125,7 @@ def nuclear_norm(matrix: jax.Array) -> jax.Array:
 
 
 def _round_robin(half: int) -> np.ndarray:
-    """Which column moves to each place: the circle method, the first column staying."""
+    """Column that moves to each place: round-robin by the circle method, the first column fixed."""
     top, bottom = list(range(half)), list(range(half, 2 * half))
     if half == 1:
         return np.array(top + bottom)
@@ -161,5 +161,5 @@ def _rotation(
 
 
 def _dot(one: list[jax.Array], other: list[jax.Array]) -> jax.Array:
-    """The sum of products, written out; 0 of nothing."""
+    """Sum of products, unrolled; 0 for empty lists."""
     return sum((a * b for a, b in zip(one, other, strict=True)), start=jnp.asarray(0.0))

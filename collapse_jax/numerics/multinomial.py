@@ -1,7 +1,8 @@
 """Multinomial draws over large vocabularies, for chains that refit word frequencies.
 
-A draw is independent Poisson counts of a total just below the one wanted, and then the missing
-few draws singly: dense array code, which batches under vmap and compiles for every platform.
+Independent Poisson counts with a total just below the requested one are drawn first, then the few
+missing draws one by one. The code works on dense arrays, so it batches under vmap and compiles for
+every platform.
 """
 
 from itertools import accumulate
@@ -14,13 +15,13 @@ from jax import lax
 
 from collapse_jax.numerics import random
 
-# Single draws are made in blocks of this many; a total of one block has no Poisson part.
+# Block size of single draws; a total of at most one block has no Poisson part.
 _BLOCK = 1024
-# The Poisson total stays this many standard deviations below the one wanted, so that an attempt
-# overshoots, and is repeated, with probability 0.6 %; the single draws number 2.5 sqrt(total).
+# The Poisson total is this many standard deviations below the requested one, so that an attempt
+# overshoots, and is repeated, with probability 0.6 %; about 2.5 sqrt(total) draws are single.
 _SLACK = 2.5
 
-# Poisson means below this are inverted by summing the mass function, those above by expansion.
+# The distribution function is inverted by sums for Poisson means below this, else by expansion.
 _MEAN_SPLIT = 12.0
 _LARGEST_SMALL = 42  # P(X > 42) = 3e-12 at the split, below the 2^-32 of a random word
 # With z the normal quantile and s = z / sqrt(mean), the continuous Poisson quantile is
@@ -41,7 +42,7 @@ class _SumTree(NamedTuple):
     """A binary tree of sums; node j of a level has children 2j and 2j + 1 in the next."""
 
     nodes: jax.Array  # int32[node], level after level from the root's two children to the leaves
-    starts: tuple[int, ...]  # of each level in `nodes`
+    starts: tuple[int, ...]  # start of each level in `nodes`
 
 
 def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> jax.Array:
@@ -51,9 +52,9 @@ def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> j
     :math:`S`. With :math:`\lambda = M - 2.5 \sqrt M` the event :math:`S \le M` fails with
     probability 0.6 % and the counts are then drawn again; being an event about `S` alone, it
     leaves them multinomial given `S`, and adding `M - S` single draws from `p` makes them
-    multinomial with total `M`. The counts depend on the arguments alone: a static or a traced
-    `total`, vmap or a loop give the same, save where another compiled program rounds otherwise
-    (a chance below 1e-6 a symbol).
+    multinomial with total `M`. The counts depend only on the arguments: static and traced
+    `total`, vmap and loops agree, unless another compiled program rounds differently
+    (probability below 1e-6 per symbol).
 
     Accuracy: each Poisson follows its distribution function to 2e-7, with means right to 3e-7
     relative, and a single draw picks each symbol with its probability to 2^-64 for int32
@@ -61,13 +62,13 @@ def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> j
     drawn singly). Symbols of weight zero get no draw.
 
     Args:
-        key: Typed key. Two words a symbol are hashed: philox4x32 is fastest on CPU.
-        weights: int32[symbol] counts of a sum below 2^31, or float32[symbol] weights of a sum
-            from 1e-28 to 1e38; negative ones count as 0. Batch chains by vmap or lax.map.
-        total: Number of draws, 0 to 2^31 - 1: an int, or an int32 scalar (negative counts as 0).
+        key: Typed key. Two words per symbol are hashed; philox4x32 is fastest on CPU.
+        weights: int32[symbol] counts with a sum below 2^31, or float32[symbol] weights with a sum
+            from 1e-28 to 1e38; negative ones mean 0. Batch chains by vmap or lax.map.
+        total: Number of draws, 0 to 2^31 - 1: an int, or an int32 scalar (negative means 0).
 
     Returns:
-        int32[symbol] counts. They sum to `total`, but are all 0 if every weight is.
+        int32[symbol] counts with sum `total`; all 0 if all weights are 0.
 
     Raises:
         TypeError: The weights are neither int32 nor float32.
@@ -104,7 +105,7 @@ def multinomial(key: jax.Array, weights: jax.Array, total: int | jax.Array) -> j
 
 
 def _poisson_part(key: jax.Array, weights: jax.Array, total: jax.Array) -> _Attempt:
-    """Draw Poisson counts until they sum to no more than `total`."""
+    """Draw Poisson counts until their sum is at most `total`."""
     total_f32 = total.astype(jnp.float32)
     mean_total = jnp.where(total > _BLOCK, total_f32 - _SLACK * jnp.sqrt(total_f32), 0.0)
     mass = weights.sum(dtype=weights.dtype).astype(jnp.float32)
@@ -112,8 +113,8 @@ def _poisson_part(key: jax.Array, weights: jax.Array, total: jax.Array) -> _Atte
 
     def attempt(state: _Attempt) -> _Attempt:
         number = state[0]
-        # The select, always of `scale`, keeps XLA from hoisting the tail sums, which depend on
-        # the means only, out of the loop as 42 separate arrays: twice the time.
+        # The select, which always yields `scale`, keeps XLA from hoisting the tail sums, which
+        # depend only on the means, out of the loop as 42 arrays; that would take twice the time.
         means = weights.astype(jnp.float32) * jnp.where(number < 0, 0.0, scale)
         indices = jnp.arange(weights.shape[0], dtype=jnp.int32)
         counts = _poisson(means, *random.word_pairs(jax.random.fold_in(key, number), indices))
@@ -129,7 +130,7 @@ def _poisson_part(key: jax.Array, weights: jax.Array, total: jax.Array) -> _Atte
 def _add_single_draws(
     key: jax.Array, counts: jax.Array, missing: jax.Array, tree: _SumTree, block: int
 ) -> jax.Array:
-    """Add `missing` draws from the sum tree, `block` at a time; draw i depends on key and i."""
+    """Add `missing` draws from the sum tree, in blocks; draw i depends only on key and i."""
 
     def add_block(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         drawn, counts = state
@@ -148,14 +149,14 @@ def _poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
 
 
 def _small_poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
-    """Count the k >= 1 with P(X >= k) above the uniform."""
+    """Count the k >= 1 whose P(X >= k) exceeds the uniform."""
     unit = jnp.float32(2.0**-32)
     uniform = ((low.astype(jnp.float32) + 0.5) * unit + high.astype(jnp.float32)) * unit
     masses = [jnp.exp(-mean)]
     for k in range(1, _LARGEST_SMALL + 1):
         masses.append(masses[-1] * (mean * jnp.float32(1 / k)))
     at_least, count = jnp.zeros_like(mean), jnp.zeros(mean.shape, jnp.int32)
-    # From the far tail down: terms of one sign, smallest first, lose no relative precision.
+    # Summed from the far tail: positive terms, smallest first, lose no relative precision.
     for mass in reversed(masses[1:]):
         at_least = at_least + mass
         count = count + (uniform < at_least).astype(jnp.int32)
@@ -163,21 +164,21 @@ def _small_poisson(mean: jax.Array, high: jax.Array, low: jax.Array) -> jax.Arra
 
 
 def _large_poisson(mean: jax.Array, high: jax.Array) -> jax.Array:
-    """Round down the expansion of the quantile, for means >= 12; smaller count as 12."""
+    """Round down the expansion of the quantile, for means >= 12; smaller ones are taken as 12."""
     mean = jnp.maximum(mean, _MEAN_SPLIT)
     z = random.normal_quantile(high)
     root = jnp.sqrt(mean)
     s = z / root
     shift = random.horner(_C0, s) + (random.horner(_C1, s) + random.horner(_C2, s) / mean) / mean
     shift = root * z + (z * z * random.horner(_A, s) + shift)
-    # Only the shift, of the size of the deviation, is rounded to float32: not mean + shift.
+    # Only the shift, of the order of the deviation, is rounded to float32, not mean + shift.
     whole = jnp.floor(mean)
     above = jnp.floor((mean - whole) + shift).astype(jnp.int32)
     return jnp.maximum(whole.astype(jnp.int32) + above, 0)
 
 
 def _integer_weights(weights: jax.Array) -> jax.Array:
-    """Give float32 weights as parts of 2^30, so that sums are exact; leave int32 ones alone."""
+    """Convert float32 weights to parts of 2^30, for exact sums; int32 weights stay as they are."""
     if weights.dtype == jnp.int32:
         return weights
     parts = weights * (jnp.float32(2.0**30) / jnp.maximum(weights.sum(), jnp.float32(1e-28)))

@@ -1,7 +1,7 @@
-"""Branch-free exact draws from raw random words: normal and log chi-square.
+"""Branch-free draws from raw random words by inversion: normal and log chi-square.
 
-Rejection samplers make every lane of a batch wait for its unluckiest one; the quantile functions
-here are polynomials fitted once, on the host, in float64: a draw is a hash and some multiply-adds.
+A batched rejection sampler runs as long as its unluckiest lane. Here quantile functions are
+polynomials, fitted once in float64 on the host: a draw is one hash and some multiply-adds.
 """
 
 import functools
@@ -15,10 +15,10 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import special
 
-# The smallest tail probability a 32-bit word can stand for: 2^-33, i.e. |z| <= 6.34.
+# The smallest tail probability that a 32-bit word represents: 2^-33, that is |z| <= 6.34.
 _SMALLEST_TAIL = 2.0**-33
 _LARGEST_NORMAL = float(-special.ndtri(_SMALLEST_TAIL))
-# Below this many degrees of freedom a sum of squares is cheaper than a polynomial good to 1e-7.
+# Up to so many degrees of freedom, a sum of squares is cheaper than a polynomial good to 1e-7.
 _FEW_DEGREES = 8
 # Giles (2010), single precision: erfinv(x) = x p(w) with w = -log(1 - x^2); polynomials in
 # w - 2.5 where w < 5 and in sqrt(w) - 3 beyond.
@@ -29,10 +29,10 @@ _ERFINV_TAIL = (2.83297682, 1.00167406, 0.00943887047, -0.0076224613, 0.00573950
 
 
 def words(key: jax.Array, count: int) -> tuple[jax.Array, ...]:
-    """`count` independent 32-bit words from one key, as cheaply as its generator allows.
+    """`count` independent 32-bit words from one key, at the lowest cost for its generator.
 
-    A folded-in key *is* the output of a keyed hash, so its data are the random words: one hash
-    gives two of them where `jax.random.bits` spends one hash on each (2-4 times faster here).
+    A folded-in key is the output of a keyed hash, so its data are random words: one hash gives two
+    of them, whereas `jax.random.bits` needs one hash for each (this is 2-4 times faster).
 
     Args:
       key: typed PRNG key; must not be used for anything else.
@@ -42,11 +42,11 @@ def words(key: jax.Array, count: int) -> tuple[jax.Array, ...]:
       `count` scalars, u32[].
     """
     if str(jax.random.key_impl(key)) == "threefry4x32":
-        # XLA on CPU recomputes this generator's rounds per output word of a lone fold_in
-        # (0.2 M/s instead of 30 M/s), so here the plain route is the fast one.
+        # For a single fold_in, XLA on CPU recomputes this generator's rounds for each output word
+        # (0.2 M/s instead of 30 M/s), so `bits` is faster.
         return tuple(jax.random.bits(key, (count,)))
     found = tuple(word for i in range(-(-count // 2)) for word in _word_pair(key, i))
-    # The barrier keeps the hash from being computed again wherever a word is used.
+    # The barrier keeps XLA from recomputing the hash at each use of a word.
     return jax.lax.optimization_barrier(found[:count])
 
 
@@ -64,7 +64,7 @@ def word_pairs(key: jax.Array, indices: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _word_pair(key: jax.Array, index: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of a folded-in key, the first two words: one hash."""
+    """The first two words of a folded-in key: one hash."""
     hashed = jax.random.key_data(jax.random.fold_in(key, index))
     return hashed[0], hashed[1]
 
@@ -93,12 +93,12 @@ def normal(bits: jax.Array) -> jax.Array:
 
 
 def normal_quantile(high: jax.Array) -> jax.Array:
-    """Returns z with P(Z > z) = (high + 1/2) / 2^32, as precise in one tail as in the other.
+    """Returns z with P(Z > z) = (high + 1/2) / 2^32, equally precise in both tails.
 
-    For those who invert other distribution functions at the same word: z falls as the word rises.
-    `normal` orders the words otherwise and has half of this precision in the distribution function
-    (1.5e-7), but follows tiny z and far tails to 1e-6 of themselves. Through it, multinomial draws
-    would take up to 5 % longer.
+    Used to invert other distribution functions at the same word: z decreases with the word.
+    `normal` orders words differently; its error in the distribution function is twice as large
+    (1.5e-7), but its relative error is 1e-6 even for tiny z and far tails. With it, multinomial
+    draws would take up to 5 % longer.
 
     Args:
       high: u32[...], uniform words.
@@ -120,20 +120,20 @@ def normal_quantile(high: jax.Array) -> jax.Array:
 def log_chi_square_ratio(key: jax.Array, degrees: Sequence[int]) -> jax.Array:
     r"""One draw of $\ln(\chi^2_\nu / \nu)$ for each entry of `degrees`.
 
-    For few degrees of freedom, the logarithm of a sum of squared normals; otherwise a normal z
-    pushed through the quantile function, a smooth function of z that a polynomial of degree <= 18
-    follows to 1e-7 (checked when it is fitted). $\chi^2_0$ is 0: its logarithm is -inf.
+    For few degrees of freedom, the logarithm of a sum of squared normals. Otherwise the quantile
+    at a normal z, a smooth function approximated to 1e-7 by a polynomial of degree <= 18 (checked
+    when it is fitted). $\chi^2_0$ is 0, with logarithm -inf.
 
     Args:
       key: typed PRNG key; must not be used for anything else.
-      degrees: degrees of freedom, >= 0, known when the program is traced.
+      degrees: degrees of freedom, >= 0, static.
 
     Returns:
       f32[len(degrees)].
     """
     if len(degrees) == 1 or min(degrees) <= _FEW_DEGREES:
         return log_chi_square_ratio_of(words(key, chi_square_words(degrees)), degrees)
-    # All polynomials at once: a program of the same length for any number of degrees.
+    # All polynomials are evaluated at once: the program's length does not depend on their number.
     found = [_chi_square_polynomial(nu) for nu in degrees]
     padded = zip(*itertools.zip_longest(*found, fillvalue=0.0), strict=True)
     coefficients = np.array(list(padded), np.float32).T
@@ -142,12 +142,12 @@ def log_chi_square_ratio(key: jax.Array, degrees: Sequence[int]) -> jax.Array:
 
 
 def chi_square_words(degrees: Sequence[int]) -> int:
-    """How many random words `log_chi_square_ratio_of` takes."""
+    """Number of random words that `log_chi_square_ratio_of` takes."""
     return sum(_words_of_one(nu) for nu in degrees)
 
 
 def log_chi_square_ratio_of(bits: Sequence[jax.Array], degrees: Sequence[int]) -> jax.Array:
-    """As `log_chi_square_ratio`, from `chi_square_words(degrees)` words drawn with others."""
+    """`log_chi_square_ratio` from `chi_square_words(degrees)` given words."""
     given = iter(bits)
     draws = []
     for nu in degrees:
@@ -170,10 +170,10 @@ def mulhi(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def horner(coefficients: Sequence[float] | np.ndarray, x: jax.Array) -> jax.Array:
-    """A polynomial's values at x, f32[...], by Horner's rule.
+    """Values of a polynomial at x, f32[...], by Horner's rule.
 
     Args:
-      coefficients: from the constant on; or f32[degree + 1, ...], those of one polynomial each.
+      coefficients: constant first; or f32[degree + 1, ...], for one polynomial per entry of x.
       x: f32[...].
     """
     value = jnp.full_like(x, coefficients[-1])
@@ -210,7 +210,7 @@ def _log_chi_square_quantile(nu: int, z: np.ndarray) -> np.ndarray:
     if nu > 10**6:
         # Wilson and Hilferty (1931), within 6e-9 here; the inverse gamma function loses digits.
         return 3.0 * np.log1p(z * np.sqrt(2 / (9 * nu)) - 2 / (9 * nu))
-    # Each half from its own tail: the other would lose it to rounding.
+    # Each half is computed from its own tail; from the other it would be lost to rounding.
     lower = special.gammaincinv(nu / 2, special.ndtr(np.minimum(z, 0)))
     upper = special.gammainccinv(nu / 2, special.ndtr(-np.maximum(z, 0)))
     return np.log(np.where(z < 0, lower, upper) * (2 / nu))

@@ -1,6 +1,6 @@
-"""Closed forms that a simulated collapse must agree with, in float64 NumPy and free of JAX.
+"""Closed forms that simulated collapse must agree with, in float64 NumPy, without JAX.
 
-They live apart from the simulators so that a run is judged by formulas that share none of its code.
+They share no code with the simulators, so that runs are checked independently.
 """
 
 from collapse_jax.theory.discrete import (

@@ -1,8 +1,8 @@
-"""Exact fits of a discrete law: resampling it is the haploid Wright-Fisher process.
+"""Discrete distributions refitted exactly to their own draws: the haploid Wright-Fisher process.
 
-Here n = `fits` counts resamplings (generation g has n = g + 1), M = `samples`, r = (M - 1) / M,
-homozygosity is F = sum p^2 and heterozygosity H = 1 - F. Except where a real share alpha is named,
-every fit sees only draws from the fit before it.
+n = `fits` is the number of resamplings (generation g has n = g + 1), M = `samples`,
+r = (M - 1) / M, homozygosity is F = sum p^2 and heterozygosity H = 1 - F. p_0 is the original
+distribution. Unless a real share alpha is given, each fit sees only draws from the previous fit.
 """
 
 from typing import Any
@@ -28,20 +28,20 @@ def _check_frequency(frequency: ArrayLike) -> Floats:
     return check_share("frequency", np.asarray(frequency, dtype=np.float64))
 
 
-def _check_law(frequencies: ArrayLike) -> Floats:
+def _check_frequencies(frequencies: ArrayLike) -> Floats:
     """Return frequencies f64[..., symbol], or raise SettingError unless they sum to 1."""
-    law = check_share("frequencies", np.asarray(frequencies, dtype=np.float64))
-    if law.ndim == 0 or not np.allclose(law.sum(axis=-1), 1, rtol=0, atol=1e-9):
+    checked = check_share("frequencies", np.asarray(frequencies, dtype=np.float64))
+    if checked.ndim == 0 or not np.allclose(checked.sum(axis=-1), 1, rtol=0, atol=1e-9):
         raise arguments.refusal("frequencies", "a sum of 1 over the last axis", frequencies)
-    return law
+    return checked
 
 
 def expected_frequency(fits: Integers, frequency: ArrayLike) -> Floats:
-    """E p_n = p_0: resampling is fair at every step (Wright-Fisher).
+    """E p_n = p_0: the frequency is a martingale (Wright-Fisher).
 
     Args:
         fits: n >= 0; broadcasts with `frequency`.
-        frequency: true frequency p_0 of a symbol, in [0, 1].
+        frequency: original frequency p_0 of a symbol, in [0, 1].
 
     Returns:
         Expected frequency, of the broadcast shape.
@@ -51,10 +51,10 @@ def expected_frequency(fits: Integers, frequency: ArrayLike) -> Floats:
 
 
 def fixation_probability(frequency: ArrayLike) -> Floats:
-    """Pr(the law ends as a delta function on the symbol) = p_0 (Shumailov et al. 2024).
+    """Probability p_0 that only this symbol survives in the end (Shumailov et al. 2024).
 
     Args:
-        frequency: true frequency p_0 of the symbol, in [0, 1], any shape.
+        frequency: original frequency p_0 of the symbol, in [0, 1], any shape.
 
     Returns:
         Fixation probability, of the shape of `frequency`.
@@ -63,12 +63,12 @@ def fixation_probability(frequency: ArrayLike) -> Floats:
 
 
 def variance_of_frequency(samples: SampleSizes, fits: Integers, frequency: ArrayLike) -> Floats:
-    """Var p_n = p_0 (1 - p_0) (1 - prod_k r_k), with constant M (1 - r^n) (Wright-Fisher).
+    """Var p_n = p_0 (1 - p_0) (1 - prod_k r_k); constant M: 1 - r^n (Wright-Fisher).
 
     Args:
         samples: M >= 1, or one per fit.
         fits: n >= 0; broadcasts with `frequency`.
-        frequency: true frequency p_0 of a symbol, in [0, 1].
+        frequency: original frequency p_0 of a symbol, in [0, 1].
 
     Returns:
         Variance of the frequency, of the broadcast shape.
@@ -84,7 +84,7 @@ def expected_heterozygosity(samples: SampleSizes, fits: Integers, frequencies: A
     Args:
         samples: M >= 1, or one per fit.
         fits: n >= 0; broadcasts with the leading axes of `frequencies`.
-        frequencies: true law, f64[..., symbol].
+        frequencies: original distribution, f64[..., symbol].
 
     Returns:
         Expected heterozygosity, of the broadcast shape.
@@ -94,30 +94,30 @@ def expected_heterozygosity(samples: SampleSizes, fits: Integers, frequencies: A
         0.0625
     """
     sizes, counts = unroll(samples, fits, minimum=1)
-    heterozygosity: Floats = 1 - np.sum(_check_law(frequencies) ** 2, axis=-1)
+    heterozygosity: Floats = 1 - np.sum(_check_frequencies(frequencies) ** 2, axis=-1)
     return heterozygosity * running_product(1 - 1 / sizes, counts)
 
 
 def expected_support(samples: Integers, frequencies: ArrayLike) -> Floats:
     """Expected number of distinct symbols in one resampling, sum_i [1 - (1 - p_i)^M].
 
-    Source: Shumailov et al. 2024 for the loss of symbols with p <= 1 / M; derived.
+    Source: derived; Shumailov et al. 2024 for the loss of symbols with p <= 1 / M.
 
     Args:
         samples: M >= 1; broadcasts with the leading axes of `frequencies`.
-        frequencies: law before the resampling, f64[..., symbol].
+        frequencies: distribution before the resampling, f64[..., symbol].
 
     Returns:
         Expected support size in symbols, of the broadcast shape.
     """
     sizes = check_integers("samples", samples, 1)
-    missed: Floats = xlog1py(sizes[..., None], -_check_law(frequencies))
+    missed: Floats = xlog1py(sizes[..., None], -_check_frequencies(frequencies))
     support: Floats = -np.sum(np.expm1(missed), axis=-1)
     return support
 
 
 def symbol_survival_bound(expected_count: ArrayLike, fits: Integers) -> Floats:
-    """Pr(a symbol is still drawn at the k-th resampling) >= 1 - exp(-m / k) (Suresh et al.).
+    """Pr(symbol is still drawn at the k-th resampling) >= 1 - exp(-m / k) (Suresh et al.).
 
     Args:
         expected_count: m = M p_0 >= 0, expected draws of the symbol at k = 1.
@@ -157,12 +157,12 @@ def wright_fisher_transition_matrix(samples: int) -> Floats:
 def mean_absorption_time(samples: int, frequency: ArrayLike) -> Floats:
     """Exact mean number of resamplings until one of two symbols is lost, (I - Q)^-1 1.
 
-    Q is the transition matrix among the counts 1..M-1. The first draw is taken from the true law,
-    so that p_0 need not be a multiple of 1 / M (derived).
+    Q is the transition matrix among the counts 1..M-1. The first draw is from the original
+    distribution, so p_0 need not be a multiple of 1 / M (derived).
 
     Args:
-        samples: M >= 1; the cost is that of a linear solve of size M - 1.
-        frequency: true frequency p_0 of one of the two symbols, in [0, 1], any shape.
+        samples: M >= 1; the cost is one linear solve of size M - 1.
+        frequency: original frequency p_0 of one of the two symbols, in [0, 1], any shape.
 
     Returns:
         Mean absorption time in resamplings, of the shape of `frequency`.
@@ -182,12 +182,12 @@ def mean_absorption_time(samples: int, frequency: ArrayLike) -> Floats:
 def approximate_absorption_time(samples: Integers, frequency: ArrayLike) -> Floats:
     """Mean absorption time to leading order in M, -2 M [p ln p + (1 - p) ln(1 - p)].
 
-    Source: diffusion limit of Wright-Fisher. At p = 1/2 it is 22 % too high at M = 4 and 1.5 % at
-    M = 100.
+    Source: diffusion limit of Wright-Fisher. At p = 1/2 it is too high by 22 % for M = 4 and by
+    1.5 % for M = 100.
 
     Args:
         samples: M >= 1; broadcasts with `frequency`.
-        frequency: true frequency p_0 of one of the two symbols, in [0, 1].
+        frequency: original frequency p_0 of one of the two symbols, in [0, 1].
 
     Returns:
         Approximate mean absorption time in resamplings, of the broadcast shape.
@@ -201,30 +201,30 @@ def approximate_absorption_time(samples: Integers, frequency: ArrayLike) -> Floa
 def random_count_steady_homozygosity(
     samples: int, real_share: float | Floats, frequencies: ArrayLike
 ) -> Floats:
-    """Steady E sum p^2 when each of M draws is real with probability alpha.
+    """Steady-state E sum p^2 when each of M draws is real with probability alpha.
 
     F* = [1/M + r (1 - (1 - alpha)^2) S_0] / [1 - r (1 - alpha)^2], S_0 = sum p_0^2 (derived).
 
     Args:
         samples: M >= 1.
         real_share: alpha in [0, 1]; broadcasts with the leading axes of `frequencies`.
-        frequencies: true law, f64[..., symbol].
+        frequencies: original distribution, f64[..., symbol].
 
     Returns:
         Steady-state homozygosity, of the broadcast shape.
     """
     samples = check_constant_samples(samples, minimum=1)
     kept = (1 - check_share("real_share", real_share)) ** 2
-    true = np.sum(_check_law(frequencies) ** 2, axis=-1)
+    original = np.sum(_check_frequencies(frequencies) ** 2, axis=-1)
     r = 1 - 1 / samples
-    homozygosity: Floats = (1 / samples + r * (1 - kept) * true) / (1 - r * kept)
+    homozygosity: Floats = (1 / samples + r * (1 - kept) * original) / (1 - r * kept)
     return homozygosity
 
 
 def fixed_count_steady_homozygosity(
     samples: int, real_samples: Integers, frequencies: ArrayLike
 ) -> Floats:
-    """Steady E sum p^2 when exactly A of M draws are real, alpha = A / M.
+    """Steady-state E sum p^2 when exactly A of M draws are real, alpha = A / M.
 
     F* = [(1 - (1 - alpha)^2) S_0 + (1 - alpha S_0) / M] / [1 - (1 - alpha)^2 + (1 - alpha) / M],
     S_0 = sum p_0^2 (derived).
@@ -232,7 +232,7 @@ def fixed_count_steady_homozygosity(
     Args:
         samples: M >= 1.
         real_samples: A in 0..M; broadcasts with the leading axes of `frequencies`.
-        frequencies: true law, f64[..., symbol].
+        frequencies: original distribution, f64[..., symbol].
 
     Returns:
         Steady-state homozygosity, of the broadcast shape.
@@ -242,7 +242,7 @@ def fixed_count_steady_homozygosity(
     if np.any(real > 1):
         raise arguments.refusal("real_samples", f"at most samples = {samples}", real_samples)
     kept = (1 - real) ** 2
-    true = np.sum(_check_law(frequencies) ** 2, axis=-1)
-    inflow = (1 - kept) * true + (1 - real * true) / samples
+    original = np.sum(_check_frequencies(frequencies) ** 2, axis=-1)
+    inflow = (1 - kept) * original + (1 - real * original) / samples
     homozygosity: Floats = inflow / (1 - kept + (1 - real) / samples)
     return homozygosity

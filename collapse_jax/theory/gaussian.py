@@ -1,10 +1,10 @@
-"""Gaussian fits in the replace regime: each fit sees only samples of the fit before it.
+"""Gaussian fits in the replace regime: each fit sees only samples of the previous fit.
 
-Throughout, n = `fits` counts every fit, generation 0's included, so generation g has n = g + 1 and
-n = 0 is the true law; M = `samples`; nu = M - 1; r = (M - 1) / M. Sampling bias lambda draws the
-synthetic rows from N(mu, lambda * sigma^2); real rows are never scaled. A product or sum over k is
-one over the fits, each with its own M_k. E sigma_n^2 and the mean squared drift hold for any true
-law with finite variance; all else needs a Gaussian one.
+n = `fits` is the number of fits including generation 0's, so generation g has n = g + 1 and n = 0
+is the original; M = `samples`; nu = M - 1; r = (M - 1) / M. Sampling bias lambda draws synthetic
+rows from N(mu, lambda * sigma^2); real rows are never scaled. Products and sums over k run over the
+fits, each with its own M_k. E sigma_n^2 and the mean squared drift hold for any original with
+finite variance; all other forms need a Gaussian original.
 """
 
 from typing import Literal, TypeAlias, get_args
@@ -36,8 +36,8 @@ def check_estimator(estimator: Estimator) -> None:
 def c4(samples: SampleSizes) -> Floats:
     """E sqrt(s^2) / sigma for the unbiased variance s^2 of M Gaussian rows.
 
-    c4 = sqrt(2 / nu) * Gamma(M / 2) / Gamma(nu / 2). The ratio is a Pochhammer symbol: a difference
-    of log-gammas would lose digits at large M, where 1 - c4 is what matters.
+    c4 = sqrt(2 / nu) * Gamma(M / 2) / Gamma(nu / 2). The ratio is computed as a Pochhammer symbol:
+    a difference of log-gammas would lose the digits of 1 - c4 at large M.
 
     Args:
         samples: M >= 2, any shape.
@@ -82,7 +82,10 @@ def standard_deviation_factor(samples: SampleSizes, estimator: Estimator = "unbi
 
 
 def _bias_power(sampling_bias: float, fits: NDArray[np.int64]) -> Floats:
-    """lambda^(n-1), and 1 at n = 0: the first fit sees real rows, which are not scaled."""
+    """lambda^(n-1), and 1 at n = 0: the first fit sees real rows, which are not scaled.
+
+    Raises SettingError unless lambda > 0.
+    """
     arguments.number("sampling_bias", sampling_bias, above=0)
     return np.float64(sampling_bias) ** np.maximum(fits - 1, 0)
 
@@ -102,7 +105,7 @@ def expected_variance(
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -133,7 +136,7 @@ def expected_standard_deviation(
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -155,12 +158,12 @@ def expected_squared_variance(
 ) -> Floats:
     """E sigma_n^4 = sigma^4 lambda^(2(n-1)) prod_k (1 + 2 / nu_k), times prod_k r_k^2 (ml).
 
-    Derived. It grows without bound for the unbiased estimator while sigma_n falls to 0.
+    Derived. For the unbiased estimator it grows without bound although sigma_n tends to 0.
 
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -180,17 +183,17 @@ def mean_squared_drift(
     estimator: Estimator = "unbiased",
     sampling_bias: float = 1.0,
 ) -> Floats:
-    """E (mu_n - mu)^2 = sum_k (expected variance of the rows that fit k sees) / M_k.
+    """E (mu_n - mu)^2 = sum_k (expected variance of the rows of fit k) / M_k.
 
     With constant M: (sigma^2 / M) (1 - rho^n) / (1 - rho), rho = lambda (unbiased) or lambda r
     (ml); at lambda = 1, n sigma^2 / M (unbiased) and sigma^2 (1 - r^n) (ml). Source: Shumailov et
-    al. 2024 (unbiased); ml and lambda derived. In d dimensions pass the trace of the true
-    covariance as `variance` for E ||mu_n - mu||^2, a lower bound on E W2^2.
+    al. 2024 (unbiased); ml and lambda derived. In d dimensions, with the trace of the original
+    covariance as `variance`, this is E ||mu_n - mu||^2, a lower bound on E W2^2.
 
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        variance: true variance sigma^2 (or trace), in squared data units.
+        variance: original variance sigma^2 (or trace), in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -215,16 +218,16 @@ def expected_w2_squared(
     estimator: Estimator = "unbiased",
     sampling_bias: float = 1.0,
 ) -> Floats:
-    """E W2^2 to the true Gaussian = E (mu_n - mu)^2 + E sigma_n^2 + sigma^2 - 2 sigma E sigma_n.
+    """E W2^2 to the original = E (mu_n - mu)^2 + E sigma_n^2 + sigma^2 - 2 sigma E sigma_n.
 
     With constant M and no bias: sigma^2 [n / M + 2 (1 - c4^n)] (unbiased), which diverges, and
     2 sigma^2 (1 - c^n) (ml), which stays below 2 sigma^2. Source: Shumailov et al. 2024 for the
-    divergence; the exact forms are derived. One dimension only.
+    divergence; exact forms derived. One dimension only.
 
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -258,7 +261,7 @@ def expected_trace(
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        trace: trace of the true covariance, in squared data units.
+        trace: trace of the original covariance, in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -275,14 +278,14 @@ def standard_deviation_exceedance_bound(
 ) -> Floats:
     """Pr(sigma_n > epsilon) <= (sigma / epsilon) exp(-sum_k 1 / (4 M_k)), cut at 1.
 
-    With constant M the exponent is -n / (4 M). Source: Suresh et al.; Markov's inequality with
-    c4 < exp(-1 / (4 M)), so it holds for both estimators.
+    With constant M the exponent is -n / (4 M). Holds for both estimators. Source: Suresh et al.;
+    Markov's inequality and c4 < exp(-1 / (4 M)).
 
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
         threshold: epsilon > 0, in data units; broadcasts with `fits`.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
 
     Returns:
         Upper bound on the probability, of the broadcast shape.

@@ -1,6 +1,6 @@
-"""The Kullback-Leibler divergence of a refitted Gaussian from the true one, in the replace regime.
+"""Kullback-Leibler divergence from the original to a refitted Gaussian, in the replace regime.
 
-Its expectation, unlike that of the opposite divergence, involves negative moments of chi-square.
+Unlike the reverse divergence, its expectation involves negative moments of chi-square.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from collapse_jax.theory.schedule import Floats, Integers, check_integers
 def expected_divergence_of_truth(
     samples: int, fits: Integers, *, estimator: Estimator = "unbiased"
 ) -> Floats:
-    r"""E KL(truth || model) = [a^n - 1 + (a + ... + a^n) / M + E ln(sigma_n^2 / sigma^2)] / 2.
+    r"""E KL(original || model) = [a^n - 1 + (a + ... + a^n) / M + E ln(sigma_n^2/sigma^2)] / 2.
 
     With a = E(sigma_k^2 / sigma_{k+1}^2) = nu / (nu - 2) (unbiased) or M / (nu - 2) (ml):
     E(sigma^2 / sigma_n^2) = a^n, and u_n = E((mu_n - mu)^2 / sigma_n^2) follows from
@@ -28,7 +28,7 @@ def expected_divergence_of_truth(
       Expected divergence in nats, of the shape of `fits`.
 
     Raises:
-      ValueError: if M or n is too small or no integer.
+      ValueError: if M or n is too small or not an integer.
 
     Examples:
       >>> round(float(expected_divergence_of_truth(1000, 1)), 6)

@@ -1,8 +1,8 @@
-"""Log-moments of the replace regime: the checks that heavy tails leave sharp.
+"""Log-moments in the replace regime; tests of them keep power where raw moments are heavy-tailed.
 
-ln sigma_n^2 is a sum of n independent log chi-squared terms, so its mean and variance are exact and
-its tails light, where raw moments of sigma_n need ever more chains. Symbols as in
-`collapse_jax.theory.gaussian`; all of them need Gaussian real rows.
+ln sigma_n^2 is a sum of n independent log chi-square terms, so its mean and variance are exact and
+its tails light, whereas raw moments of sigma_n need ever more chains. Symbols as in
+`collapse_jax.theory.gaussian`. All forms need a Gaussian original.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ from collapse_jax.theory.schedule import (
 def _degrees_of_freedom(
     samples: SampleSizes, fits: Integers, dimension: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Sizes i64[fit], nu - i of Bartlett's chi-squares i64[fit, dimension], the checked fits."""
+    """Sizes i64[fit], degrees of freedom nu - i i64[fit, dimension], and the validated fits."""
     dimension = int(check_integers("dimension", dimension, 1))
     sizes, counts = unroll(samples, fits)
     if np.any(check_integers("samples", samples, 2) <= dimension):
@@ -51,7 +51,7 @@ def expected_log_determinant(
         samples: M > d, or one per fit.
         fits: n >= 0, any shape.
         dimension: d >= 1.
-        log_determinant: ln det of the true covariance.
+        log_determinant: ln det of the original covariance.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -92,12 +92,12 @@ def expected_log_variance(
 ) -> Floats:
     """E ln sigma_n^2 = ln sigma^2 + (n-1) ln lambda + sum_k [psi(nu_k/2) + ln(2/nu_k)].
 
-    The ml estimator adds sum_k ln r_k. About ln sigma^2 - n / nu at large nu (derived).
+    The ml estimator adds sum_k ln r_k. Approximately ln sigma^2 - n / nu at large nu (derived).
 
     Args:
         samples: M >= 2, or one per fit.
         fits: n >= 0, any shape.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
         sampling_bias: lambda > 0.
 
@@ -117,9 +117,9 @@ def expected_log_variance(
 
 
 def variance_of_log_variance(samples: SampleSizes, fits: Integers) -> Floats:
-    """Var ln sigma_n^2 = sum_k psi'(nu_k / 2), about 2n / nu at large nu (derived).
+    """Var ln sigma_n^2 = sum_k psi'(nu_k / 2), approximately 2n / nu at large nu (derived).
 
-    The same for both estimators and any sampling bias: they only shift the logarithm.
+    Equal for both estimators and any sampling bias, which only shift the logarithm.
 
     Args:
         samples: M >= 2, or one per fit.
@@ -132,9 +132,9 @@ def variance_of_log_variance(samples: SampleSizes, fits: Integers) -> Floats:
 
 
 def e_fold_time(samples: int, *, estimator: Estimator = "unbiased") -> float:
-    """Fits after which the median sigma has fallen by e: about 2 nu (unbiased) or M (ml).
+    """Number of fits in which the median sigma falls by a factor e: about 2 nu (unbiased), M (ml).
 
-    ln sigma_n is a sum of independent terms, so once it is near normal each fit moves its median
+    ln sigma_n is a sum of independent terms, so once it is near normal each fit shifts its median
     by E ln(sigma' / sigma), half of the mean log variance ratio (derived).
 
     Args:

@@ -1,11 +1,11 @@
-"""Kernel density estimates refitted to their own draws: second moments and the expected tail mass.
+"""Kernel density estimates refitted to their own draws: second moments and expected tail mass.
 
-n = `fits` counts every fit, generation 0's included: the first is to M real rows, generation g has
-n = g + 1, and n = 0 is the true law. v_n is the ddof=0 variance of the rows that fit n sees and
-h_n its bandwidth, so that V_n = v_n + h_n^2 is the variance of its density; r = (M - 1) / M. All
-are second moments, linear in those of the fit before: they hold for any true law with finite
-variance, and in d dimensions for each one and for their mean. Where resamplings are counted instead
-of fits, v_0 is the variance of the real rows: our v_1.
+n = `fits` is the number of fits including generation 0's, which sees M real rows; generation g has
+n = g + 1, and n = 0 is the original. v_n is the ddof=0 variance of the rows of fit n and h_n its
+bandwidth, so V_n = v_n + h_n^2 is the variance of its density; r = (M - 1) / M. Second moments are
+linear in those of the previous fit, so they hold for any original with finite variance, and in d
+dimensions for each dimension and for the mean over dimensions. In the literature that counts
+resamplings instead of fits, v_0 is the variance of the real rows, here v_1.
 """
 
 from typing import NamedTuple
@@ -29,14 +29,14 @@ RULES = ("scott", "silverman")
 
 
 class KdeMoments(NamedTuple):
-    """Second moments of a density, by fit."""
+    """Second moments of a density after n fits."""
 
     expected_variance: Floats  # f64[...], E V_n, squared data units
     mean_squared_drift: Floats  # f64[...], E (mu_n - mu)^2, squared data units
 
 
 def kde_bandwidth_factor(rule: str, samples: SampleSizes, dimension: int = 1) -> Floats:
-    """The factor c of h = c s, with s the unbiased standard deviation of a dimension's rows.
+    """The factor c in h = c s, s the unbiased standard deviation of the rows in one dimension.
 
     scott: M^(-1/(d+4)); silverman: (M (d + 2) / 4)^(-1/(d+4)), as scipy.stats.gaussian_kde.
     Sources: Scott 1992; Silverman 1986.
@@ -68,14 +68,15 @@ def kde_moments(
     variance: float = 1.0,
     real_samples: int = 0,
 ) -> KdeMoments:
-    """E V_n and E (mu_n - mu)^2 when all rows but A new real ones come from the fit before.
+    """E V_n and E (mu_n - mu)^2 when A rows are fresh real ones and the rest are synthetic.
 
-    A = 0 is replace. With D = E (mu - mu_0)^2, B = M - A and u = [A sigma^2 + B V_n] / M^2
-    (derived): D_{n+1} = (B/M)^2 D_n + u; E v_{n+1} = M u + B D_n / M - D_{n+1}; V = v + h^2 for a
-    fixed h, and V = v (1 + c^2 / r) for h = c s. For replace:
+    Synthetic rows are draws from the previous fit; A = 0 is replace. With D = E (mu - mu_0)^2,
+    B = M - A and u = [A sigma^2 + B V_n] / M^2 (derived): D_{n+1} = (B/M)^2 D_n + u; E v_{n+1} =
+    M u + B D_n / M - D_{n+1}; V = v + h^2 for fixed h, and V = v (1 + c^2 / r) for h = c s. For
+    replace:
 
     - fixed h: E V_n = M h^2 + (sigma^2 - M h^2) r^n, so that E v_n = (M-1) h^2 + (v_1 - (M-1) h^2)
-      r^(n-1), v_1 = r sigma^2: the bandwidth keeps a variance of M h^2 alive.
+      r^(n-1), v_1 = r sigma^2: the bandwidth sustains a variance of M h^2.
     - h = c s: E V_n = sigma^2 (r + c^2)^n, which grows for both rules: c^2 > 1 / M.
     - E (mu_n - mu)^2 = sum_{k<=n} E V_{k-1} / M, with V_0 = sigma^2.
 
@@ -84,8 +85,8 @@ def kde_moments(
         fits: n >= 0, any shape.
         bandwidth: h > 0 in data units, "scott" or "silverman".
         dimension: d, on which the two rules depend.
-        variance: true variance sigma^2 (the mean over dimensions), in squared data units.
-        real_samples: A, at every fit after the first, which is all real.
+        variance: original variance sigma^2 (the mean over dimensions), in squared data units.
+        real_samples: A, for every fit after the first, whose rows are all real.
 
     Returns:
         The moments, of the shape of `fits`.
@@ -118,19 +119,19 @@ def kde_accumulate_moments(
     dimension: int = 1,
     variance: float = 1.0,
 ) -> KdeMoments:
-    """E V_t and E (mu_t - mu)^2 when fit t pools M real rows and t - 1 batches of M.
+    """E V_t and E (mu_t - mu)^2 when fit t pools M real rows and t - 1 batches of M synthetic ones.
 
-    Derived: the batch from fit t - 1 adds (M - 1) V_{t-1} within and (1 - 1/t) V_{t-1} between to
-    the pool's sum of squares, so E v_t = (1 - 1/t) v_{t-1} + (1/t) (1 - 1/(tM)) V_{t-1}, and moves
-    its mean by 1/t of an error of variance V_{t-1} / M. A fixed h makes V_t grow like h^2 ln t;
-    c falls with the pool's size tM, and slows the growth.
+    Derived: the batch from fit t - 1 adds (M - 1) V_{t-1} within and (1 - 1/t) V_{t-1} between
+    batches to the pool's sum of squares, so E v_t = (1 - 1/t) v_{t-1} + (1/t) (1 - 1/(tM)) V_{t-1},
+    and moves its mean by 1/t of an error of variance V_{t-1} / M. With fixed h, V_t grows like
+    h^2 ln t; with h = c s growth is slower, as c falls with the pool's size tM.
 
     Args:
         samples: M >= 2, rows in each batch.
         fits: t >= 0, any shape; t = 1 is the fit to real rows.
         bandwidth: h > 0 in data units, "scott" or "silverman".
         dimension: d, on which the two rules depend.
-        variance: true variance sigma^2 (the mean over dimensions), in squared data units.
+        variance: original variance sigma^2 (the mean over dimensions), in squared data units.
 
     Returns:
         The moments, of the shape of `fits`.
@@ -149,18 +150,18 @@ def kde_accumulate_moments(
 def kde_expected_tail_mass(
     fits: Integers, bandwidth: float, tail: float, *, accumulate: bool = False
 ) -> Floats:
-    """E of the density's probability beyond the two tail quantiles of a standard normal original.
+    """Expected probability of the density beyond the two tail quantiles of a standard normal.
 
-    Fixed bandwidth only, where fitting is linear: the expected density is that of the expected
-    rows, widened by h. Replace: N(0, 1 + n h^2), whatever M is. Accumulate: rows of fit t are those
-    of fit t - 1 with weight (t - 1) / t, else draws of it: a mixture of N(0, 1 + j h^2), j <= t
-    (derived).
+    Fixed bandwidth only, as fitting is then linear: the expected density is that of the expected
+    rows, convolved with N(0, h^2). Replace: N(0, 1 + n h^2) for every M. Accumulate: a share
+    (t - 1) / t of the rows of fit t are those of fit t - 1, the others are draws from it, which
+    gives a mixture of N(0, 1 + j h^2), j <= t (derived).
 
     Args:
         fits: n >= 0, any shape.
         bandwidth: h > 0, in standard deviations of the original.
-        tail: the original's probability beyond both quantiles, in (0, 1).
-        accumulate: whether all data so far are pooled; else replace.
+        tail: the original's probability beyond the two quantiles, in (0, 1).
+        accumulate: whether all data so far are pooled (accumulate), else replace.
 
     Returns:
         Expected probability, of the shape of `fits`.
@@ -189,7 +190,7 @@ def kde_expected_tail_mass(
 def _density(
     bandwidth: float | str, pooled: NDArray[np.int64], dimension: int
 ) -> tuple[float, Floats]:
-    """h^2, and f64[fit]: what a pool's ddof=0 variance is multiplied by in its density."""
+    """(a, b f64[fit]) such that a fit to rows of ddof=0 variance v has the variance b v + a."""
     if isinstance(bandwidth, str):
         squared = kde_bandwidth_factor(bandwidth, pooled, dimension) ** 2
         return 0.0, 1 + squared * pooled / (pooled - 1)

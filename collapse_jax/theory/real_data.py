@@ -1,7 +1,7 @@
-"""Gaussian fits in the regimes that keep or renew real data: accumulate, and fresh real rows.
+"""Gaussian fits in the regimes with real data after generation 0: accumulate and fresh.
 
 Symbols as in `collapse_jax.theory.gaussian`: M = `samples`, nu = M - 1, r = (M - 1) / M, sigma^2 =
-`variance`. All are second moments, so they hold for any true law with finite variance, and in
+`variance`. All are second moments, so they hold for any original with finite variance, and in
 d dimensions with traces in place of variances.
 """
 
@@ -26,7 +26,7 @@ from collapse_jax.theory.schedule import (
 
 
 class SteadyState(NamedTuple):
-    """Second moments of the fitted Gaussian once they no longer change."""
+    """Steady-state second moments of the fitted Gaussian."""
 
     mean_squared_drift: Floats  # f64[...], v = E (mu - mu_0)^2, squared data units
     expected_variance: Floats  # f64[...], s = E sigma^2, squared data units
@@ -46,7 +46,7 @@ def accumulate_expected_variance(
     Args:
         samples: M >= 2, rows in each batch.
         fits: t >= 0, any shape; t = 1 is the fit to real rows.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
 
     Returns:
@@ -69,7 +69,7 @@ def accumulate_expected_variance(
 def accumulate_mean_squared_drift(
     samples: int, fits: Integers, *, variance: float = 1.0, estimator: Estimator = "unbiased"
 ) -> Floats:
-    """E (mu_t - mu)^2 = sum_{k<=t} E sigma_{k-1}^2 / (M k^2), with sigma_0 the true sigma.
+    """E (mu_t - mu)^2 = sum_{k<=t} E sigma_{k-1}^2 / (M k^2), with sigma_0 = sigma.
 
     Derived: batch k moves the pool's mean by 1/k of the batch's own error, of variance
     sigma_{k-1}^2 / M. For ml the sum telescopes to sigma^2 - E sigma_t^2.
@@ -77,7 +77,7 @@ def accumulate_mean_squared_drift(
     Args:
         samples: M >= 2, rows in each batch.
         fits: t >= 0, any shape; t = 1 is the fit to real rows.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
 
     Returns:
@@ -102,7 +102,7 @@ def accumulate_variance_limit(
 
     Args:
         samples: M >= 2, rows in each batch.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
 
     Returns:
@@ -123,16 +123,16 @@ def fixed_count_steady_state(
     variance: float = 1.0,
     estimator: Estimator = "unbiased",
 ) -> SteadyState:
-    """Steady state when every fit pools exactly A real rows, drawn anew, with M - A synthetic ones.
+    """Steady state when every fit sees exactly A fresh real rows and M - A synthetic ones.
 
     alpha = A / M. ml: v = sigma^2 / [M alpha (2 - alpha) + 1 - alpha], s = sigma^2 - v; unbiased:
-    v = sigma^2 / {M [1 - (1 - alpha)^2 / r]}, s = sigma^2 + (1 - alpha) v / r (derived). Reusing
-    the same real rows at every fit is another process, with larger v.
+    v = sigma^2 / {M [1 - (1 - alpha)^2 / r]}, s = sigma^2 + (1 - alpha) v / r (derived). With
+    the same real rows in every fit, v is larger.
 
     Args:
         samples: M >= 2, rows per fit.
         real_samples: A in 0..M, any shape; for a share alpha, round(alpha * M).
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
 
     Returns:
@@ -167,7 +167,7 @@ def random_count_steady_state(
     variance: float = 1.0,
     estimator: Estimator = "unbiased",
 ) -> SteadyState:
-    """Steady state when each of the M rows is real, and new, with probability alpha.
+    """Steady state when each of the M rows is a fresh real one with probability alpha.
 
     ml: v = sigma^2 / [M alpha (2 - alpha) + (1 - alpha)^2], s = sigma^2 - v; unbiased:
     v = sigma^2 / [M alpha (2 - alpha) - (1 - alpha)], s = sigma^2 + (1 - alpha) v (derived).
@@ -175,7 +175,7 @@ def random_count_steady_state(
     Args:
         samples: M >= 2, rows per fit.
         real_share: alpha in [0, 1], any shape.
-        variance: true variance sigma^2, in squared data units.
+        variance: original variance sigma^2, in squared data units.
         estimator: variance estimator.
 
     Returns:
@@ -202,6 +202,6 @@ def _check_bounded(margin: Floats, name: str, value: object, samples: int) -> No
     """Raise SettingError unless the share of real rows is large enough for a steady state."""
     if not np.all(margin > 0):
         raise SettingError(
-            f"{name}: expected more, for the unbiased fit to have a steady state at"
-            f" samples = {samples}, got {value!r}"
+            f"{name}: expected more real rows, as the unbiased fit has no steady state at"
+            f" samples = {samples} otherwise, got {value!r}"
         )

@@ -1,10 +1,10 @@
 """Linear regression refitted to its own predictions: expected excess risk |w_hat - w|^2.
 
 y = X w + noise of variance sigma^2, X of T = `samples` rows of N(0, I_d), d = `dimension`, fitted
-by least squares. n = `fits` counts every fit, the first to real y; generation g has n = g + 1. For
-x ~ N(0, I_d) the risk of a prediction exceeds sigma^2 by |w_hat - w|^2. Sources: Gerstgrasser et
-al., arXiv 2404.01413 (same X); new X derived. Finite for T > d + 1; for T > d + 3 its variance is,
-too.
+by least squares. n = `fits` is the number of fits, the first to real y; generation g has
+n = g + 1. For x ~ N(0, I_d) the risk of a prediction is sigma^2 + |w_hat - w|^2. Sources:
+Gerstgrasser et al., arXiv 2404.01413 (same X); new X derived. The expectation is finite for
+T > d + 1, its variance for T > d + 3.
 """
 
 from typing import Literal, TypeAlias
@@ -23,7 +23,7 @@ from collapse_jax.theory.schedule import (
 )
 
 Design: TypeAlias = Literal["same", "new"]
-"""Whether every generation's rows X are the first one's, or drawn anew."""
+"""Design: every generation has the first one's rows X ("same"), or newly drawn ones ("new")."""
 
 
 def regression_excess_risk(
@@ -61,9 +61,9 @@ def regression_accumulate_excess_risk(
 ) -> Floats:
     """Accumulate: E |w_n - w|^2 when fit i pools i batches of T rows.
 
-    A batch labelled by the fit before changes it by (sum of X'X)^-1 X' epsilon alone. Same X: sum_i
-    sigma^2 d / (T - d - 1) / i^2. New X: batches are exchangeable, so it is sigma^2 / i of the
-    trace E tr (X'X)^-1 = d / (iT - d - 1) of the pool: sum_i sigma^2 d / [i (iT - d - 1)].
+    A batch labelled by the previous fit changes it only by (sum of X'X)^-1 X' epsilon. Same X:
+    sum_i sigma^2 d / (T - d - 1) / i^2. New X: batches are exchangeable, so each contributes
+    sigma^2 / i of the pool's E tr (X'X)^-1 = d / (iT - d - 1): sum_i sigma^2 d / [i (iT - d - 1)].
 
     Args:
         samples: T > d + 1, rows of each batch.
@@ -89,10 +89,10 @@ def regression_accumulate_excess_risk(
 def regression_accumulate_limit(
     samples: int, *, dimension: int, noise_variance: float = 1.0, design: Design = "new"
 ) -> float:
-    """Accumulate as n -> infinity: bounded, so that collapse is avoided.
+    """Accumulate as n -> infinity: the excess risk stays bounded, so collapse is avoided.
 
-    Same X: pi^2 / 6 times the first fit's. New X: sigma^2 d [psi(1) - psi(1 - a / T)] / a, a =
-    d + 1 (derived, by partial fractions).
+    Same X: pi^2 / 6 times the first fit's excess risk. New X: sigma^2 d [psi(1) - psi(1 - a / T)]
+    / a, a = d + 1 (derived, by partial fractions).
 
     Args:
         samples: T > d + 1, rows of each batch.

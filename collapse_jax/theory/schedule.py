@@ -1,7 +1,7 @@
-"""Sample sizes per fit and running sums and products over fits, shared by every closed form.
+"""Sample sizes per fit, and running sums and products over fits, shared by all closed forms.
 
-A constant sample size is unrolled like any schedule, so that each formula is written once, as a sum
-or product over fits; it costs a few numbers per fit.
+A constant sample size is unrolled like a schedule, so that each formula is written once, as a sum
+or product over fits.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from collapse_jax import arguments
 
 Floats: TypeAlias = NDArray[np.float64]
-"""Real input or result of any shape; a scalar where every input is a scalar."""
+"""Real numbers of any shape; results are scalars if all inputs are."""
 
 Integers: TypeAlias = int | Sequence[int] | NDArray[np.integer[Any]]
 """Integers of any shape."""
@@ -50,7 +50,7 @@ def check_share(name: str, share: float | Floats) -> Floats:
 def unroll(
     samples: SampleSizes, fits: Integers, minimum: int = 2
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Write the sample size of every fit out.
+    """Sample sizes of all fits up to the largest of `fits`.
 
     Args:
         samples: M >= `minimum`, or one per fit, at least as many as the largest of `fits`.
@@ -58,8 +58,11 @@ def unroll(
         minimum: smallest sample size that the formula allows.
 
     Returns:
-        sizes: i64[fit], the sample sizes of fits 1, 2, ..., max(fits).
-        fits: i64[...], validated.
+        sizes: i64[fit], sample sizes of fits 1, 2, ..., max(fits).
+        fits: i64[...], the validated `fits`.
+
+    Raises:
+        SettingError: for values outside their range, or a schedule that is too short.
     """
     sizes = check_integers("samples", samples, minimum)
     counts = check_integers("fits", fits, 0)

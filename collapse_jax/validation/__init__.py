@@ -1,7 +1,7 @@
-"""Every closed form measured on chains: one table of z-scores.
+"""Validation of every closed form against simulated chains: one table of z-scores.
 
-Each study runs chains of one setting and yields checks of all forms that hold for it. Standard
-errors come from the chains themselves.
+Each study runs chains of one setting and yields checks of all closed forms that hold for it.
+Standard errors are estimated from the chains.
 """
 
 from collapse_jax.validation import discrete, gaussian, kde, regression
@@ -11,11 +11,11 @@ __all__ = ["COLUMNS", "Check", "Study", "studies", "worst"]
 
 
 def studies(chains: int, quick: bool = False) -> list[Study]:
-    """All studies, or with `quick` those of few families that compile little.
+    """All studies, or the quick ones of the Gaussian and the discrete family.
 
     Args:
-      chains: per study; those that take long have a fifth.
-      quick: leave out all but the most telling.
+      chains: chains per study; a fifth in studies that take long.
+      quick: only the most informative studies.
     """
     chosen = gaussian.studies(chains, quick) + discrete.studies(chains, quick)
     return chosen if quick else chosen + kde.studies(chains) + regression.studies(chains)

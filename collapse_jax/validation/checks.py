@@ -1,4 +1,4 @@
-"""One measured quantity against its closed form, as studies yield it and tables show it."""
+"""A check: a measured quantity against its closed form, and a row of the table."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ import xarray as xr
 
 from collapse_jax import runner
 
-# of the table that a check is a row of
+# Columns of the table, see `Check.row`.
 COLUMNS = ("study", "quantity", "n", "measured", "SE", "theory", "z", "chains")
 
 
@@ -19,16 +19,16 @@ class Check:
 
     study: str  # the setting: family, regime, M, ...
     quantity: str
-    fits: int  # n, generation 0's included
+    fits: int  # n, including generation 0's
     measured: float
     standard_error: float
     theory: float
     chains: int
-    bound: str = ""  # "<=" or ">=" if the theory is only a bound on the measured
+    bound: str = ""  # "<=" or ">=" if the theory is only a bound, so measured <= or >= theory
 
     @property
     def z(self) -> float:
-        """(measured - theory) / standard error; 0 where a bound holds."""
+        """(measured - theory) / standard error; 0 if a bound holds."""
         difference = self.measured - self.theory
         if self.bound == "<=" and difference <= 0 or self.bound == ">=" and difference >= 0:
             return 0.0
@@ -52,44 +52,46 @@ class Check:
 
 
 def worst(checks: Iterable[Check]) -> float:
-    """The largest |z|; NaN if any is NaN, so that nothing undefined passes."""
+    """The largest |z|; NaN if any z is NaN, so that undefined checks fail."""
     return float(np.max(np.abs([check.z for check in checks])))
 
 
 def mean_check(
     study: str, quantity: str, fits: int, values: Any, expected: Any, bound: str = ""
 ) -> Check:
-    """A mean over chains, with the standard error that they themselves show."""
+    """Check of a mean over chains, with its standard error estimated from them."""
     values = np.asarray(values, np.float64)
     error = values.std(ddof=1) / np.sqrt(values.size)
     return Check(
         study,
         quantity,
-        fits,
-        float(values.mean()),
-        float(error),
-        float(expected),
-        values.size,
-        bound,
+        fits=fits,
+        measured=float(values.mean()),
+        standard_error=float(error),
+        theory=float(expected),
+        chains=values.size,
+        bound=bound,
     )
 
 
 def variance_check(study: str, quantity: str, fits: int, values: Any, expected: Any) -> Check:
-    """A variance as a mean of squared deviations (the estimated mean costs 1 / n: below its SE)."""
+    """Check of a variance, as the mean squared deviation (its bias of 1 / n is below its SE)."""
     values = np.asarray(values, np.float64)
-    return mean_check(study, quantity, fits, (values - values.mean()) ** 2, expected)
+    return mean_check(
+        study, quantity, fits, values=(values - values.mean()) ** 2, expected=expected
+    )
 
 
 Study = Callable[[], Iterable[Check]]
 
 
 def fewer(chains: int) -> int:
-    """Chains of a study that takes long: a fifth."""
+    """Number of chains of a study that takes long: a fifth."""
     return max(chains // 5, 2)
 
 
 def history_of(family: Any, regime: Any, chains: int, generations: int, seed: int) -> xr.Dataset:
-    """Every chain's history of a run in memory."""
+    """The history of every chain of a run, kept in memory."""
     settings: dict[str, Any] = {
         "chains": chains,
         "generations": generations,

@@ -1,6 +1,6 @@
-"""Closed forms of Gaussian chains, checked on chains.
+"""Closed forms of the Gaussian family against chains.
 
-Heavy-tailed raw moments are checked only while Var ln sigma^2 <= 1/2, their logarithms everywhere.
+Heavy-tailed raw moments are checked only while Var ln sigma^2 <= 1/2, log-moments everywhere.
 """
 
 import functools
@@ -30,7 +30,7 @@ def gaussian_replace(
     sampler: Sampler = "exact",
     bias: float = 1.0,
 ) -> Iterator[Check]:
-    """All 1-D forms of replace, at several n."""
+    """All one-dimensional closed forms of replace, at several n."""
     study = f"gaussian {sampler}, replace, M={samples}, {estimator}" + (
         f", lambda={bias}" if bias != 1 else ""
     )
@@ -43,35 +43,49 @@ def gaussian_replace(
         logs = now["log_variance"].values.astype(np.float64)
         spread = theory.variance_of_log_variance(samples, n)
         yield mean_check(
-            study, "E ln sigma^2", n, logs, theory.expected_log_variance(samples, n, **options)
+            study,
+            "E ln sigma^2",
+            n,
+            values=logs,
+            expected=theory.expected_log_variance(samples, n, **options),
         )
-        yield variance_check(study, "Var ln sigma^2", n, logs, spread)
+        yield variance_check(study, "Var ln sigma^2", n, values=logs, expected=spread)
         drift = now["mean"].values.astype(np.float64) ** 2
         yield mean_check(
-            study, "E (mu_n - mu)^2", n, drift, theory.mean_squared_drift(samples, n, **options)
+            study,
+            "E (mu_n - mu)^2",
+            n,
+            values=drift,
+            expected=theory.mean_squared_drift(samples, n, **options),
         )
         deviation = theory.expected_standard_deviation(samples, n, **options)
-        yield mean_check(study, "E sigma", n, np.exp(logs / 2), deviation)
+        yield mean_check(study, "E sigma", n, values=np.exp(logs / 2), expected=deviation)
         if spread > HEAVY_TAILED:
             continue
         yield mean_check(
             study,
             "E sigma^2",
             n,
-            np.exp(logs),
-            theory.expected_variance(samples, n, **options),
+            values=np.exp(logs),
+            expected=theory.expected_variance(samples, n, **options),
         )
         yield mean_check(
-            study, "E W2^2", n, now["w2_squared"], theory.expected_w2_squared(samples, n, **options)
+            study,
+            "E W2^2",
+            n,
+            values=now["w2_squared"],
+            expected=theory.expected_w2_squared(samples, n, **options),
         )
         if spread <= HEAVY_TAILED / 4:
             fourth = theory.expected_squared_variance(samples, n, **options)
-            yield mean_check(study, "E sigma^4", n, np.exp(2 * logs), fourth)
+            yield mean_check(study, "E sigma^4", n, values=np.exp(2 * logs), expected=fourth)
     if bias == 1 and estimator == "unbiased":
         n, epsilon = max(fits), 0.5
         above = np.exp(logs / 2) > epsilon
         bound = theory.standard_deviation_exceedance_bound(samples, n, epsilon)
-        yield mean_check(study, f"Pr(sigma > {epsilon})", n, above, bound, "<=")
+        yield mean_check(
+            study, f"Pr(sigma > {epsilon})", n, values=above, expected=bound, bound="<="
+        )
 
 
 def gaussian_schedule(chains: int) -> Iterator[Check]:
@@ -83,17 +97,25 @@ def gaussian_schedule(chains: int) -> Iterator[Check]:
     for n in (2, 3, 5):
         logs = history["log_variance"].values[:, n - 1]
         drift = history["mean"].values[:, n - 1].astype(np.float64) ** 2
-        yield mean_check(study, "E ln sigma^2", n, logs, theory.expected_log_variance(sizes, n))
-        yield variance_check(
-            study, "Var ln sigma^2", n, logs, theory.variance_of_log_variance(sizes, n)
+        yield mean_check(
+            study, "E ln sigma^2", n, values=logs, expected=theory.expected_log_variance(sizes, n)
         )
-        yield mean_check(study, "E (mu_n - mu)^2", n, drift, theory.mean_squared_drift(sizes, n))
+        yield variance_check(
+            study,
+            "Var ln sigma^2",
+            n,
+            values=logs,
+            expected=theory.variance_of_log_variance(sizes, n),
+        )
+        yield mean_check(
+            study, "E (mu_n - mu)^2", n, values=drift, expected=theory.mean_squared_drift(sizes, n)
+        )
 
 
 def gaussian_dimensions(
     chains: int, dim: int, samples: int, estimator: theory.Estimator
 ) -> Iterator[Check]:
-    """The d-dimensional forms, for a covariance that is not a multiple of the identity."""
+    """The d-dimensional closed forms, for a covariance that is not a multiple of the identity."""
     study = f"gaussian exact, replace, d={dim}, M={samples}, {estimator}"
     covariance = np.diag(np.arange(1.0, dim + 1)) + 0.3
     family = families.gaussian(dim=dim, estimator=estimator, covariance=covariance.tolist())
@@ -105,23 +127,25 @@ def gaussian_dimensions(
         expected = theory.expected_log_determinant(
             samples, n, dimension=dim, log_determinant=determinant, estimator=estimator
         )
-        yield mean_check(study, "E ln |Sigma|", n, logs, expected)
+        yield mean_check(study, "E ln |Sigma|", n, values=logs, expected=expected)
         spread = theory.variance_of_log_determinant(samples, n, dimension=dim)
-        yield variance_check(study, "Var ln |Sigma|", n, logs, spread)
+        yield variance_check(study, "Var ln |Sigma|", n, values=logs, expected=spread)
         drift = (now["mean"].values.astype(np.float64) ** 2).sum(axis=-1)
         expected = theory.mean_squared_drift(samples, n, variance=trace, estimator=estimator)
-        yield mean_check(study, "E |mu_n - mu|^2", n, drift, expected)
-        yield mean_check(study, "E W2^2", n, now["w2_squared"], expected, ">=")
+        yield mean_check(study, "E |mu_n - mu|^2", n, values=drift, expected=expected)
+        yield mean_check(
+            study, "E W2^2", n, values=now["w2_squared"], expected=expected, bound=">="
+        )
         if 2 * n / (samples - 1) <= HEAVY_TAILED:
             total = dim * np.exp(now["log_variance"].values.astype(np.float64))
             expected = theory.expected_trace(samples, n, trace=trace, estimator=estimator)
-            yield mean_check(study, "E tr Sigma", n, total, expected)
+            yield mean_check(study, "E tr Sigma", n, values=total, expected=expected)
 
 
 def gaussian_accumulate(
     chains: int, samples: int, estimator: theory.Estimator, sampler: Sampler
 ) -> Iterator[Check]:
-    """Variance and drift when all data so far are fitted."""
+    """Variance and drift in accumulate, where each fit sees all data so far."""
     study = f"gaussian {sampler}, accumulate, M={samples}, {estimator}"
     family = families.gaussian(estimator=estimator, sampler=sampler)
     history = history_of(family, regimes.accumulate(samples), chains, 16, seed=2)
@@ -129,9 +153,9 @@ def gaussian_accumulate(
         variance = np.exp(history["log_variance"].values[:, n - 1].astype(np.float64))
         drift = history["mean"].values[:, n - 1].astype(np.float64) ** 2
         expected = theory.accumulate_expected_variance(samples, n, estimator=estimator)
-        yield mean_check(study, "E sigma^2", n, variance, expected)
+        yield mean_check(study, "E sigma^2", n, values=variance, expected=expected)
         expected = theory.accumulate_mean_squared_drift(samples, n, estimator=estimator)
-        yield mean_check(study, "E (mu_n - mu)^2", n, drift, expected)
+        yield mean_check(study, "E (mu_n - mu)^2", n, values=drift, expected=expected)
 
 
 def gaussian_fresh(
@@ -151,12 +175,12 @@ def gaussian_fresh(
     )
     drift = history["mean"].values.astype(np.float64) ** 2
     variance = np.exp(history["log_variance"].values.astype(np.float64))
-    yield mean_check(study, "E (mu_n - mu)^2", 40, drift, steady.mean_squared_drift)
-    yield mean_check(study, "E sigma^2", 40, variance, steady.expected_variance)
+    yield mean_check(study, "E (mu_n - mu)^2", 40, values=drift, expected=steady.mean_squared_drift)
+    yield mean_check(study, "E sigma^2", 40, values=variance, expected=steady.expected_variance)
 
 
 def two_samplers(chains: int, generation: int = 400) -> Iterator[Check]:
-    """Exact and rows samplers against each other, deep in collapse: M = 10, generation 400."""
+    """Sampler "exact" against "rows" far into collapse: M = 10, generation 400."""
     values, samplers = {}, get_args(Sampler)
     for sampler in samplers:
         family = families.gaussian(sampler=sampler)
@@ -165,12 +189,12 @@ def two_samplers(chains: int, generation: int = 400) -> Iterator[Check]:
         yield Check(
             f"gaussian {sampler}, replace, M=10, unbiased",
             "share of finite chains",
-            generation + 1,
-            float(values[sampler]["finite"].mean()),
-            0.0,
-            1.0,
-            chains,
-            ">=",
+            fits=generation + 1,
+            measured=float(values[sampler]["finite"].mean()),
+            standard_error=0.0,
+            theory=1.0,
+            chains=chains,
+            bound=">=",
         )
     for name in ("log_variance", "mean", "tail_mass"):
         one, other = (values[s][name].values.astype(np.float64) for s in ("exact", "rows"))
@@ -182,22 +206,24 @@ def two_samplers(chains: int, generation: int = 400) -> Iterator[Check]:
             yield Check(
                 "gaussian rows against exact, replace, M=10",
                 f"{quantity} of {name}",
-                generation + 1,
-                float(b.mean()),
-                float(error),
-                float(a.mean()),
-                chains,
+                fits=generation + 1,
+                measured=float(b.mean()),
+                standard_error=float(error),
+                theory=float(a.mean()),
+                chains=chains,
             )
         distance = stats.ks_2samp(one, other)
         yield Check(
             "gaussian rows against exact, replace, M=10",
             f"Kolmogorov-Smirnov distance of {name}",
-            generation + 1,
-            float(distance.statistic),
-            float(np.sqrt(0.5 / chains)),  # about that of one point of the difference
-            float(stats.kstwobign.ppf(0.9999) * np.sqrt(2 / chains)),
-            chains,
-            "<=",
+            fits=generation + 1,
+            measured=float(distance.statistic),
+            standard_error=float(
+                np.sqrt(0.5 / chains)
+            ),  # about that of the difference at one point
+            theory=float(stats.kstwobign.ppf(0.9999) * np.sqrt(2 / chains)),
+            chains=chains,
+            bound="<=",
         )
 
 
@@ -205,8 +231,8 @@ def studies(chains: int, quick: bool = False) -> list[Study]:
     """The Gaussian studies.
 
     Args:
-      chains: per study; those that take long have a fifth.
-      quick: leave out all but the most telling.
+      chains: chains per study; a fifth in studies that take long.
+      quick: only the most informative studies.
     """
     chosen: list[Study] = [
         functools.partial(gaussian_replace, chains, 100, "unbiased"),
@@ -220,16 +246,29 @@ def studies(chains: int, quick: bool = False) -> list[Study]:
             functools.partial(gaussian_replace, chains, 10, estimator),
             functools.partial(gaussian_replace, chains, 100, estimator, bias=0.9),
             functools.partial(gaussian_replace, chains, 12, estimator, sampler="rows"),
-            functools.partial(gaussian_dimensions, chains, 2, 15, estimator),
-            functools.partial(gaussian_dimensions, chains, 5, 40, estimator),
-            functools.partial(gaussian_accumulate, chains, 10, estimator, "exact"),
-            functools.partial(gaussian_accumulate, chains, 3, estimator, "exact"),
-            functools.partial(gaussian_fresh, chains, 10, 0.3, estimator, independent=False),
-            functools.partial(gaussian_fresh, chains, 20, 0.5, estimator, independent=True),
+            functools.partial(gaussian_dimensions, chains, dim=2, samples=15, estimator=estimator),
+            functools.partial(gaussian_dimensions, chains, dim=5, samples=40, estimator=estimator),
+            functools.partial(
+                gaussian_accumulate, chains, samples=10, estimator=estimator, sampler="exact"
+            ),
+            functools.partial(
+                gaussian_accumulate, chains, samples=3, estimator=estimator, sampler="exact"
+            ),
+            functools.partial(
+                gaussian_fresh,
+                chains,
+                samples=10,
+                share=0.3,
+                estimator=estimator,
+                independent=False,
+            ),
+            functools.partial(
+                gaussian_fresh, chains, samples=20, share=0.5, estimator=estimator, independent=True
+            ),
         ]
     return [
         *chosen,
-        functools.partial(gaussian_accumulate, chains, 10, "ml", "rows"),
+        functools.partial(gaussian_accumulate, chains, samples=10, estimator="ml", sampler="rows"),
         functools.partial(gaussian_schedule, chains),
         functools.partial(two_samplers, fewer(chains)),
     ]

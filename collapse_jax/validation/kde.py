@@ -1,4 +1,4 @@
-"""Closed forms of kernel density chains, checked on chains."""
+"""Closed forms of the kernel density family against chains."""
 
 import functools
 from collections.abc import Iterator
@@ -29,17 +29,19 @@ def kde_moments(
             samples, n, **options
         )
         now = history.isel(generation=n - 1)
-        yield mean_check(study, "E sigma^2", n, now["variance"], moments.expected_variance)
+        yield mean_check(
+            study, "E sigma^2", n, values=now["variance"], expected=moments.expected_variance
+        )
         drift = now["mean"].values.astype(np.float64).reshape(chains, dim) ** 2
         expected = moments.mean_squared_drift
-        yield mean_check(study, "E (mu_n - mu)^2", n, drift.mean(axis=1), expected)
+        yield mean_check(study, "E (mu_n - mu)^2", n, values=drift.mean(axis=1), expected=expected)
         if not isinstance(bandwidth, str) and regime.name != "fresh":
             mass = theory.kde_expected_tail_mass(n, bandwidth, 0.02, accumulate=pooled)
-            yield mean_check(study, "E tail mass", n, now["tail_mass"], mass)
+            yield mean_check(study, "E tail mass", n, values=now["tail_mass"], expected=mass)
 
 
 def studies(chains: int) -> list[Study]:
-    """The kernel density studies, which draw rows and take a fifth of `chains`."""
+    """The kernel density studies, which take long: with a fifth of `chains`."""
     few = fewer(chains)
     chosen: list[Study] = []
     for regime in (regimes.replace(20), regimes.accumulate(20), regimes.fresh(20, 0.25)):

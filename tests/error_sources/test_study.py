@@ -1,6 +1,6 @@
-"""The study against closed forms and scipy: 1/M, a constant expressivity, a lasting approximation.
+"""The study against closed forms and scipy: 1/M, constant expressivity, lasting approximation.
 
-One small study serves all slow tests: one compile.
+All slow tests share one small study, which is compiled once.
 """
 
 import csv
@@ -39,7 +39,7 @@ def test_gaussian_statistical_error_is_the_closed_form(found):
         fits = np.arange(1, GENERATIONS + 1)
         expected = theory.expected_divergence_of_truth(samples, fits, estimator="ml")
         # KL is about n / 2M times chi-square of 2, whose standard deviation is its mean: a few
-        # dozen draws of so skewed a law may have far too small a spread of their own.
+        # dozen draws of so skewed a distribution may have far too small a deviation.
         z = (one.value - expected) / np.maximum(one.error, expected / np.sqrt(CHAINS))
         assert np.all(np.abs(z) < 4), z
 
@@ -226,7 +226,7 @@ def made(
     power=-1.0,
     edge=0.0,
 ):
-    """A study of 32 chains and 6 generations whose whole process is `whole` times the sum."""
+    """A synthetic study of 32 chains, 6 generations, where the whole is `whole` times the sum."""
     rng, count = np.random.default_rng(0), len(whole)
     growth = np.arange(1.0, count + 1)
     noise = rng.normal(1, 0.05, (len(sizes), 32, count))
@@ -264,7 +264,7 @@ def test_the_whole_is_judged_at_every_generation(whole, said):
 
 
 def test_chance_seldom_passes_the_limit():
-    """The worst of 51 generations of skewed, dependent means of 32 chains against their like."""
+    """Largest |z| of 51 generations of skewed, dependent means of 32 chains, without any effect."""
     rng, runs, chains = np.random.default_rng(0), 300, 32
     steps = rng.normal(size=(2, runs, chains, 51))
     whole, total = 0.2 + 1e-3 * np.cumsum(steps, axis=-1) ** 2
@@ -281,10 +281,10 @@ def test_chance_seldom_passes_the_limit():
             [0, 1, 2, 3, 4, 5],
             "from less than 1e-10 (rounding) to 5, never falling; 60% of the rise",
         ),
-        ([0, 1, 2, 3, 4, 5], "(of a steady one, 60%): it goes on accumulating."),
+        ([0, 1, 2, 3, 4, 5], "(of a linear rise, 60%): it continues to accumulate."),
         ([0, 0.9, 0.8, 0.99, 1, 1], "from less than 1e-10 (rounding) to 1, falling by 0.1 at most"),
         ([0, 0.9, 0.8, 0.99, 1, 1], "it levels off."),
-        ([0, 0.9, 1, 0.99, 0.99, 0.98], "0% of the rise falls after generation 2"),
+        ([0, 0.9, 1, 0.99, 0.99, 0.98], "0% of the rise is after generation 2"),
         ([1, 0.9, 0.8, 0.7, 0.6, 0.5], "it does not accumulate."),
         ([1.4e-13, 1e-13, 1.8e-14, 0, 0, 0], "costs less than 1e-10 (rounding) at any generation."),
     ],
@@ -301,7 +301,7 @@ def test_powers_of_samples():
         words.in_words(found)
     )
     assert "says -1: both agree." in words.in_words(made())
-    # A chain without a finite divergence is left out, as from every mean.
+    # A chain without a finite divergence is left out of the fit, as of every mean.
     lost = found.copy(deep=True)
     lost["statistical_kl"][0, 0, 0, 2] = np.inf
     kept = found.copy(deep=True)
@@ -320,7 +320,7 @@ def test_a_grid_that_cuts_off_is_said_and_has_no_closed_form():
         (first, *_) = figure.error_sources(found).axes
         labels = [line.get_label() for line in first.get_lines()]
         assert any(label.startswith("theory") for label in labels) == (not cut)
-    # One chain that widened by far tells nothing of the others.
+    # One very wide chain says nothing about the others.
     found = made()
     found["statistical_edge_mass"][0, 0, 0] = 1e-3
     assert "WARNING" not in words.in_words(found)
@@ -368,8 +368,11 @@ def test_a_changed_truth_file_is_another_study(tmp_path):
         ({"truth": as_json([1, 0], [0, 1], [1, 1])}, "truth.weights: expected at least 2"),
         ({"truth": "two-gaussians"}, "truth.means: expected one dimension, got 2"),
         ({"truth": as_json([1, 1], [0, 1], [1, 0.001])}, "truth.covariances: expected variances"),
-        ({"truth": as_json([1, 1], [0, 9], [1, 1])}, "by 4 deviations on either side, got"),
-        # Each mode within the grid, but not the Gaussian of the whole, nor that of the far pair.
+        (
+            {"truth": as_json([1, 1], [0, 9], [1, 1])},
+            "truth: expected 4 deviations around its modes",
+        ),
+        # Each mode fits on the grid, but not the Gaussian of all modes, or of the distant pair.
         ({"truth": as_json([0.7, 0.3], [4, -6], [0.09, 0.25])}, "got -17.4 to 19.4"),
         ({"truth": as_json([0.99, 0.005, 0.005], [0, 5, 8], [1, 0.1, 0.1])}, "got -4.72 to 12.6"),
         ({"chains": 1}, "chains: expected an integer >= 2"),

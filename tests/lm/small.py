@@ -1,4 +1,4 @@
-"""Small models of OPT's three layouts with given weights, on our side and in transformers."""
+"""Small models of OPT's three layouts with given weights, here and in transformers."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from collapse_jax.lm.weights import published_name, save
 SMALL = Config(
     vocabulary=53, hidden=32, layers=2, heads=4, inner=48, positions=48, embedding=32, dropout=0.0
 )
-# Texts end with a token that these weights find likely, so that hypotheses end at all lengths.
+# The end token is likely under these weights, so that hypotheses end at all lengths.
 LAYOUTS = {
     "125m": dataclasses.replace(SMALL, end=42),
     "350m": dataclasses.replace(SMALL, embedding=16, norm_before=False, final_norm=False, end=5),
@@ -24,11 +24,11 @@ LAYOUTS = {
     ),
 }
 
-# Very small: that of a committed file.
+# Very small: the model of a committed file.
 TINY = dataclasses.replace(
     LAYOUTS["350m"], vocabulary=11, hidden=8, layers=1, heads=2, inner=8, positions=6, embedding=4
 )
-# What fine-tuning is compared by: 20 steps on given minibatches.
+# Fine-tuning is compared over 20 steps on given minibatches.
 TRAINING = finetune.FineTuning(
     batch=6, accumulate=2, learning_rate=3e-3, schedule="linear", warmup=0.2, clip=1.0,
     weight_decay=0.1, chunk=16,
@@ -43,12 +43,12 @@ def blocks(count, seed=0, config=SMALL, length=12):
 
 
 def minibatches(config):
-    """Those of `STEPS` steps."""
+    """Minibatches of `STEPS` steps."""
     return [blocks(TRAINING.batch, seed, config) for seed in range(STEPS)]
 
 
 def weights(config, seed=7):
-    """Normal weights of a size at which every layer matters, the same on every machine."""
+    """Normal weights large enough for every layer to matter, equal on every machine."""
     rng = np.random.default_rng(seed)
     leaves, structure = jax.tree.flatten_with_path(opt.shapes(config))
     made = [
@@ -58,7 +58,7 @@ def weights(config, seed=7):
 
 
 def published(params):
-    """Arrays by their names in PyTorch's checkpoints, kernels transposed as there."""
+    """Arrays by their names in PyTorch's checkpoints, with kernels transposed."""
     leaves, _ = jax.tree.flatten_with_path(params)
     return {
         published_name(path): np.ascontiguousarray(leaf.T if path[-1].key == "kernel" else leaf)
@@ -67,7 +67,7 @@ def published(params):
 
 
 def texts(config, seed=8, lengths=(9, 6, 3)):
-    """Prompts of unlike lengths."""
+    """Prompts of different lengths."""
     rng = np.random.default_rng(seed)
     return prompts(config, [rng.integers(3, config.vocabulary, length) for length in lengths])
 
@@ -78,12 +78,12 @@ def _compiled(config):
 
 
 def log_shares(config, params, tokens):
-    """Log-probabilities of the next token after each place of unpadded texts [B, S]."""
+    """Log-probabilities of the next token at each position of unpadded texts [B, S]."""
     return np.asarray(jax.nn.log_softmax(_compiled(config)(params, jnp.asarray(tokens))))
 
 
 def twin(config, params, directory):
-    """The same model in transformers, by way of a directory that we write."""
+    """The same model in transformers, loaded from a directory that we write."""
     from transformers import OPTForCausalLM  # not at the top: it may not be installed
 
     save(directory, config, params)
@@ -91,14 +91,14 @@ def twin(config, params, directory):
 
 
 def twin_of_json(config):
-    """An untrained model of transformers with this shape."""
+    """An untrained model of transformers with this architecture."""
     from transformers import OPTConfig, OPTForCausalLM
 
     return OPTForCausalLM(OPTConfig(**to_json(config))).eval()
 
 
 def generated(twin, given, **settings):
-    """What transformers generates: new tokens [B, R, S], and scores [B, R] of beams."""
+    """Output of transformers' generate: new tokens [B, R, S], and scores [B, R] of beams."""
     import torch
 
     count, length = given.tokens.shape
@@ -120,7 +120,7 @@ def generated(twin, given, **settings):
 
 
 def losses_of_torch(twin, config):
-    """The losses of `STEPS` steps on `minibatches` with torch's AdamW, as `TRAINING` has them."""
+    """Losses of `STEPS` steps on `minibatches` with torch's AdamW and the settings `TRAINING`."""
     import torch
 
     twin.train()

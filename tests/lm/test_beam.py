@@ -1,4 +1,4 @@
-"""Beam search against transformers' results and against the enumeration of all texts."""
+"""Beam search against transformers and against enumeration of all texts."""
 
 import dataclasses
 import itertools
@@ -29,7 +29,7 @@ def ours(config, params, given, settings, new=NEW, returned=2):
 
 
 def padded(tokens, config, new=NEW):
-    """Transformers' tokens, which are cut to the longest hypothesis."""
+    """Pads transformers' tokens, which are cut to the longest hypothesis."""
     tokens = np.asarray(tokens)
     room = [(0, 0)] * (tokens.ndim - 1) + [(0, new - tokens.shape[-1])]
     return np.pad(tokens, room, constant_values=config.pad)
@@ -51,7 +51,7 @@ def test_hypotheses_are_those_that_transformers_found(name):
 
 
 def that_end(config, params, given):
-    """The weights with the word that ends texts in the place of the one that is likeliest."""
+    """The weights with the end token exchanged with the most likely token."""
     logs = jax.nn.log_softmax(opt.model(config).bind(params)(given.tokens, given.mask)[:, -1])
     likeliest = int(jnp.argmax(logs.sum(axis=0)))
     words = params["embed_tokens"]["embedding"].copy()
@@ -59,7 +59,7 @@ def that_end(config, params, given):
     return {**params, "embed_tokens": {"embedding": words}}
 
 
-# One compiled search a row, many prompts, weights and penalties for each.
+# One compiled search per row, with many prompts, weights and penalties.
 SHAPES = [
     (name, beams, lengths, new)
     for name, beams, lengths, new in [
@@ -73,7 +73,7 @@ CASES = 23  # of nine rows: 207 with scores
 
 
 def score(config, params, prompt, row, new, settings):
-    """Of one text, by its definition."""
+    """Score of one text by its definition."""
     whole = np.concatenate([prompt, row])
     room = np.pad(whole, (0, 10 + new - len(whole)))
     logs = log_shares(config, params, room[None])[0].astype(float)
@@ -100,7 +100,7 @@ def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_pat
             peer = twin(config, params, tmp_path)
         settings = {
             "num_beams": beams,
-            # Of one beam transformers makes greedy search, which has no scores and no choice.
+            # With one beam, transformers searches greedily and returns no scores.
             "length_penalty": float(rng.choice([-1.0, 0.0, 0.6, 1.0, 2.0])),
             "early_stopping": [False, True, "never"][rng.integers(3)] if beams > 1 else False,
             "repetition_penalty": float(rng.choice([1.2, 2.0])) if case % 2 else 1.0,
@@ -120,7 +120,7 @@ def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_pat
             continue
         np.testing.assert_allclose(found.scores, scores, rtol=1e-4, atol=0)
         for i, j in np.argwhere((found.tokens != tokens).any(axis=2)):
-            # A tie, and no difference: our text, scored anew, is as good as theirs.
+            # A tie is no difference: our text, rescored, is as good as theirs.
             row = found.tokens[i, j, : found.lengths[i, j]]
             again = score(config, params, given.tokens[i][given.mask[i]], row, new, settings)
             assert abs(again - scores[i, j]) < 1e-5 * max(1, abs(again))
@@ -132,7 +132,7 @@ def test_hypotheses_are_those_of_transformers(name, beams, lengths, new, tmp_pat
 
 
 def enumerated(config, params, prompt, new, penalty):
-    """Every text of at most `new` tokens that ends or is full, with its score; best first."""
+    """Every finished text of at most `new` tokens with its score, best first."""
     inner = [v for v in range(config.vocabulary) if v != config.end]
     found = []
     for length in range(1, new + 1):
@@ -228,12 +228,12 @@ def test_bad_arguments_are_named(settings, message):
     ("ids", "message"),
     [
         ([], "prompts: expected at least one"),
-        ([[3], []], "none of them empty"),
+        ([[3], []], "none empty, got 2 of which 1 are empty"),
         ([[3, 53]], "prompts: expected ids below the vocabulary's 53, got 53"),
         ([[-1]], "got -1"),
-        ([[1.7]], "expected ids, integers in one row a prompt, got float64"),
-        ([3, 4], "expected ids, integers in one row a prompt, got int64 of shape"),
-        (["hello"], "expected ids, integers in one row a prompt, got <U5"),
+        ([[1.7]], "expected a list of integer ids per prompt, got float64"),
+        ([3, 4], "expected a list of integer ids per prompt, got int64 of shape"),
+        (["hello"], "expected a list of integer ids per prompt, got <U5"),
     ],
 )
 def test_bad_prompts_are_named(ids, message):

@@ -1,4 +1,4 @@
-"""Fine-tuning against torch's AdamW, its parts against each other, and the epoch that is kept."""
+"""Fine-tuning against torch's AdamW, consistency of its parts, and the choice of the epoch."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ GOLDENS = json.loads((Path(__file__).parent / "goldens" / "opt.json").read_text(
 
 
 def trained(config, settings, steps, batches, params=None):
-    """Parameters and losses of steps on given minibatches."""
+    """Parameters and losses after steps on given minibatches."""
     model = opt.model(config)
     transformation = finetune.optimizer(settings, steps)
     params = weights(config) if params is None else params
@@ -122,7 +122,7 @@ def test_the_epoch_that_is_best_on_real_text_is_kept():
 @pytest.mark.slow
 def test_many_chains_at_once_are_each_as_alone():
     given, validation = blocks(8, 1), blocks(3, 2)
-    # Adam divides by the gradient's size: a large epsilon keeps rounding as small as it is.
+    # Adam divides by the gradient's size: a large epsilon keeps rounding errors small.
     settings = finetune.FineTuning(epochs=2, batch=4, learning_rate=1e-2, epsilon=0.1)
     two = [weights(SMALL, seed) for seed in (3, 4)]
     keys = jax.random.split(jax.random.key(5), 2)
@@ -182,7 +182,7 @@ def test_bad_settings_are_named(change, message):
         finetune.steps(opt.model(SMALL), settings, T, blocks(2))
 
 
-def test_blocks_that_the_model_cannot_read_are_refused():
+def test_blocks_that_the_model_cannot_read_are_rejected():
     model, settings = opt.model(SMALL), finetune.FineTuning(batch=4)
     with pytest.raises(ValueError, match="validation: expected ids below .* 53, got 53"):
         finetune.steps(model, settings, T, np.full((2, T), 53))
@@ -192,7 +192,7 @@ def test_blocks_that_the_model_cannot_read_are_refused():
         finetune.steps(model, settings, 50, np.full((2, 50), 5))
 
 
-def test_no_validation_is_refused():
+def test_no_validation_is_rejected():
     with pytest.raises(ValueError, match="validation: expected at least one block"):
         finetune.steps(opt.model(SMALL), finetune.FineTuning(batch=4), T, blocks(0))
 
@@ -205,13 +205,13 @@ def test_no_validation_is_refused():
         (blocks(8) * 1.0, "training: expected at least one block.* got float64"),
     ],
 )
-def test_training_sets_that_cannot_be_are_refused(training, message):
+def test_training_sets_that_cannot_be_are_rejected(training, message):
     model, settings = opt.model(SMALL), finetune.FineTuning(batch=4)
     with pytest.raises(ValueError, match=message):
         finetune.fit(jax.random.key(0), model, weights(SMALL), training, blocks(2), settings)
 
 
-def test_evaluation_of_nothing_is_refused():
+def test_evaluation_of_nothing_is_rejected():
     model, params = opt.model(SMALL), weights(SMALL)
     with pytest.raises(ValueError, match="blocks: expected at least one block"):
         finetune.evaluate(model, params, blocks(0))

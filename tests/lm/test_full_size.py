@@ -1,4 +1,4 @@
-"""OPT-125m at its full size, from a directory through all that is done with it, to another."""
+"""OPT-125m at full size: load, fine-tune, generate, save."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What is differentiated by hand, against autodiff of the definition."""
+"""Hand-written gradients against automatic differentiation of the definitions."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""OPT's network against what transformers computes, and its parts against each other."""
+"""OPT's network against transformers, and consistency of its parts."""
 
 import dataclasses
 import functools
@@ -83,7 +83,7 @@ def test_decoding_step_by_step_is_reading_at_once():
     whole = logits(config, params, given)
     mask = given.mask[:, :4]
     found, cache = caches.prefill(model, params, given.tokens[:, :4], mask)
-    cache = caches.with_room(cache, given.tokens.shape[1])
+    cache = caches.with_slots(cache, given.tokens.shape[1])
     step = jax.jit(functools.partial(caches.step, model))
     for place in range(4, given.tokens.shape[1]):
         there = mask.any(axis=1)

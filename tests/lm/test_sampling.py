@@ -1,4 +1,4 @@
-"""Greedy texts against transformers'; drawn ones against their distribution."""
+"""Greedy texts against transformers'; sampled texts against their distribution."""
 
 import json
 from pathlib import Path
@@ -93,12 +93,12 @@ def test_frequencies_of_first_tokens(settings):
 
 
 def errors_of_scores(config, params, given, found):
-    """What texts' scores differ by from those of reading them at once in float32."""
+    """Differences of texts' scores from those of one float32 forward pass."""
     errors = []
     for i, (row, length) in enumerate(zip(found.tokens, found.lengths, strict=True)):
         prompt = given.tokens[i][given.mask[i]]
         whole = np.concatenate([prompt, np.asarray(row)[: int(length)]])
-        room = np.pad(whole, (0, 14 - len(whole)))  # what follows a token does not change it
+        room = np.pad(whole, (0, 14 - len(whole)))  # later tokens do not change a prediction
         logs = log_shares(config, params, room[None])[0]
         expected = sum(logs[t - 1, whole[t]] for t in range(len(prompt), len(whole)))
         errors.append(abs(float(found.scores[i]) - expected))

@@ -1,4 +1,4 @@
-"""OPT's tokenizer on known texts, and small ones trained here."""
+"""OPT's tokenizer on known texts, and small tokenizers trained here."""
 
 import dataclasses
 import lzma
@@ -103,7 +103,7 @@ def test_bad_input_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("lines", [1, 6, -1])
-def test_merges_that_end_early_are_refused(lines, tmp_path):
+def test_merges_that_end_early_are_rejected(lines, tmp_path):
     tokenizer.train(TEXTS, 300).save(tmp_path)
     path = tmp_path / "merges.txt"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
@@ -112,7 +112,7 @@ def test_merges_that_end_early_are_refused(lines, tmp_path):
 
 
 def test_the_guide_works_as_it_stands(tmp_path, capsys, monkeypatch):
-    """docs/language_models.md, on a small model in the place of the published one."""
+    """Runs docs/language_models.md with a small model instead of the published one."""
     guide = Path(__file__).parents[2].joinpath("docs", "language_models.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     words = tokenizer.train(TEXTS, 300)

@@ -25,14 +25,14 @@ class Matrices:
         self.frame = jax.tree.map(
             lambda x: jnp.asarray(x, jnp.float32), Affine(self.centre, self.log_scale, shear)
         )
-        # What float32 holds is what is meant.
+        # The float32 values are taken as exact.
         self.centre, self.log_scale = (np.asarray(x, float) for x in self.frame[:2])
         self.lower = np.float32(self.lower).astype(float)
         self.factor = self.lower * np.exp(self.log_scale)[:, None, :]
 
 
 def everything(frame, other, third, rows):
-    """All functions of frames, in one program."""
+    """Results of all functions of frames, in one compiled program."""
     there = affine.relative(frame, other)
     composed = affine.compose(frame, other)
     return {
@@ -61,7 +61,7 @@ def results(request):
 
 
 def assert_close(actual, exact, tolerance=2e-5):
-    """Entries of a matrix or vector against the largest of its trial: sums may cancel."""
+    """Compares entries relative to the largest of their trial, as sums may cancel."""
     actual, exact = np.asarray(actual, float), np.asarray(exact, float)
     scale = np.abs(exact).max(axis=tuple(range(1, exact.ndim)), keepdims=True)
     assert (np.abs(actual - exact) / scale).max() < tolerance

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products against XLA's own, gradients and chains included."""
+"""Convolutions as matrix products against XLA's, including gradients and vmap over chains."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def reference_halved(images, kernel):
 
 
 def reference_doubled(images, kernel):
-    # Stride 2 on the input side, and the kernel turned around.
+    # Input dilation 2, and the kernel reversed.
     return jax.lax.conv_general_dilated(
         images, kernel[::-1, ::-1], (1, 1), [(2, 2), (2, 2)],
         lhs_dilation=(2, 2), dimension_numbers=LAYOUT,

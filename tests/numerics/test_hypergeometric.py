@@ -29,7 +29,7 @@ def zipf_pool(symbols=SYMBOLS, scale=2e5):
 
 @functools.cache
 def batch(few):
-    """Chains with one pool; with `few` undecided members, they are told apart one by one."""
+    """Draws for chains with one pool; up to `few` undecided members are decided individually."""
 
     def chain(key, pool, draws):
         with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def batch(few):
 
 def draw_many(seed, chains, pool, draws, few=hypergeometric._FEW):
     keys = jax.random.split(jax.random.key(seed, impl="philox4x32"), chains)
-    # Few symbols are padded to eight, so that all such pools share a program.
+    # Small pools are padded to eight symbols, so that all share a program.
     padded = jnp.zeros(max(len(pool), 8), jnp.int32).at[: len(pool)].set(jnp.asarray(pool))
     samples = np.asarray(batch(few)(keys, padded, draws))
     assert not samples[:, len(pool) :].any()
@@ -59,7 +59,7 @@ def test_many_heads_invert_the_distribution_function(coins):
     k, count = np.unique(values, return_counts=True)
     at_least = count[::-1].cumsum()[::-1] / points
     exact = scipy.stats.binom.sf(k - 1, coins, 0.5)
-    if coins > 10**6:  # where scipy's fails, and the normal is off by 0.1 / coins
+    if coins > 10**6:  # where scipy fails; the normal approximation is off by 0.1 / coins
         exact = scipy.stats.norm.sf((k - 0.5 - coins / 2) / (coins**0.5 / 2))
     np.testing.assert_allclose(at_least, exact, rtol=0, atol=0.5 / points + 2e-7)
 
@@ -148,7 +148,7 @@ def test_marginal_distribution_is_hypergeometric(pool, draws):
     common = expected >= 5
     seen = np.append(seen[common], seen[~common].sum())
     expected = np.append(expected[common], expected[~common].sum())
-    if expected[-1] < 5:  # too few elsewhere for a class of their own
+    if expected[-1] < 5:  # other symbols have too few draws for a class of their own
         seen, expected = ((*x[:-2], x[-2] + x[-1]) for x in (seen, expected))
     assert scipy.stats.chisquare(seen, expected, sum_check=False).pvalue > 1e-3
 
@@ -235,7 +235,7 @@ def test_exports_for(platform):
     assert "callback" not in exported.mlir_module()
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_rejected():
     key, pool = jax.random.key(0), jnp.ones(3, jnp.int32)
     with pytest.raises(TypeError, match="int32"):
         multivariate_hypergeometric(key, pool.astype(jnp.float32), 2)

@@ -1,4 +1,4 @@
-"""Factors of small matrices against NumPy's in float64, written out and in loops."""
+"""Factorisations of small matrices against NumPy in float64, unrolled and in loops."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,7 @@ import collapse_jax
 from collapse_jax.numerics import linalg
 
 TRIALS = 20
-DIMENSIONS = (1, 2, 3, 4, 5, 8, 11)  # on both sides of where loops begin
+DIMENSIONS = (1, 2, 3, 4, 5, 8, 11)  # on both sides of the switch to loops
 
 
 def problems(dim):
@@ -72,7 +72,7 @@ def test_what_is_not_positive_definite_has_no_finite_factor(dim):
 
 
 def test_the_library_calls_no_lapack():
-    """Its batched calls can deadlock; see collapse_jax/matrices.py."""
+    """Its batched calls can deadlock; see collapse_jax/numerics/linalg.py."""
     for path in Path(collapse_jax.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""

@@ -227,7 +227,7 @@ def test_exports_for(platform):
     assert "callback" not in exported.mlir_module()
 
 
-def test_bad_arguments_are_refused():
+def test_bad_arguments_are_rejected():
     key, weights = jax.random.key(0), jnp.ones(3, jnp.int32)
     with pytest.raises(TypeError, match="int32 or float32"):
         multinomial(key, weights.astype(jnp.int8), 5)

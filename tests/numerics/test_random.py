@@ -17,13 +17,13 @@ normal = jax.jit(random.normal)
 
 
 def keys(count, impl="philox4x32", seed=0):
-    """Keys of consecutive numbers, as chains have them."""
+    """Keys folded with consecutive numbers, like those of chains."""
     root = jax.random.key(seed, impl=impl)
     return jax.vmap(lambda number: jax.random.fold_in(root, number))(jnp.arange(count))
 
 
 def tails(words):
-    """The exact tail probability that a word stands for, and its side (-1 or 1)."""
+    """The exact tail probability that a word represents, and its side (-1 or 1)."""
     words = np.asarray(words)
     return ((words >> 1) + 0.5) * 2.0**-32, np.where(words & 1, -1, 1)
 
@@ -56,7 +56,7 @@ def test_normal_is_symmetric_finite_and_never_zero(words_and_normals):
 
 
 def chi_square_quantile(nu, z):
-    """At the normal quantile z."""
+    """Quantile of chi-square at the normal quantile z."""
     if nu < 10**6:
         chi2 = stats.chi2(nu)
         return np.where(z < 0, chi2.ppf(stats.norm.cdf(z)), chi2.isf(stats.norm.sf(z)))
@@ -71,7 +71,7 @@ def test_chi_square_polynomial_is_the_quantile_function(nu):
     coefficients = random._chi_square_polynomial(nu)
     values = np.polynomial.polynomial.polyval(z / random._LARGEST_NORMAL, coefficients)
     spread = np.sqrt(special.polygamma(1, nu / 2))
-    # The second bound is of chi-square's own resolution: with many degrees the ratio is near 1.
+    # The second bound is float32's resolution; with many degrees the ratio is near 1.
     assert np.abs(values - np.log(exact)).max() < min(1e-6, 1e-3 * spread)
 
 
@@ -89,7 +89,7 @@ def test_log_chi_square_ratio_inverts_the_same_uniform():
         assert np.abs(ratio - np.log(exact)).max() < 2e-6
 
 
-def test_many_degrees_at_once_have_their_own_laws():
+def test_many_degrees_at_once_have_their_own_distributions():
     degrees = (9, 40, 99)
     draw = jax.jit(jax.vmap(lambda key: random.log_chi_square_ratio(key, degrees)))
     ratios = np.asarray(draw(keys(KEYS, seed=2)), float)

@@ -1,8 +1,8 @@
-"""Each closed form against simulation from the process's definition, or exact enumeration.
+"""Each closed form against simulation of the process by its definition, or exact enumeration.
 
-Nothing here uses the recursions behind the formulas: Gaussian chains draw rows and fit them,
-discrete ones list every count vector. Moments must agree within four standard errors, which must
-be small enough (`resolution`) for a wrong formula to show.
+The tests do not use the recursions behind the formulas: Gaussian chains draw and fit rows, discrete
+ones enumerate all count vectors. Moments must agree within four standard errors, which must be
+small enough (`resolution`) to detect a wrong formula.
 """
 
 import functools
@@ -18,11 +18,11 @@ ESTIMATORS = ("unbiased", "ml")
 DDOF = {"unbiased": 1, "ml": 0}
 SCHEDULES = {"constant": 8, "schedule": (7, 12, 8, 10)}
 LAST = 4
-LAW = (0.6, 0.3, 0.1)
+ORIGINAL = (0.6, 0.3, 0.1)
 
 
 def assert_mean(values, expected, resolution=0.05):
-    """Compare means over the last axis, chains; `resolution` limits 4 standard errors."""
+    """Compare means over chains, the last axis; `resolution` bounds 4 standard errors."""
     error = 4 * values.std(axis=-1) / np.sqrt(values.shape[-1])
     np.testing.assert_array_less(error, resolution * np.maximum(np.abs(expected), 0.25))
     np.testing.assert_array_less(np.abs(values.mean(axis=-1) - expected), error)
@@ -93,7 +93,7 @@ def test_variance_of_log_variance(schedule):
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_variance_and_drift_hold_for_any_true_law(estimator):
+def test_variance_and_drift_hold_for_any_original(estimator):
     def exponential_rows(rng, mean, variance, count):
         shape = (len(mean), count)
         return MEAN + np.sqrt(VARIANCE) * (rng.exponential(size=shape) - 1)
@@ -250,7 +250,7 @@ def test_accumulate_limit(estimator, samples):
 
 
 def steady_chains(estimator, is_real):
-    """Means and variances f64[chain] after 30 fits to rows of which `is_real(rng)` are real."""
+    """Means and variances f64[chain] after 30 fits; `is_real(rng)` selects the real rows."""
     rng = np.random.default_rng(5)
     mean, variance = truth(len(is_real(rng)))
     for _ in range(30):
@@ -288,7 +288,7 @@ def test_fresh_real_data_limits(steady):
 
 
 def compositions(total, parts):
-    """All count vectors of `parts` symbols with `total` draws."""
+    """All count vectors of `total` draws among `parts` symbols."""
     if parts == 1:
         return [(total,)]
     return [
@@ -298,21 +298,23 @@ def compositions(total, parts):
     ]
 
 
-def multinomial(law, draws):
-    """Probability of every count vector of `draws` draws from `law`."""
+def multinomial(probabilities, draws):
+    """Probability of every count vector of `draws` draws from `probabilities`."""
     return {
         counts: math.factorial(draws)
-        * math.prod(p**count / math.factorial(count) for p, count in zip(law, counts, strict=True))
-        for counts in compositions(draws, len(law))
+        * math.prod(
+            p**count / math.factorial(count) for p, count in zip(probabilities, counts, strict=True)
+        )
+        for counts in compositions(draws, len(probabilities))
     }
 
 
 def resample(states, draws, real=None):
-    """Push a distribution over laws through a fit to draws, some counts given by `real` or none."""
+    """Push weighted distributions through a fit to draws, some counts given by `real` if any."""
     pushed = {}
     real = real or {(0,) * len(next(iter(states))): 1.0}
-    for law, weight in states.items():
-        for counts, probability in multinomial(law, draws).items():
+    for probabilities, weight in states.items():
+        for counts, probability in multinomial(probabilities, draws).items():
             for real_counts, real_probability in real.items():
                 total = tuple(map(sum, zip(counts, real_counts, strict=True)))
                 after = tuple(count / sum(total) for count in total)
@@ -321,23 +323,25 @@ def resample(states, draws, real=None):
 
 
 def exact_mean(states, statistic):
-    return sum(weight * statistic(np.array(law)) for law, weight in states.items())
+    return sum(
+        weight * statistic(np.array(probabilities)) for probabilities, weight in states.items()
+    )
 
 
-def homozygosity(law):
-    return (law**2).sum()
+def homozygosity(probabilities):
+    return (probabilities**2).sum()
 
 
 @pytest.mark.parametrize("samples", [4, (3, 5, 2, 4)])
 def test_wright_fisher_moments_by_enumeration(samples):
-    law, states = np.array(LAW), {LAW: 1.0}
+    probabilities, states = np.array(ORIGINAL), {ORIGINAL: 1.0}
     for fits in range(5):
         mean = exact_mean(states, lambda after: after)
-        assert theory.expected_frequency(fits, LAW) == pytest.approx(mean)
-        assert theory.variance_of_frequency(samples, fits, LAW) == pytest.approx(
-            exact_mean(states, lambda after: (after - law) ** 2)
+        assert theory.expected_frequency(fits, ORIGINAL) == pytest.approx(mean)
+        assert theory.variance_of_frequency(samples, fits, ORIGINAL) == pytest.approx(
+            exact_mean(states, lambda after: (after - probabilities) ** 2)
         )
-        assert theory.expected_heterozygosity(samples, fits, LAW) == pytest.approx(
+        assert theory.expected_heterozygosity(samples, fits, ORIGINAL) == pytest.approx(
             1 - exact_mean(states, homozygosity)
         )
         if fits < 4:
@@ -345,26 +349,26 @@ def test_wright_fisher_moments_by_enumeration(samples):
 
 
 def test_expected_support_by_enumeration():
-    support = exact_mean(resample({LAW: 1.0}, 4), np.count_nonzero)
-    assert theory.expected_support(4, LAW) == pytest.approx(support)
-    assert theory.expected_support([1, 4], LAW) == pytest.approx([1, support])
+    support = exact_mean(resample({ORIGINAL: 1.0}, 4), np.count_nonzero)
+    assert theory.expected_support(4, ORIGINAL) == pytest.approx(support)
+    assert theory.expected_support([1, 4], ORIGINAL) == pytest.approx([1, support])
     assert theory.expected_support(3, [1.0, 0.0]) == 1
     assert theory.expected_support(5, [1e-18, 1.0]) - 1 == pytest.approx(0, abs=1e-15)
 
 
 def test_fixation_probability_by_enumeration():
-    states = {LAW: 1.0}
+    states = {ORIGINAL: 1.0}
     for _ in range(60):
         states = resample(states, 3)
     fixed = [states[tuple(row)] for row in np.eye(3)]
-    assert theory.fixation_probability(LAW) == pytest.approx(fixed, abs=1e-9)
+    assert theory.fixation_probability(ORIGINAL) == pytest.approx(fixed, abs=1e-9)
 
 
 def test_mean_absorption_time_by_enumeration():
     for samples, p in [(1, 0.3), (4, 0.3), (4, 0.25), (5, 0.9)]:
         states, time = {(p, 1 - p): 1.0}, 0.0
         for _ in range(150):
-            time += exact_mean(states, lambda law: float(law.max() < 1))
+            time += exact_mean(states, lambda probabilities: float(probabilities.max() < 1))
             states = resample(states, samples)
         assert theory.mean_absorption_time(samples, p) == pytest.approx(time, rel=1e-9)
     assert list(theory.mean_absorption_time(4, [0.0, 1.0])) == [0, 0]
@@ -394,20 +398,20 @@ def test_transition_matrix_is_binomial():
 @pytest.mark.parametrize("kind", ["fixed", "random"])
 def test_steady_homozygosity_by_enumeration(kind):
     draws, real_draws = 4, 1
-    states = {LAW: 1.0}
+    states = {ORIGINAL: 1.0}
     for _ in range(40):
         if kind == "fixed":
-            states = resample(states, draws - real_draws, multinomial(LAW, real_draws))
+            states = resample(states, draws - real_draws, multinomial(ORIGINAL, real_draws))
         else:
             mixed = {}
-            for law, weight in states.items():
-                mixture = tuple(0.25 * np.array(LAW) + 0.75 * np.array(law))
+            for probabilities, weight in states.items():
+                mixture = tuple(0.25 * np.array(ORIGINAL) + 0.75 * np.array(probabilities))
                 mixed[mixture] = mixed.get(mixture, 0) + weight
             states = resample(mixed, draws)
     name = f"{kind}_count_steady_homozygosity"
-    expected = getattr(theory, name)(draws, 1 if kind == "fixed" else 0.25, LAW)
+    expected = getattr(theory, name)(draws, 1 if kind == "fixed" else 0.25, ORIGINAL)
     assert expected == pytest.approx(exact_mean(states, homozygosity), rel=1e-6)
-    assert getattr(theory, name)(draws, 0, LAW) == pytest.approx(1)
+    assert getattr(theory, name)(draws, 0, ORIGINAL) == pytest.approx(1)
 
 
 def test_symbol_survival_bound():
@@ -475,7 +479,7 @@ def test_log_moments_outlast_the_range_of_floats():
         (lambda: theory.accumulate_mean_squared_drift([5, 5], 2), "not a schedule"),
         (
             lambda: theory.fixed_count_steady_state(10, 0),
-            "real_samples: expected more, for the unbiased fit",
+            "real_samples: expected more real rows, as the unbiased fit",
         ),
         (
             lambda: theory.fixed_count_steady_state(10, 11),
@@ -483,7 +487,7 @@ def test_log_moments_outlast_the_range_of_floats():
         ),
         (
             lambda: theory.random_count_steady_state(10, 0.0),
-            "real_share: expected more, for the unbiased fit",
+            "real_share: expected more real rows, as the unbiased fit",
         ),
         (
             lambda: theory.random_count_steady_state(10, 1.5),
@@ -498,7 +502,7 @@ def test_log_moments_outlast_the_range_of_floats():
         ),
     ],
 )
-def test_refusals_say_what_was_expected_in_one_line(call, message):
+def test_errors_say_what_was_expected_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -509,5 +513,7 @@ def test_smallest_real_share_with_an_unbiased_steady_state():
     root = (21 - np.sqrt(21**2 - 40)) / 20
     near = theory.random_count_steady_state(10, root + 1e-6)
     assert near.mean_squared_drift > 1e3
-    with pytest.raises(ValueError, match="real_share: expected more, for the unbiased fit"):
+    with pytest.raises(
+        ValueError, match="real_share: expected more real rows, as the unbiased fit"
+    ):
         theory.random_count_steady_state(10, root - 1e-6)

@@ -1,4 +1,4 @@
-"""Every closed form within 4 standard errors at 100,000 chains (a fifth where it takes long)."""
+"""Every closed form within 4 standard errors, with 100,000 chains (a fifth if they take long)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Writes opt.json, what transformers computes for given weights, and opt.bin, a file of PyTorch's.
+"""Writes opt.json, transformers' results for given weights, and opt.bin, a file of PyTorch.
 
 python -m tests.lm.goldens.make_opt, with the benchmark extra installed.
 """
@@ -32,7 +32,7 @@ SEARCHES = [
 
 
 def outputs(name):
-    """Logits of prompts with and without padding, what searches find, losses of fine-tuning."""
+    """Logits of prompts with and without padding, texts found by searches, fine-tuning losses."""
     import torch
 
     config = LAYOUTS[name]
@@ -61,9 +61,9 @@ def outputs(name):
 
 
 def save_as_published(path):
-    """A file as OPT is published: no prefix, parameters, the head beside the embedding it shares.
+    """A file in OPT's published layout: no prefix, nn.Parameters, and the tied head.
 
-    Kinds of numbers take turns.
+    Its dtypes alternate.
     """
     import torch
 
