@@ -182,14 +182,14 @@ def test_lost_chains_are_left_out(found):
 
 @pytest.mark.slow
 def test_figure_and_table_hold_the_data(found, tmp_path):
-    drawn = figure.error_sources(found)
-    axes = np.array(drawn.axes).reshape(3, 4)
+    whole = figure.error_sources(found)
+    axes = np.array(whole.axes).reshape(3, 4)
     drawn = {line.get_label(): line.get_ydata() for line in axes[1, 0].get_lines()}
     expected = found["statistical_kl"].sel(model="gmm", samples=1000).mean("chain")
     np.testing.assert_allclose(drawn["M = 1,000"], expected)
     (line,) = axes[2, 1].get_lines()
     np.testing.assert_allclose(line.get_ydata(), found["expressivity_kl"].sel(model="neural"))
-    paths = figures.save({"error_sources": drawn}, tmp_path)
+    paths = figures.save({"error_sources": whole}, tmp_path)
     assert image.imread(paths["error_sources"]).shape[1] > 1000
     text = words.in_words(found)
     assert f"{summary.compare(found, 'neural').ratio.min():.3f} \u00b1" in text

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import launch
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 from collapse_jax import families, regimes
@@ -53,3 +55,15 @@ def test_an_error_of_the_family_keeps_its_traceback(error):
     assert "Traceback (most recent call last)" in found
     assert f'raise {error}("temperature' in found or "in fit" in found
     assert f"{error}: temperature: expected more" in found
+
+
+@pytest.mark.parametrize(("message", "printed"), [("Event loop is closed", False), ("mine", True)])
+def test_late_callbacks_are_left_out_and_nothing_else(monkeypatch, capsys, message, printed):
+    class Late:
+        def __del__(self):
+            raise RuntimeError(message)
+
+    monkeypatch.setattr(sys, "unraisablehook", launch._without_late_callbacks)
+    late = Late()
+    del late
+    assert ("RuntimeError" in capsys.readouterr().err) == printed

@@ -5,12 +5,16 @@ import random
 import shutil
 import warnings
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from etils import epath
 
 import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.engine.fused import FusedEngine
-from collapse_jax.saving.checkpoint import CheckpointError
+from collapse_jax.saving.checkpoint import CheckpointError, DiskStore
 from tests.runs import assert_same_bits, committed
 
 # After a failed read or write, callbacks inside Orbax find their event loop closed.
@@ -27,11 +31,9 @@ SETTINGS = {
 }
 
 
-def run(workdir=None, generations=12):
-    workdir = str(workdir) if workdir else None
-    return collapse_jax.run(
-        FAMILY, REGIME, generations=generations, workdir=workdir, **SETTINGS
-    ).history
+def run(workdir=None, generations=12, **settings):
+    settings = {**SETTINGS, **settings, "workdir": str(workdir) if workdir else None}
+    return collapse_jax.run(FAMILY, REGIME, generations=generations, **settings).history
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +238,31 @@ def test_a_fault_of_the_family_is_no_damage(original, tmp_path, monkeypatch):
         with pytest.raises(TypeError, match="a bug in the family"):
             run(workdir)
     assert_same_bits(run(workdir), expected)
+
+
+def test_arrays_without_entries_are_made_again(tmp_path):
+    tree = {"none": jnp.zeros((0, 3), jnp.uint8), "some": jnp.arange(4.0)}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+    store = DiskStore(epath.Path(tmp_path))
+    store.commit({"done": 1}, lambda: tree)
+    store.close()
+    again = DiskStore(epath.Path(tmp_path))
+    restored = again.restore(lambda position: shapes)
+    again.close()
+    assert restored.tree["none"].shape == (0, 3)
+    assert restored.tree["none"].dtype == np.uint8
+    np.testing.assert_array_equal(restored.tree["some"], tree["some"])
+
+
+@pytest.mark.parametrize("keep_checkpoints", [1, 3])
+def test_few_checkpoints_stay(tmp_path, keep_checkpoints):
+    history = run(tmp_path, generations=20, checkpoint_every=3, keep_checkpoints=keep_checkpoints)
+    assert_same_bits(history, run(generations=20))
+    cohort = tmp_path / "checkpoints" / "cohort-0"
+    names = sorted(int(path.name) for path in (cohort / "states").iterdir())
+    assert names == list(range(7 - keep_checkpoints, 7))
+    assert (cohort / "committed").read_text().split() == [str(i) for i in range(7)]
+    parts = sorted(path.name for path in (cohort / "history").iterdir())
+    assert parts[0] == "00000000-00000003.npz"
+    assert parts[-1] == "00000018-00000020.npz"
+    assert len(parts) == 7

@@ -1,13 +1,9 @@
 """Killed, stopped, out of space: a run resumes to the same bits or says why it cannot."""
 
 import contextlib
-import os
 import random
-import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +12,9 @@ import xarray as xr
 import collapse_jax
 from collapse_jax import families, regimes
 from collapse_jax.saving.checkpoint import CheckpointError, DiskStore
-from collapse_jax.saving.signals import Stopped
-from experiments import launch
 from tests.runs import Nursery, assert_same_arrays, assert_same_bits, committed, states
-from tests.saving.test_damage import run
+from tests.saving.processes import COMMAND, WALK, finish
+from tests.saving.test_checkpoint import run
 from tests.toys import walker
 
 # After a failed read or write, callbacks inside Orbax find their event loop closed.
@@ -28,7 +23,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:coroutine.*was never awaited:RuntimeWarning"),
 ]
-ROOT = Path(__file__).parents[2]
 
 
 # Four batches, the last one not full, in 24 checkpoints.
@@ -43,33 +37,6 @@ result = collapse_jax.run(
 )
 np.savez(sys.argv[2], **{name: result.history[name].values for name in result.history})
 """
-COMMAND = [
-    *("-m", "experiments.gaussian", "--chains=200", "--samples=20", "--generations=300"),
-    *("--checkpoint_every=3", "--keep=chains"),
-]
-
-
-def start(arguments):
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(arguments):
-    """Runs to the end; (exit code, lines on standard error)."""
-    process = start(arguments)
-    _, errors = process.communicate(timeout=200)
-    return process.returncode, errors.splitlines()
-
-
-def wait_for(condition, process):
-    while process.poll() is None and not condition():
-        time.sleep(0.002)
 
 
 @pytest.mark.slow
@@ -112,38 +79,8 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
     assert landed["between"] + landed["during a save"] >= 8
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The uninterrupted run of COMMAND."""
-    directory = tmp_path_factory.mktemp("reference")
-    code, errors = finish([*COMMAND, f"--workdir={directory / 'run'}"])
-    assert code == 0, errors
-    assert errors == []
-    return xr.load_dataset(directory / "run" / "history.nc")
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_continues(tmp_path, reference):
-    expected = reference
-    command = [*COMMAND, f"--workdir={tmp_path / 'run'}"]
-    process = start(command)
-    wait_for(lambda: len(committed(tmp_path / "run")) > 1, process)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143
-    (message,) = errors.splitlines()
-    assert message.startswith("stopped by SIGTERM after generation")
-    assert "the same command continues" in message
-    code, errors = finish(command)
-    assert (code, errors) == (0, [])
-    assert_same_bits(xr.load_dataset(tmp_path / "run" / "history.nc"), expected)
-
-
 class Crash(Exception):
     pass
-
-
-WALK = {"chains": 7, "chains_per_batch": 4, "generations": 2, "seed": 5, "checkpoint_seconds": 0}
 
 
 @pytest.mark.parametrize(
@@ -183,44 +120,6 @@ def test_crashed_inside_a_generation(tmp_path, monkeypatch, regime, keep, crashe
         # It went on with the very next piece of work.
         assert before + saved == whole
         saved[:] = []
-
-
-def test_sigterm_inside_a_generation(tmp_path, monkeypatch):
-    family, regime = walker(), regimes.replace(6)
-    settings = {**WALK, "keep": "chains"}
-    expected = collapse_jax.run(family, regime, **settings).history
-    commit, commits = DiskStore.commit, []
-
-    def watched(store, position, tree):
-        commit(store, position, tree)
-        commits.append(dict(position))
-        if len(commits) == 20:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(DiskStore, "commit", watched)
-    with pytest.raises(Stopped, match="the same command continues"):
-        collapse_jax.run(family, regime, **settings, workdir=str(tmp_path))
-    assert len(commits) == 20  # it left at once
-    assert "stage" in commits[-1]
-    resumed = collapse_jax.run(family, regime, **settings, workdir=str(tmp_path)).history
-    assert_same_bits(resumed, expected)
-
-
-def test_a_stop_whose_save_fails_is_an_error(tmp_path, monkeypatch):
-    commit, close = DiskStore.commit, DiskStore.close
-
-    def stopping(store, position, tree):
-        commit(store, position, tree)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def failing(store):
-        close(store)
-        raise CheckpointError("cannot write")
-
-    monkeypatch.setattr(DiskStore, "commit", stopping)
-    monkeypatch.setattr(DiskStore, "close", failing)
-    with pytest.raises(CheckpointError, match="cannot write"):  # not "all progress is saved"
-        collapse_jax.run(walker(), regimes.replace(6), **WALK, workdir=str(tmp_path))
 
 
 @pytest.fixture
@@ -270,18 +169,6 @@ def test_full_disk(small_disk, kilobytes):
     small_disk("20m")
     expected = collapse_jax.run(family, regime, chains=3000, generations=60).history
     assert_same_bits(attempt(), expected)
-
-
-@pytest.mark.parametrize(("message", "printed"), [("Event loop is closed", False), ("mine", True)])
-def test_late_callbacks_are_left_out_and_nothing_else(monkeypatch, capsys, message, printed):
-    class Late:
-        def __del__(self):
-            raise RuntimeError(message)
-
-    monkeypatch.setattr(sys, "unraisablehook", launch._without_late_callbacks)
-    late = Late()
-    del late
-    assert ("RuntimeError" in capsys.readouterr().err) == printed
 
 
 @pytest.mark.slow

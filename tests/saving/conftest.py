@@ -1,0 +1,16 @@
+"""The uninterrupted run that interrupted ones are compared with."""
+
+import pytest
+import xarray as xr
+
+from tests.saving.processes import COMMAND, finish
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The uninterrupted run of COMMAND."""
+    directory = tmp_path_factory.mktemp("reference")
+    code, errors = finish([*COMMAND, f"--workdir={directory / 'run'}"])
+    assert code == 0, errors
+    assert errors == []
+    return xr.load_dataset(directory / "run" / "history.nc")
