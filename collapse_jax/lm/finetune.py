@@ -281,11 +281,11 @@ def step(
     if settings.accumulate == 1:
         loss, gradient = of_part(jnp.int32(0), parts[0])
     else:
-        nothing = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        zero = (jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
         numbers = jnp.arange(settings.accumulate)
         (loss, gradient), _ = jax.lax.scan(
             lambda sums, part: (jax.tree.map(jnp.add, sums, of_part(*part)), None),
-            nothing,
+            zero,
             (numbers, parts),
         )
     updates, moments = transformation.update(gradient, moments, params)

@@ -28,7 +28,7 @@ _LARGEST_SMALL = 42  # P(X > 42) = 3e-12 at the split, below the 2^-32 of a rand
 #   x = mean + sqrt(mean) z + z^2 a(s) + c0(s) + c1(s) / mean + c2(s) / mean^2,
 # and X = floor(x) (Giles 2016). The constants of a and c0 are exact. The
 # rest are least squares fits to the inverse of scipy.special.gammaincc for mean >= 12, |z| < 6.4
-# and x >= 1, each error weighted by what it changes in the distribution function: at most 6e-8.
+# and x >= 1, weighted by the resulting error of the distribution function: at most 6e-8.
 _A = (1 / 6, -0.0138777, 0.00366336, -0.0014278, 0.000731457, -0.000101061, -5.6283e-05,
       -0.000196597, 0.000143583)  # fmt: skip
 _C0 = (1 / 3, -0.0277917, 0.00876833, -0.00356329, 0.00174765, -0.000147819, -0.000510282)
