@@ -210,7 +210,7 @@ def _zero_shot(
     settings: dict[str, Any], base: str, skip: float, family: "Family", directory: Any
 ) -> "Perplexity":
     """The pretrained model's perplexities on the test, which are kept beside the arms."""
-    from collapse_jax.data import files
+    from collapse_jax.atomic import replacing
     from collapse_jax.families.language import blocks
     from collapse_jax.families.language.base import load
     from collapse_jax.lm import finetune, opt
@@ -224,7 +224,7 @@ def _zero_shot(
     cut = blocks.cut_blocks(pretrained.words, text, settings["length"], skip, settings["counts"])
     network = opt.model(pretrained.config, settings["dtype"])
     found = finetune.evaluate(network, pretrained.params, cut.test)
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
     return found
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from collapse_jax.data import files
+from collapse_jax.atomic import replacing
 from collapse_jax.results.records import Part, Record, flatten, unflatten
 from collapse_jax.saving.signals import Stopped
 
@@ -354,7 +354,7 @@ def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
 def write_durably(path: epath.Path, record: Record) -> str:
     """Writes flattened arrays as .npz, flushed to the device; the SHA-256 of the file."""
     flat: dict[str, Any] = flatten(record)
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, **flat)
         return hashlib.sha256(temporary.read_bytes()).hexdigest()

@@ -16,9 +16,9 @@ import jax
 from etils import epath
 
 from collapse_jax.arguments import SettingError
+from collapse_jax.atomic import replacing
 from collapse_jax.compiling import MATMUL_PRECISION
 from collapse_jax.config import differences, fingerprint
-from collapse_jax.data import files
 from collapse_jax.saving.checkpoint import CheckpointError, explained
 
 # what may change a result's bits
@@ -151,7 +151,7 @@ class Workdir:
 
     def write_text(self, name: str, content: str) -> None:
         """Replaces a file as a whole: a killed run leaves the old or the new one."""
-        with explained(self.path / name), files.replacing(self.path / name) as temporary:
+        with explained(self.path / name), replacing(self.path / name) as temporary:
             temporary.write_text(content)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
