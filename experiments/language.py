@@ -278,7 +278,7 @@ def _write(
         tables.append(table)
     section = page.Section(
         f"Language models on {text.title}",
-        language_tables.in_words(arms, zero_shot, text.sources),
+        language_tables.summary_text(arms, zero_shot, text.sources),
         drawn,
         tables,
     )

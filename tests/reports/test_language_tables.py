@@ -80,7 +80,7 @@ def test_table_holds_means_deviations_and_differences():
 
 
 def test_words_name_sources_zero_shot_and_ends():
-    text = language_tables.in_words(ARMS, Perplexity(115.0, 90.0), {"train": "wiki.valid.raw.xz"})
+    text = language_tables.summary_text(ARMS, Perplexity(115.0, 90.0), {"train": "wiki.valid.raw.xz"})
     assert "train: wiki.valid.raw.xz" in text
     assert "115 (mean of blocks), 90 (exp of the mean loss)" in text
     first = float(ARMS["replace, 5 epochs"].summary["test_perplexity_mean"][0])
