@@ -80,9 +80,9 @@ def sequential(
 ) -> Callable[..., Any]:
     """Makes a function run for one chain after the other under `jax.vmap` on a CPU.
 
-    This is for loops whose length depends on the data: under a plain `vmap` all chains iterate until
-    the last one is done, and their data leave the cache between iterations. On GPU and TPU the
-    function is unchanged unless `always` is set.
+    This is for loops whose length depends on the data: under a plain `vmap` all chains iterate
+    until the last one is done, and their data leave the cache between iterations. On GPU and TPU
+    the function is unchanged unless `always` is set.
 
     Args:
       function: function of arrays or pytrees of arrays; closes over no traced value.

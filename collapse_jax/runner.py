@@ -147,9 +147,7 @@ def _run(
                 raise
             parts.append(store.parts())
     joined = {name: np.concatenate([p[name] for p in passages]) for name in passages[0]}
-    history_data, summary_data = _datasets(
-        family, config, plan.keep, parts=parts, passages=joined
-    )
+    history_data, summary_data = _datasets(family, config, plan.keep, parts=parts, passages=joined)
     attributes = {
         "title": f"{family.name}, {regime.name}",
         "family": json.dumps(identity["family"]),

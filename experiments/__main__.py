@@ -14,8 +14,8 @@ usage: collapse-jax EXPERIMENT [--flag=value ...]
 {rows}
 
 collapse-jax EXPERIMENT --helpshort explains an experiment and lists its flags. Its commands are
-those of a clone: here `python -m experiments.NAME` is `collapse-jax NAME`, and `experiments/presets`
-is the folder printed by `collapse-jax presets`, as in
+those of a clone: here `python -m experiments.NAME` is `collapse-jax NAME`, and
+`experiments/presets` is the folder printed by `collapse-jax presets`, as in
 --flagfile=$(collapse-jax presets)/NAME.flags
 """
 
@@ -35,7 +35,10 @@ def experiments() -> dict[str, str]:
 
 def usage() -> str:
     """The usage text, with one line per experiment."""
-    rows = {**experiments(), _PRESETS: "Prints the folder of the flag files with the papers' settings and miniatures."}
+    rows = {
+        **experiments(),
+        _PRESETS: "Prints the folder of the flag files with the papers' settings and miniatures.",
+    }
     width = max(map(len, rows))
     return _USAGE.format(rows="\n".join(f"  {name:{width}}  {rows[name]}" for name in rows))
 

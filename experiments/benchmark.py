@@ -2,8 +2,8 @@
 
 Claims, on two cores:
 - Gaussian chains with sampled moments: at least 15 times as fast as NumPy's M = 100 rows, more than
-  1000 times at M = 10,000 (O(1) against O(M)), and about as fast as the same O(1) recursion in NumPy;
-  with M = 1000 rows drawn, at least 1.5 times.
+  1000 times at M = 10,000 (O(1) against O(M)), and about as fast as the same O(1) recursion in
+  NumPy; with M = 1000 rows drawn, at least 1.5 times.
 - Words of WikiText-2: about as fast as `Generator.multinomial`, or faster.
 - Mixtures at N = 10,000: at least 8 times as fast as scikit-learn.
 - Kernel densities: at least 10 times as fast as scikit-learn and faster than NumPy, even where

@@ -7,8 +7,8 @@ generation 0 to 50: statistical error goes as 1/M at generation 0 and more steep
 expressivity costs 0.177, 0.082 and 0.090 nats at generation 0 and nothing after it, approximation
 grows, but levels off for the mixture and the neural density. The whole process is 1.00, 1.36 and
 0.98 times the sum of the three at generation 0, and 1.05, 0.39 and 0.34 times at generation 50,
-standard errors 0.07, 0.05 and 0.03. About 35 s on 2 cores. Grid points are 0.04 apart, which changes
-integrals of the narrowest allowed component (standard deviation 0.1) by less than 1e-12.
+standard errors 0.07, 0.05 and 0.03. About 35 s on 2 cores. Grid points are 0.04 apart, which
+changes integrals of the narrowest allowed component (standard deviation 0.1) by less than 1e-12.
 
   python -m experiments.error_sources --workdir=runs/error_sources
 """
@@ -64,7 +64,7 @@ class ErrorSourcesConfig:
 
         for name in ("gaussian_steps", "mixture_steps", "neural_steps"):
             arguments.integer(name, getattr(self, name), at_least=1)
-        # Two generations separate lasting errors from others; two chains give a standard error.
+        # Lasting errors need two generations to show, and a standard error needs two chains.
         arguments.integer("generations", self.generations, at_least=2)
         arguments.integer("chains", self.chains, at_least=2)
         arguments.integer("seed", self.seed, at_least=0, below=2**32)

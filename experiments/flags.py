@@ -51,8 +51,8 @@ class Setting(NamedTuple):
 def settings(function: Callable[..., Any], group: Any = None) -> Iterator[Setting]:
     """Parameters of a function that can be set on the command line.
 
-    These are numbers, strings and booleans with a default. A parameter whose default is a NamedTuple
-    stands for the fields of that group.
+    These are numbers, strings and booleans with a default. A parameter whose default is a
+    NamedTuple stands for the fields of that group.
 
     Args:
       function: function or class; its docstring has a line for each under Args or Attributes.
@@ -70,7 +70,9 @@ def settings(function: Callable[..., Any], group: Any = None) -> Iterator[Settin
         elif kinds and default is not inspect.Parameter.empty:
             if name not in lines:
                 raise TypeError(f"{name}: expected a line in the docstring of {function.__name__}")
-            yield Setting(name, kinds, default, choices, lines[name])
+            yield Setting(
+                name=name, kinds=kinds, default=default, choices=choices, text=lines[name]
+            )
 
 
 def _is_group(default: Any) -> bool:
@@ -136,7 +138,7 @@ def define_flags(
     }
     defined = [setting for setting in settings(function) if setting.name not in given]
     for setting in defined:
-        # Choices are plain strings, since absl's enum error does not fit on one line with the value.
+        # Choices are plain strings: absl's own enum error is not one line with the given value.
         make = define.get(setting.kinds, flags.DEFINE_string)
         make(setting.name, setting.default, setting.help, **place)
     return [setting.name for setting in defined]

@@ -2,8 +2,8 @@ r"""Kernel density chains: a kernel on every row, refitted to its own draws, aga
 
 Claim: each generation widens the density by its bandwidth h. With a fixed h the variance settles at
 M h^2 (collapse only if that is small); with h in proportion to the standard deviation (Scott,
-Silverman) the variance does not fall to 0 but grows by a factor 1 - 1/M + c^2 per generation. At the
-defaults (1,000 chains, 100 generations, M = 100, scott) 2 cores need about 6 s, mostly for
+Silverman) the variance does not fall to 0 but grows by a factor 1 - 1/M + c^2 per generation. At
+the defaults (1,000 chains, 100 generations, M = 100, scott) 2 cores need about 6 s, mostly for
 compiling; the mean of ln sigma^2 ends near 12.88 (SE 0.04). A bandwidth small enough for collapse:
 
   python -m experiments.kde --bandwidth=0.005 --generations=1000 --workdir=runs/kde

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collapse_jax.runner import Result
 
 
-_COMPILED_BYTES = 1 << 30  # size of the cache of compiled programs; the least recently used go first
+_COMPILED_BYTES = (
+    1 << 30
+)  # size of the cache of compiled programs; the least recently used go first
 
 
 def define(*functions: Callable[..., Any], given: Collection[str] = (), **defaults: Any) -> None:
@@ -86,7 +88,7 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parses flags; a value of the wrong type gives one line that begins with the setting's name."""
+    """Parses flags; a value of the wrong type gives one line starting with the setting's name."""
     try:
         return flags.FLAGS(arguments)
     except flags.IllegalFlagValueError as error:

@@ -4,8 +4,8 @@ Claim: one offline command shows model collapse for every family of this package
 takes about four minutes on 2 cores; `--preset=paper` runs the papers' sizes, with WikiText-2 and
 MNIST if they are found (--data_dir). Its mixtures alone need hours: extrapolated from a few
 generations, timed on a busy machine, to all 2050, N = 10,000 takes 3 minutes, 50,000 half an hour
-and 200,000 two hours; MNIST's autoencoders and OPT need an accelerator. Each run has its own workdir
-under --workdir, so the same command resumes after an interruption.
+and 200,000 two hours; MNIST's autoencoders and OPT need an accelerator. Each run has its own
+workdir under --workdir, so the same command resumes after an interruption.
 
   python -m experiments.reproduce --preset=quick
 """
@@ -355,7 +355,9 @@ def checks_section(scale: _Scale, quick: bool) -> "Section":
     from collapse_jax import validation
     from collapse_jax.reports import page
 
-    checks = [check for study in validation.studies(scale.validation_chains, quick) for check in study()]
+    checks = [
+        check for study in validation.studies(scale.validation_chains, quick) for check in study()
+    ]
     rows = [check.row for check in checks]
     return page.Section(
         "Closed forms",

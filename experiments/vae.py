@@ -1,11 +1,11 @@
 r"""Variational autoencoders trained on their own images, again and again.
 
-Claim (Shumailov et al. 2024): trained on images of the previous generation's model, an autoencoder of
-MNIST loses the shape of its latent space; generation 0's encoder maps its images ever closer
-together, until the digits are one blur. On 10,000 MNIST images with 10 epochs the standard deviation
-of that encoder's mean falls from 0.95 at generation 0 to 0.74 at generation 4, and to 0.79 if a
-tenth of the original images is kept (docs/results.md; 3 chains, 45 minutes on 2 cores each). `quick`
-(8x8 digits, a perceptron; less than a minute):
+Claim (Shumailov et al. 2024): trained on images of the previous generation's model, an autoencoder
+of MNIST loses the shape of its latent space; generation 0's encoder maps its images ever closer
+together, until the digits are one blur. On 10,000 MNIST images with 10 epochs the standard
+deviation of that encoder's mean falls from 0.95 at generation 0 to 0.74 at generation 4, and to
+0.79 if a tenth of the original images is kept (docs/results.md; 3 chains, 45 minutes on 2 cores
+each). `quick` (8x8 digits, a perceptron; less than a minute):
 
   python -m experiments.vae --flagfile=experiments/presets/vae_quick.flags --workdir=runs/vae
 

@@ -17,12 +17,19 @@ from collapse_jax.compiling import compiled
 from collapse_jax.engine import chain
 from collapse_jax.engine.chain import ChainState
 from collapse_jax.engine.recording import Record, Recorder
-from collapse_jax.engine.shapes import REQUESTS, abstract_chain, counts, fill, shape_of, with_capacity
+from collapse_jax.engine.shapes import (
+    REQUESTS,
+    abstract_chain,
+    counts,
+    fill,
+    shape_of,
+    with_capacity,
+)
 from collapse_jax.family import Family
 from collapse_jax.regimes import Regime, Sizes
 
-# Largest number of generations per call: enough to amortise its overhead, and the same for all runs,
-# so that one program serves runs of any length.
+# Largest number of generations per call: enough to amortise its overhead, and the same for all
+# runs, so that one program serves runs of any length.
 LONGEST = 64
 
 

@@ -81,9 +81,7 @@ def plan(
         batch = (
             stored["chains_per_batch"]
             if stored
-            else batch_size(
-                shapes, family, regime, chains=config.chains, generation=generation
-            )
+            else batch_size(shapes, family, regime, chains=config.chains, generation=generation)
         )
     keep: str = config.keep
     if keep == "auto":

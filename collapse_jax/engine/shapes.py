@@ -70,9 +70,7 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
     def later(key, state, values):
         sizes = fill(shape, values)
         grown = with_capacity(family, state, shape)
-        return chain.generation(
-            family, regime, sizes, key=key, number=jnp.int32(1), state=grown
-        )
+        return chain.generation(family, regime, sizes, key=key, number=jnp.int32(1), state=grown)
 
     state, metrics, _ = jax.eval_shape(later, root, state, values)
     return state, metrics

@@ -142,7 +142,7 @@ class SteppedEngine:
     def _program(
         self, shape: Sizes, first: bool, stage: chain.Stage, piece: str
     ) -> Callable[..., Any]:
-        """The compiled piece, the same for all generations unless the stage depends on their sizes."""
+        """The compiled piece, one for all generations unless the stage depends on their sizes."""
         which = (stage.name, piece, (shape, first) if stage.sized else None)
         if which not in self._programs:
             self._programs[which] = hoisted(self._piece(shape, first, stage, piece))

@@ -34,7 +34,7 @@ _styled = matplotlib.rc_context(STYLE)
 
 @_styled
 def metric(summary: xr.Dataset, name: str, expected: Curves) -> Figure:
-    """Median, 50 % and 90 % bands and mean over chains of a scalar metric; means of a vector's entries."""
+    """Median, 50 % and 90 % bands and mean over chains; only means for a vector's entries."""
     figure, (ax,) = style.figure(long_name(summary, name), describe(summary))
     mean, curve = summary[f"{name}_mean"], expected.get((name, "mean"))
     x = style.generations(ax, summary)
@@ -46,7 +46,7 @@ def metric(summary: xr.Dataset, name: str, expected: Curves) -> Figure:
             style.plain(entry_label(mean, i)): flat[:, k]
             for k, i in enumerate(np.ndindex(mean.shape[1:]))
         }
-        style.entries(ax, x, lines, curve, style.expectation(summary, name))
+        style.entries(ax, x, lines, curve=curve, label=style.expectation(summary, name))
         style.log_y(ax)
         return style.legend(figure, title="" if single else "mean over chains")
     style.spread(ax, x, style.quantiles(summary, name), BLUE, single=single)
@@ -80,7 +80,7 @@ def collapse_times(summary: xr.Dataset) -> Figure:
         colour = GREY if name == "nonfinite" else COLOURS[i % len(COLOURS)]
         x = origin + np.concatenate([[0], curve.generation, [generations]])
         shapes = [np.concatenate([[1.0], part, part[-1:]]) for part in curve[1:4]]
-        style.shade(ax, x, shapes[1], shapes[2], colour, steps=True)
+        style.shade(ax, x, shapes[1], shapes[2], colour=colour, steps=True)
         text = _events(name, curve, summary[name].values, lost)
         ax.step(x, shapes[0], where="post", color=colour, linestyle=dashes[i % 3], label=text)
     ax.set_xlim(origin * 0.95, origin + generations)
@@ -125,7 +125,7 @@ def overlay(
     longest = max(runs.values(), key=lambda run: run.sizes["generation"])
     for (label, run), colour in zip(runs.items(), style.palette(len(runs)), strict=True):
         x, quantile = style.generations(ax, run, like=longest), style.quantiles(run, name)
-        style.shade(ax, x, quantile(0.25), quantile(0.75), colour)
+        style.shade(ax, x, quantile(0.25), quantile(0.75), colour=colour)
         centre = style.y(run[f"{name}_mean"].values) if compared else quantile(0.5)
         ax.plot(x, centre, color=colour, label=style.plain(label))
         style.theory(ax, x, curves[label], style.expectation(run, name))

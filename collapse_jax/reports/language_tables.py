@@ -92,8 +92,10 @@ def continuations(
     return page.Table(caption, ("condition", "generation", "continuation"), lines)
 
 
-def summary_text(runs: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping[str, str]) -> str:
-    """Sources of the text, the pretrained model's perplexity, and each run's first and last results.
+def summary_text(
+    runs: Mapping[str, Result], zero_shot: Perplexity, sources: Mapping[str, str]
+) -> str:
+    """Sources of the text, the pretrained model's perplexity, each run's first and last results.
 
     Args:
       runs: {condition: run}.

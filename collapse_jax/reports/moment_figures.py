@@ -40,7 +40,7 @@ def mean_drift(summary: xr.Dataset, curves: Curves) -> Figure:
     single = number_of_chains(summary) == 1
     if not single:
         low, high = (style.y(found.value + sign * 1.96 * found.se) for sign in (-1, 1))
-        style.shade(left, x, low, high, VERMILION, "95 % interval (normal theory)")
+        style.shade(left, x, low, high, colour=VERMILION, label="95 % interval (normal theory)")
     label = "squared drift" if single else "mean over chains"
     left.plot(x, style.y(found.value), color=VERMILION, label=label)
     formula = r"$E(\mu_n-\mu)^2$" + (" per dimension" if dims else "")
@@ -100,8 +100,8 @@ def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
                 ax,
                 x,
                 lambda level, errors=errors: style.y(errors(level)),  # type: ignore[misc]
-                colour,
-                ": ".join(filter(None, (named, "the only chain" if single else "median"))),
+                colour=colour,
+                label=": ".join(filter(None, (named, "the only chain" if single else "median"))),
                 single=single,
                 half_only=len(runs) > 1,
             )
@@ -120,7 +120,9 @@ def _original_moments(run: xr.Dataset) -> tuple[float, float]:
     """The original's standard deviation (rms over dimensions) and mean (first dimension)."""
     log_variance, mean = original(run, "log_variance"), original(run, "mean")
     if log_variance is None or mean is None:
-        raise ValueError("original: expected a value for the metrics mean and log_variance, got none")
+        raise ValueError(
+            "original: expected a value for the metrics mean and log_variance, got none"
+        )
     return float(np.exp(0.5 * log_variance)), float(np.ravel(mean)[0])
 
 

@@ -116,8 +116,8 @@ def _collapse_table(result: "Result") -> Table:
             )
         )
     return Table(
-        "Collapse: Kaplan\u2013Meier median over chains; a chain without the event within the run, or"
-        " non-finite before it, is right-censored.",
+        "Collapse: Kaplan\u2013Meier median over chains; a chain without the event within the run,"
+        " or non-finite before it, is right-censored.",
         ("event", "definition", "chains", "share", "median generation", "95 % interval", "n"),
         lines,
     )
@@ -141,8 +141,8 @@ def _theory_table(result: "Result", expected: Curves) -> Table:
     ]
     return Table(
         "Measured against closed forms, z = (measured \u2212 theory) / SE; n finite chains. The SE"
-        " of a variance assumes a normal metric, value \u00d7 \u221a(2/(n \u2212 1)); the variance of"
-        " the metric mean is about the original's mean.",
+        " of a variance assumes a normal metric, value \u00d7 \u221a(2/(n \u2212 1)); the variance"
+        " of the metric mean is about the original's mean.",
         ("metric", "statistic", "generation", "measured", "SE", "theory", "z", "n"),
         lines,
     )

@@ -145,9 +145,11 @@ def spread(
         ax.plot(x, quantile(0.5), color=colour, label=label or "the only chain")
         return
     if not half_only:
-        shade(ax, x, quantile(0.05), quantile(0.95), colour, "90 % of chains", alpha=0.16)
+        shade(
+            ax, x, quantile(0.05), quantile(0.95), colour=colour, label="90 % of chains", alpha=0.16
+        )
     name = "" if half_only else "50 % of chains"
-    shade(ax, x, quantile(0.25), quantile(0.75), colour, name, alpha=0.3)
+    shade(ax, x, quantile(0.25), quantile(0.75), colour=colour, label=name, alpha=0.3)
     ax.plot(x, quantile(0.5), color=colour, label=label or "median")
 
 
@@ -197,7 +199,7 @@ def log_y(ax: Axes) -> None:
 
 
 def plain_log(ax: Axes) -> None:
-    """A log axis for y with a moderate number of labels; linear if the range is below a factor 3."""
+    """A log axis for y with a moderate number of labels; linear for a range below a factor of 3."""
     low, high = ax.dataLim.intervaly
     if low > 0 and high < 3 * low:
         return

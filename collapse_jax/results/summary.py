@@ -33,7 +33,7 @@ def from_totals(
         sd = np.sqrt(np.divide(total.squares, count - 1, out=np.full_like(mean, np.nan),
                                where=count > 1))  # fmt: skip
         quantiles = _histogram_quantiles(total.histogram, edges(metric))
-        data |= _variables(name, metric, count, mean, sd, quantiles)
+        data |= _variables(name, metric, count=count, mean=mean, sd=sd, quantiles=quantiles)
     summary = _dataset(data, coords, chains)
     summary.attrs["quantiles"] = (
         "linear within fixed histogram bins: accurate to the width of a bin"
@@ -58,7 +58,9 @@ def from_chains(
             quantiles = np.quantile(values, QUANTILES, axis=0)
         else:
             mean, sd, quantiles = _masked(np.where(mask, values, np.nan))
-        data |= _variables(name, metric, count, mean, sd, np.moveaxis(quantiles, 0, -1))
+        data |= _variables(
+            name, metric, count=count, mean=mean, sd=sd, quantiles=np.moveaxis(quantiles, 0, -1)
+        )
     summary = _dataset(data, coords, history.sizes["chain"])
     summary.attrs["quantiles"] = "exact"
     return summary
@@ -85,7 +87,7 @@ def _sd(values: np.ndarray) -> np.ndarray:
 
 
 def _histogram_quantiles(histogram: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Quantiles [..., q] from counts [..., bin], linear within a bin; `grid`: edges [..., bin - 1]."""
+    """Quantiles [..., q] from counts [..., bin] and edges [..., bin - 1], linear within a bin."""
     cumulative = np.cumsum(histogram, axis=-1)
     # Values in the open-ended first and last bins are put at the outer edges.
     padded = np.concatenate([grid[..., :1], grid, grid[..., -1:]], axis=-1)

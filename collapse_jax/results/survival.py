@@ -29,7 +29,7 @@ def kaplan_meier(
       lost: i32[chain], generation from which a chain is no longer observed (non-finite), or -1.
 
     Returns:
-      The curve at generations 0 ... generations - 1. Where it is 0 or 1, both bounds are equal to it.
+      The curve at generations 0 ... generations - 1. Where it is 0 or 1, both bounds equal it.
     """
     event = np.asarray(first_passage)
     end = np.full(event.shape, generations)
@@ -48,4 +48,11 @@ def kaplan_meier(
         np.where(inside, bound.evaluate(generation), survival)
         for bound in (interval.low, interval.high)
     )
-    return Survival(generation, survival, lower, upper, event.size, int(happened.sum()))
+    return Survival(
+        generation=generation,
+        survival=survival,
+        lower=lower,
+        upper=upper,
+        chains=event.size,
+        events=int(happened.sum()),
+    )

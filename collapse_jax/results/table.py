@@ -176,16 +176,25 @@ def rows(summary: xr.Dataset, expected: Curves) -> Iterator[Row]:
             if theory is not None and dims and statistic == "variance" and np.ndim(theory) == 1:
                 label = f"mean over {' and '.join(map(str, dims))}"
                 missing = np.full((len(theory), 3), np.nan)
-                yield from _lines(name, statistic, label, average(found), missing, theory)
+                yield from _lines(
+                    name,
+                    statistic,
+                    label=label,
+                    found=average(found),
+                    quantiles=missing,
+                    theory=theory,
+                )
                 theory = None
             for entry in np.ndindex(found.value.shape[1:]):
                 yield from _lines(
                     name,
                     statistic,
-                    entry_label(summary[f"{name}_mean"], entry),
-                    Measured(*(array[:, *entry] for array in found)),
-                    quantiles[:, *entry],
-                    theory[:, *entry] if theory is not None and np.ndim(theory) > 1 else theory,
+                    label=entry_label(summary[f"{name}_mean"], entry),
+                    found=Measured(*(array[:, *entry] for array in found)),
+                    quantiles=quantiles[:, *entry],
+                    theory=theory[:, *entry]
+                    if theory is not None and np.ndim(theory) > 1
+                    else theory,
                 )
 
 
@@ -210,18 +219,18 @@ def _lines(
     scores = z_scores(found, closed)
     for generation, n in enumerate(found.n):
         yield Row(
-            generation,
-            name,
-            statistic,
-            label,
-            int(n),
-            float(found.value[generation]),
-            float(found.se[generation]),
-            float(quantiles[generation, 0]),
-            float(quantiles[generation, 1]),
-            float(quantiles[generation, 2]),
-            float(closed[generation]),
-            float(scores[generation]),
+            generation=generation,
+            metric=name,
+            statistic=statistic,
+            dims=label,
+            n=int(n),
+            value=float(found.value[generation]),
+            se=float(found.se[generation]),
+            q05=float(quantiles[generation, 0]),
+            q50=float(quantiles[generation, 1]),
+            q95=float(quantiles[generation, 2]),
+            theory=float(closed[generation]),
+            z=float(scores[generation]),
         )
 
 

@@ -21,7 +21,7 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """A context in which the first SIGTERM or SIGINT only sets `requested`; the second takes effect."""
+    """A context in which the first SIGTERM or SIGINT only sets `requested`; the second acts."""
 
     def __init__(self, active: bool) -> None:
         """Does nothing if not `active` or outside the main thread, where handlers cannot be set."""

@@ -1,4 +1,4 @@
-"""Killed, stopped, out of space: a run resumes to the same bits or says why it cannot."""
+"""Killed, stopped, out of space: a run resumes to the same bits or explains why it cannot."""
 
 import contextlib
 import os
@@ -61,7 +61,7 @@ def start(arguments):
 
 
 def finish(arguments):
-    """Runs to the end; (exit code, lines on standard error)."""
+    """Runs a command to the end; returns its exit code and lines on standard error."""
     process = start(arguments)
     _, errors = process.communicate(timeout=200)
     return process.returncode, errors.splitlines()
@@ -76,7 +76,7 @@ def wait_for(condition, process):
 def test_killed_at_20_random_moments(tmp_path, capsys):
     nursery = Nursery(SCRIPT)
     nursery.finish(tmp_path / "whole", tmp_path / "whole.npz")
-    began = time.monotonic()  # with all programs in the cache, as those that are killed
+    began = time.monotonic()  # with all programs in the cache, as in the killed runs
     nursery.finish(tmp_path / "again", tmp_path / "again.npz")
     duration = time.monotonic() - began
     expected = dict(np.load(tmp_path / "whole.npz"))
@@ -89,7 +89,7 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
         nursery.start(workdir, output)
         if kind == "time":
             nursery.running(when)
-        else:  # as soon as anything of this checkpoint, also its temporary directory, is there
+        else:  # once this checkpoint, or its temporary directory, exists
             names = (str(when), f"{when}.")
             while nursery.running(0.002) and not any(
                 n == names[0] or n.startswith(names[1]) for n in states(workdir)
@@ -113,9 +113,9 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The uninterrupted run of COMMAND."""
-    directory = tmp_path_factory.mktemp("reference")
+    directory = tmp_path_factory.mktemp("uninterrupted")
     code, errors = finish([*COMMAND, f"--workdir={directory / 'run'}"])
     assert code == 0, errors
     assert errors == []
@@ -123,8 +123,8 @@ def reference(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_continues(tmp_path, reference):
-    expected = reference
+def test_sigterm_saves_and_the_same_command_continues(tmp_path, uninterrupted):
+    expected = uninterrupted
     command = [*COMMAND, f"--workdir={tmp_path / 'run'}"]
     process = start(command)
     wait_for(lambda: len(committed(tmp_path / "run")) > 1, process)
@@ -180,7 +180,7 @@ def test_crashed_inside_a_generation(tmp_path, monkeypatch, regime, keep, crashe
         crash_at = None
         resumed = collapse_jax.run(family, regime, **settings, workdir=workdir).history
         assert_same_bits(resumed, expected)
-        # It went on with the very next piece of work.
+        # It continued with the very next piece of work.
         assert before + saved == whole
         saved[:] = []
 
@@ -200,7 +200,7 @@ def test_sigterm_inside_a_generation(tmp_path, monkeypatch):
     monkeypatch.setattr(DiskStore, "commit", watched)
     with pytest.raises(Stopped, match="the same command continues"):
         collapse_jax.run(family, regime, **settings, workdir=str(tmp_path))
-    assert len(commits) == 20  # it left at once
+    assert len(commits) == 20  # it stopped at once
     assert "stage" in commits[-1]
     resumed = collapse_jax.run(family, regime, **settings, workdir=str(tmp_path)).history
     assert_same_bits(resumed, expected)
@@ -225,7 +225,7 @@ def test_a_stop_whose_save_fails_is_an_error(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function that mounts a file system of so many bytes, or enlarges it."""
+    """A function that mounts a file system of a given size, or enlarges it."""
     path, mounted = tmp_path / "disk", []
     path.mkdir()
 
@@ -250,7 +250,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [200, *range(0, 600, 60)])
 def test_full_disk(small_disk, kilobytes):
-    # Different sizes run out in different places.
+    # Different sizes run out of space in different places.
     workdir = small_disk("4m") / "run"
     family, regime = families.gaussian(), regimes.replace(20)
 
@@ -296,8 +296,8 @@ def test_disk_full_from_the_start(small_disk):
 
 
 @pytest.mark.slow
-def test_full_disk_on_the_command_line(small_disk, reference):
-    expected = reference
+def test_full_disk_on_the_command_line(small_disk, uninterrupted):
+    expected = uninterrupted
     workdir = small_disk("1m") / "run"
     command = [*COMMAND, f"--workdir={workdir}"]
     code, errors = finish(command)
