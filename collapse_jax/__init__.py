@@ -1,6 +1,6 @@
 """Simulation of model collapse: many independent chains of models trained on their own output.
 
-Names are loaded when they are first used: theory, for one, needs no JAX.
+Modules are imported on first use; `theory`, for example, does not need JAX.
 """
 
 import importlib

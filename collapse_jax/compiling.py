@@ -1,9 +1,9 @@
-"""How functions of one chain are compiled and batched.
+"""Compilation and batching of functions of one chain.
 
-Chains are independent, so each device runs its own program on its own batches: the same program,
-hence the same bits, on any number of devices. (One program partitioned over a mesh would compile
-once instead of once per device, but jaxlib 0.10's partitioner cannot lower `mulhi`, the core of
-philox, which is by far the fastest generator here.)
+Chains are independent, so each device runs its own batches with the same program, which gives the
+same bits on any number of devices. (A program partitioned over a mesh would compile once instead of
+once per device, but the partitioner of jaxlib 0.10 cannot lower `mulhi`, the core of philox, which
+is by far the fastest generator here.)
 """
 
 import functools
@@ -18,14 +18,14 @@ MATMUL_PRECISION = "highest"
 
 
 def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
-    """Jits a function of one batch, for whichever device its arguments are on.
+    """Jits a function of one batch, for the device of its arguments.
 
-    On CPU, XLA by default drops optimisation barriers before fusion, and then hashes a stage's
-    random numbers again in every fusion that uses them (measured: a quarter of the speed, five
-    times the compile time). Here they are kept.
+    By default XLA on CPU drops optimisation barriers before fusion, and then recomputes a stage's
+    random numbers in every fusion that uses them (measured: a quarter of the speed, five times the
+    compile time). Here barriers are kept.
 
-    With barriers, loops may not become kernels of their own, whose emitter aborts on a barrier:
-    jaxlib 0.10 makes them of loops over less than 1 kB, jaxlib 0.12 of all loops.
+    The emitter of XLA's loop kernels aborts on a barrier, so loops are not turned into
+    such kernels (jaxlib 0.10 would for loops over less than 1 kB, jaxlib 0.12 for all).
 
     Args:
       function: a function of arrays or pytrees of arrays.
@@ -44,7 +44,7 @@ def compiled(function: Callable[..., Any], donate: Sequence[int] = ()) -> Any:
 
 
 def _strong(x: Any) -> Any:
-    """Without a weak type, for which the next program would be compiled again."""
+    """Removes a weak type, which would make the next program compile again."""
     weak = getattr(jax.typeof(x), "weak_type", False)
     return jax.lax.convert_element_type(x, x.dtype) if weak else x
 
@@ -52,8 +52,8 @@ def _strong(x: Any) -> Any:
 def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `compiled`, but arrays that the function closes over become arguments of the program.
 
-    As constants, a model's weights or a data set would be compiled into the program, which takes
-    minutes and several copies in memory. Traced once for each structure and types of arguments.
+    Compiling a model's weights or a data set into the program as constants would take minutes and
+    several copies in memory. The function is traced once per structure and types of arguments.
     """
     programs: dict[Any, tuple[Any, Sequence[Any], Any]] = {}
 
@@ -67,7 +67,7 @@ def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
             def run(constants: Sequence[Any], *leaves: Any) -> Any:
                 return [_strong(x) for x in jax.core.eval_jaxpr(traced.jaxpr, constants, *leaves)]
 
-            run.__name__ = function.__name__  # as profiles show it
+            run.__name__ = function.__name__  # shown in profiles
             programs[kind] = compiled(run), traced.consts, jax.tree.structure(shapes)
         program, constants, outputs = programs[kind]
         return jax.tree.unflatten(outputs, program(constants, *leaves))
@@ -78,17 +78,17 @@ def hoisted(function: Callable[..., Any]) -> Callable[..., Any]:
 def sequential(
     function: Callable[..., Any], together: int = 1, always: bool = False
 ) -> Callable[..., Any]:
-    """The function, which under `jax.vmap` on a CPU runs for one chain after the other.
+    """Makes a function run for one chain after the other under `jax.vmap` on a CPU.
 
-    For functions with a loop whose length depends on the data: under a plain `vmap` all chains turn
-    until the last is done, and their data leave the cache between turns. On GPU and TPU nothing
-    changes, if not asked for.
+    This is for loops whose length depends on the data: under a plain `vmap` all chains iterate
+    until the last one is done, and their data leave the cache between iterations. On GPU and TPU
+    the function is unchanged unless `always` is set.
 
     Args:
-      function: of arrays or pytrees of arrays; closes over no traced value.
-      together: chains that run at a time, under a plain `vmap`.
-      always: whether also on GPU and TPU: for a chain that fills a device, and a loop that updates
-        large arrays in place, which a batched condition would make it copy.
+      function: function of arrays or pytrees of arrays; closes over no traced value.
+      together: number of chains that run at a time, under a plain `vmap`.
+      always: whether to do so on GPU and TPU too: for a chain that fills a device, or a loop that
+        updates large arrays in place, which a batched condition would copy.
     """
     if jax.default_backend() != "cpu" and not always:
         return function

@@ -1,8 +1,8 @@
-"""run(): restore, advance, save, report. The only outer loop.
+"""run(): restores, advances and saves a run, and returns its results.
 
-A run is one or more cohorts (chains that advance together; more are added when a finished run is
-given more chains), each of whole batches. The loop over segments is outside that over batches, so
-that all chains of a cohort are at the same generation when they are saved.
+A run has one or more cohorts of chains that advance together, each split into batches; extending a
+run by more chains adds a cohort. Within a cohort the loop over segments encloses that over batches,
+so that all chains are at the same generation when they are saved.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ from collapse_jax.saving.workdir import Workdir
 
 
 class Result(NamedTuple):
-    """What a run gives back.
+    """Results of a run.
 
     Attributes:
-      history: every chain's values with dims (chain, generation, ...), or, with keep="summary",
-        the summary; always with early_collapse, late_collapse and nonfinite by chain.
+      history: values of every chain with dims (chain, generation, ...), or the summary with
+        keep="summary"; always with early_collapse, late_collapse and nonfinite by chain.
       summary: count, mean, sd and quantiles of each metric over chains, by generation.
-      params: of the last generation's models, a pytree a batch of chains, leaves [chain, ...]; the
-        last batch may be filled up with chains beyond the run's.
-      family, regime, config: what was run.
-      seconds: wall-clock of this call.
+      params: parameters of the last generation's models, one pytree per batch of chains, leaves
+        [chain, ...]; the last batch may be padded with chains beyond the run's.
+      family, regime, config: as given.
+      seconds: wall-clock time of this call.
     """
 
     history: xr.Dataset
@@ -65,28 +65,36 @@ def run(
     Args:
       family: from `collapse_jax.families`.
       regime: from `collapse_jax.regimes`.
-      progress: whether to say on standard error how far the run is: a bar on a terminal, elsewhere
-        a line a minute.
-      devices: to spread batches over; default all.
-      flagfile: what repeats the run from the command line; kept in the workdir as flags.txt.
+      progress: whether to show progress on standard error: a bar on a terminal, else a line a
+        minute.
+      devices: devices to distribute batches over; default all.
+      flagfile: flags that repeat the run from the command line; kept in the workdir as flags.txt.
       **settings: `chains`, `generations` and the other fields of `collapse_jax.config.RunConfig`,
-        whose documentation is theirs.
+        which documents them.
 
     Returns:
-      A `Result`; results do not depend on the number of devices, on the segments a run is cut
-      into, or on whether it was interrupted.
+      A `Result`, which does not depend on the number of devices, on the segments of a run, or on
+      interruptions.
 
     Raises:
-      ValueError: for settings that cannot be run, saying what was expected and what came.
+      ValueError: for invalid settings, with the expected and the given value.
       CheckpointError: if saved progress cannot be read or written.
-      Stopped: after SIGTERM or Ctrl-C, when all progress has been saved (runs with a workdir).
+      Stopped: after SIGTERM or Ctrl-C, once all progress is saved (runs with a workdir).
     """
     config = RunConfig(**settings)
     planning.check_processes()
     planning.check_pair(family, regime, config.generations)
     workdir = Workdir(config.workdir) if config.workdir else None
     with workdir.lock() if workdir else contextlib.nullcontext():
-        return _run(family, regime, config, workdir, progress, devices, flagfile)
+        return _run(
+            family,
+            regime,
+            config,
+            workdir=workdir,
+            progress=progress,
+            devices=devices,
+            flagfile=flagfile,
+        )
 
 
 def _run(
@@ -139,7 +147,7 @@ def _run(
                 raise
             parts.append(store.parts())
     joined = {name: np.concatenate([p[name] for p in passages]) for name in passages[0]}
-    whole, short = _datasets(family, config, plan.keep, parts, joined)
+    history_data, summary_data = _datasets(family, config, plan.keep, parts=parts, passages=joined)
     attributes = {
         "title": f"{family.name}, {regime.name}",
         "family": json.dumps(identity["family"]),
@@ -148,9 +156,17 @@ def _run(
         "seed": config.seed,
         "fingerprint": fingerprint(identity),
     }
-    whole.attrs |= attributes
-    short.attrs |= attributes
-    return Result(whole, short, params, family, regime, config, time.perf_counter() - began)
+    history_data.attrs |= attributes
+    summary_data.attrs |= attributes
+    return Result(
+        history=history_data,
+        summary=summary_data,
+        params=params,
+        family=family,
+        regime=regime,
+        config=config,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _store(workdir: Workdir | None, index: int, config: RunConfig) -> MemoryStore | DiskStore:
@@ -161,8 +177,8 @@ def _store(workdir: Workdir | None, index: int, config: RunConfig) -> MemoryStor
 
 
 _Engine = FusedEngine | SteppedEngine
-# The engines of the last few runs with what they were made for, so that another run of the same
-# family and regime objects (another seed, more chains) compiles nothing.
+# Engines of the last few runs with their arguments, so that another run of the same family and
+# regime objects (another seed, more chains) compiles nothing.
 _engines: list[tuple[Family, Regime, str, str, _Engine]] = []
 
 
@@ -180,7 +196,7 @@ def _engine(family: Family, regime: Regime, plan: Plan, prng: str) -> _Engine:
 def _datasets(
     family: Family, config: RunConfig, keep: str, parts: Any, passages: dict[str, np.ndarray]
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """The history and its summary."""
+    """The history and its summary; the summary twice if only summaries are kept."""
     times = history.collapse_times(passages, family)
     if keep == "chains":
         whole = history.every_chain(parts, family, config.generations)
@@ -193,7 +209,7 @@ def _datasets(
 
 
 def _identity(family: Family, regime: Regime, config: RunConfig, plan: Plan) -> dict[str, Any]:
-    """Everything that changes results, with what is chosen automatically resolved."""
+    """All settings that change results, including those chosen automatically."""
     return {
         "family": {"name": family.name, **family.config},
         "regime": {"name": regime.name, **regime.config},

@@ -1,1 +1,1 @@
-"""One command line a study; see README.md for the table of them."""
+"""Experiments, one command line each; README.md has a table of them."""

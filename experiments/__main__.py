@@ -1,4 +1,4 @@
-"""`collapse-jax`: runs an experiment by name; alone, lists them all."""
+"""`collapse-jax`: runs an experiment by name, or lists all experiments."""
 
 import ast
 import difflib
@@ -13,16 +13,17 @@ usage: collapse-jax EXPERIMENT [--flag=value ...]
 
 {rows}
 
-collapse-jax EXPERIMENT --helpshort explains an experiment and lists its flags. Commands there are
-as in a clone: `python -m experiments.NAME` is `collapse-jax NAME`, and `experiments/presets` the
-folder that `collapse-jax presets` prints, as in --flagfile=$(collapse-jax presets)/NAME.flags
+collapse-jax EXPERIMENT --helpshort explains an experiment and lists its flags. Its commands are
+those of a clone: here `python -m experiments.NAME` is `collapse-jax NAME`, and
+`experiments/presets` is the folder printed by `collapse-jax presets`, as in
+--flagfile=$(collapse-jax presets)/NAME.flags
 """
 
 
 def experiments() -> dict[str, str]:
-    """The first lines of the docstrings of all modules that are programs, by name.
+    """First docstring lines of all modules that are programs, by name.
 
-    They are read, not imported: JAX takes seconds to start.
+    The modules are parsed, not imported, since importing JAX takes seconds.
     """
     lines = {}
     for path in sorted(_HERE.glob("[a-z]*.py")):
@@ -33,26 +34,29 @@ def experiments() -> dict[str, str]:
 
 
 def usage() -> str:
-    """How to call it, with one line an experiment."""
-    rows = {**experiments(), _PRESETS: "Prints the folder of the flag files that come with it."}
+    """The usage text, with one line per experiment."""
+    rows = {
+        **experiments(),
+        _PRESETS: "Prints the folder of the flag files with the papers' settings and miniatures.",
+    }
     width = max(map(len, rows))
     return _USAGE.format(rows="\n".join(f"  {name:{width}}  {rows[name]}" for name in rows))
 
 
 def main() -> None:
-    """Runs the experiment that is named first, as `python -m` would, with the flags after it."""
+    """Runs the experiment named first, as `python -m` would, with the remaining flags."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name.startswith(("-h", "--help")):
         print(usage(), end="")
     elif name == _PRESETS:
         print(_HERE / _PRESETS)
     elif name in (known := experiments()):
-        # Absl says by the program's path, argv[0], which flags are its own; run_module sets it.
+        # Absl tells the program's own flags by its path, argv[0], which run_module sets.
         del sys.argv[1]
         runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
     else:
         close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else "collapse-jax alone lists them"
+        hint = f"did you mean {close[0]}?" if close else "collapse-jax alone lists all"
         sys.exit(f"error: no experiment {name!r}; {hint}")
 
 

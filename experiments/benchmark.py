@@ -1,22 +1,27 @@
-"""How fast the compiled segment of `run()` is beside its peers, and what saving costs.
+"""Speed of the compiled segment of `run()` against NumPy, scikit-learn, PyTorch and transformers.
 
-Claim: on two cores a Gaussian chain whose samples are drawn as moments advances at least 15 times
-as fast as with NumPy's M = 100 rows, more than 1000 times at M = 10,000 (O(1) against O(M)), and at
-about the speed of the same O(1) recursion in NumPy; drawing M = 1000 rows, at least 1.5 times; the
-words of WikiText-2 about as fast as `Generator.multinomial` or faster; mixtures at N = 10,000 at
-least 8 times as fast as scikit-learn's; kernel densities at least 10 times as fast as
-scikit-learn's and faster than NumPy's, even those that measure nothing; regressions at least 5
-times as fast as NumPy on T = 100 rows, and about as fast as the same O(d^2) recursion in NumPy;
-error sources of a mixture at least 10 times as fast as scikit-learn at M = 1000, of a Gaussian
-slower than NumPy's rows at M = 1000 (the grid costs the same for every M) and faster at M =
-100,000; autoencoders trained 1.6 times (one hidden layer) and as fast (convolutional) as in
-PyTorch, which the `benchmark` extra brings, and 8 chains at most 8.8 times the time of one; beam
-search of OPT-125m at least 1.5, 2 and 4 times as fast as transformers' at 4, 16 and 64 prompts, a
-step of fine-tuning 1.2 times (processors with AVX-512; with AVX2 3.7 times at 64, and no faster); a
-whole generation of both; a checkpoint every 50 generations costs less than 5 % (missed: see
-docs/benchmarks.md). Both sides alternate in one process; medians; our time includes the default
-metrics and fetching the record. More than an hour on two quiet cores, most of it
-transformers' beam search:
+Claims, on two cores:
+- Gaussian chains with sampled moments: at least 15 times as fast as NumPy's M = 100 rows, more than
+  1000 times at M = 10,000 (O(1) against O(M)), and about as fast as the same O(1) recursion in
+  NumPy; with M = 1000 rows drawn, at least 1.5 times.
+- Words of WikiText-2: about as fast as `Generator.multinomial`, or faster.
+- Mixtures at N = 10,000: at least 8 times as fast as scikit-learn.
+- Kernel densities: at least 10 times as fast as scikit-learn and faster than NumPy, even where
+  NumPy computes no metrics.
+- Regressions: at least 5 times as fast as NumPy on T = 100 rows, and about as fast as the same
+  O(d^2) recursion in NumPy.
+- Error sources: of a mixture, at least 10 times as fast as scikit-learn at M = 1000; of a Gaussian,
+  slower than NumPy's rows at M = 1000 (the grid costs the same for every M), faster at M = 100,000.
+- Training of autoencoders: 1.6 times as fast as PyTorch (one hidden layer), or as fast
+  (convolutional); 8 chains take at most 8.8 times the time of one.
+- OPT-125m: beam search at least 1.5, 2 and 4 times as fast as transformers at 4, 16 and 64 prompts,
+  a step of fine-tuning 1.2 times (processors with AVX-512; with AVX2 3.7 times at 64 prompts, and a
+  step no faster); also a whole generation of both.
+- Saving: a checkpoint every 50 generations costs less than 5 % (missed: see docs/benchmarks.md).
+
+Both sides alternate in one process, and medians are reported; our time includes the default metrics
+and fetching the record. PyTorch and transformers come with the extra `benchmark`. More than an hour
+on two idle cores, most of it transformers' beam search:
 
   python -m experiments.benchmark --suite=all --data_dir=...
 """
@@ -47,18 +52,18 @@ WITH_PEERS = (
     "beam",
     "finetune",
     "language",
-)  # what these compare with is the extra `benchmark`
+)  # their peers come with the extra `benchmark`
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """What is measured.
+    """Settings of the benchmark.
 
     Attributes:
-      suite: what to measure.
-      repeats: timings of which the median is taken, at least 5.
+      suite: suite to measure.
+      repeats: number of timings, whose median is reported; at least 5.
       chains: chains of the Gaussian and checkpoint suites.
-      data_dir: where WikiText-2 is; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+      data_dir: directory of WikiText-2; default $COLLAPSE_JAX_DATA, else a user cache directory.
     """
 
     suite: Suite = "all"
@@ -67,14 +72,14 @@ class BenchmarkConfig:
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuses values outside their range."""
+        """Rejects values outside their range."""
         arguments.choice("suite", self.suite, SUITES)
         arguments.integer("repeats", self.repeats, at_least=5)
         arguments.integer("chains", self.chains, at_least=1)
 
 
 def measure(config: BenchmarkConfig) -> "Iterator[Case]":
-    """The cases of one suite, as they are measured."""
+    """Yields the cases of one suite as they are measured."""
     from .benchmarks import (
         checkpoint,
         discrete,
@@ -114,10 +119,10 @@ def measure(config: BenchmarkConfig) -> "Iterator[Case]":
 
 
 def measure_all(config: BenchmarkConfig) -> Iterator[str]:
-    """Lines of JSON of every suite, each in a process of its own: none inherits another's state."""
+    """Yields lines of JSON from all suites, each run in a separate process with a clean state."""
     for suite in SUITES[:-1]:
         if suite in WITH_PEERS and not importlib.util.find_spec("transformers"):
-            print(f"skipped: {suite}, whose peers are the extra benchmark", file=sys.stderr)
+            print(f"skipped: {suite}, whose peers come with the extra benchmark", file=sys.stderr)
             continue
         settings = dataclasses.asdict(dataclasses.replace(config, suite=suite))
         flags = [f"--{name}={value}" for name, value in settings.items() if value is not None]
@@ -130,7 +135,7 @@ def measure_all(config: BenchmarkConfig) -> Iterator[str]:
 
 
 def print_table(records: list[dict[str, Any]]) -> None:
-    """The cases side by side."""
+    """Prints the cases as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -153,7 +158,7 @@ SETTINGS = (BenchmarkConfig,)
 
 
 def main() -> None:
-    """Measures what the flags describe; a line of JSON a case, then a table."""
+    """Measures the chosen suites; prints a line of JSON per case, then a table."""
     config, records = call_with_flags(BenchmarkConfig), []
     if config.suite == "all":
         lines = measure_all(config)

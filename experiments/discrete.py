@@ -1,8 +1,8 @@
 r"""Discrete chains: a corpus's word frequencies refitted to their own draws, again and again.
 
-Claim (Shumailov et al. 2024, theory): every resampling loses rare words, and what is lost never
-comes back; in the end one word is left. It is the haploid Wright-Fisher model, whose heterozygosity
-falls as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,000, 100 chains,
+Claim (Shumailov et al. 2024, theory): every resampling loses rare words, lost words never return,
+and in the end one word is left. This is the haploid Wright-Fisher model, whose heterozygosity falls
+as (1 - 1/M)^n. At the defaults (the standard library's help text, M = 10,000, 100 chains,
 100 generations) a laptop needs about 10 s. WikiText-2 as in the paper's data:
 
   python -m experiments.discrete --flagfile=experiments/presets/discrete_wikitext.flags \
@@ -27,18 +27,18 @@ def original(
     probabilities: str | None = None,
     data_dir: str | None = None,
 ) -> dict[str, Any]:
-    """What `discrete` is given: the counts of a corpus, or probabilities.
+    """Arguments of `discrete` for the original: the word counts of a corpus, or probabilities.
 
     Args:
       dataset: corpus whose words are counted: pydoc-topics (offline; the default), wikitext-2, or a
         text file.
-      vocabulary: so many of the most frequent words are kept, the rest pooled; none: all are kept.
-      probabilities: given probabilities (or counts) instead of a corpus, comma-separated.
-      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+      vocabulary: number of most frequent words to keep, the rest being pooled; default all.
+      probabilities: probabilities or counts, comma-separated, in place of a corpus.
+      data_dir: directory of the data sets; default $COLLAPSE_JAX_DATA, else a user cache directory.
 
     Raises:
-      ValueError: for a corpus beside given probabilities, or either that is none.
-      FileNotFoundError: if there is no such corpus.
+      ValueError: for an invalid corpus or probabilities, or settings of both.
+      FileNotFoundError: if the corpus is not found.
     """
     from collapse_jax.data.word_counts import load_corpus
 

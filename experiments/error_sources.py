@@ -7,8 +7,8 @@ generation 0 to 50: statistical error goes as 1/M at generation 0 and more steep
 expressivity costs 0.177, 0.082 and 0.090 nats at generation 0 and nothing after it, approximation
 grows, but levels off for the mixture and the neural density. The whole process is 1.00, 1.36 and
 0.98 times the sum of the three at generation 0, and 1.05, 0.39 and 0.34 times at generation 50,
-standard errors 0.07, 0.05 and 0.03. About 35 s on 2 cores. Points are 0.04 apart, which changes
-integrals of the narrowest component allowed, of deviation 0.1, by less than 1e-12.
+standard errors 0.07, 0.05 and 0.03. About 35 s on 2 cores. Grid points are 0.04 apart, which
+changes integrals of the narrowest allowed component (standard deviation 0.1) by less than 1e-12.
 
   python -m experiments.error_sources --workdir=runs/error_sources
 """
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ErrorSourcesConfig:
-    """What to study; sizes of the classes follow from the truth.
+    """Settings of the study; sizes of the model classes follow from the original.
 
     Attributes:
-      workdir: where results go.
+      workdir: directory of the results.
       generations: number of fits, generation 0 included, at least 2.
       chains: chains of each sample size, at least 2.
       sizes: sample sizes M of the statistical study, comma-separated, each in [10, 10^8].
       samples: M of the whole process; one of --sizes.
       seed: seed of all random numbers, an integer in [0, 2^32).
-      truth: modes of the truth: weights, means, covariances of one dimension as JSON or in a file,
-        in data units within [-10, 10]; none: three modes.
+      truth: modes of the original: weights, means and covariances of one dimension as JSON or in
+        a file, in data units within [-10, 10]; default three modes.
       gaussian_steps: gradient steps of the Gaussian's early fit.
       mixture_steps: EM steps of the mixture's early fit.
       neural_steps: Adam steps of the neural density's early fit.
@@ -59,12 +59,12 @@ class ErrorSourcesConfig:
     neural_steps: int = 60
 
     def __post_init__(self) -> None:
-        """Refuses values outside their range."""
+        """Rejects values outside their range."""
         from collapse_jax.error_sources.truth import parse_modes
 
         for name in ("gaussian_steps", "mixture_steps", "neural_steps"):
             arguments.integer(name, getattr(self, name), at_least=1)
-        # What acts once is told from what lasts, and a mean has a standard error.
+        # Lasting errors need two generations to show, and a standard error needs two chains.
         arguments.integer("generations", self.generations, at_least=2)
         arguments.integer("chains", self.chains, at_least=2)
         arguments.integer("seed", self.seed, at_least=0, below=2**32)
@@ -76,7 +76,7 @@ class ErrorSourcesConfig:
 
     @property
     def listed(self) -> list[int]:
-        """Every M, ascending."""
+        """All values of M, ascending."""
         try:
             sizes = sorted({int(part) for part in self.sizes.split(",")})
         except ValueError:
@@ -89,7 +89,7 @@ class ErrorSourcesConfig:
 
 
 SETTINGS = (ErrorSourcesConfig,)
-# Steps of exact fits between generations; docs/results.md says by how much they miss the maximum.
+# Steps of exact fits in each generation; docs/results.md says how close they come to the maximum.
 EXACT_STEPS = {"gmm": 60, "neural": 30}
 
 
@@ -118,10 +118,10 @@ def run(config: ErrorSourcesConfig) -> "Section":
         truth,
         config.listed,
         config.samples,
-        config.chains,
-        config.generations,
-        config.seed,
-        classes,
+        chains=config.chains,
+        generations=config.generations,
+        seed=config.seed,
+        classes=classes,
     )
     seconds = time.perf_counter() - began
     found.attrs["config"] = text
@@ -141,12 +141,12 @@ def run(config: ErrorSourcesConfig) -> "Section":
 
 
 def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
-    """config.json as it is to be; refuses a directory that holds another study."""
+    """New content of config.json; rejects a directory that holds another study."""
     from collapse_jax.config import differences
     from collapse_jax.families.gmm import originals
 
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workdir"}
-    if config.truth is not None:  # what a file holds, not where it lies
+    if config.truth is not None:  # a file's content, not its path
         settings["truth"] = originals.truth(config.truth).config
     path = directory.path / "config.json"
     if path.exists():

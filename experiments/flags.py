@@ -1,6 +1,6 @@
-"""Flags from signatures: what a command line sets are the parameters of a function, or of a class.
+"""Command-line flags from the signatures and docstrings of functions and classes.
 
-Names, types, defaults and choices are those of the signature, the help is the docstring's.
+Names, types, defaults and choices come from the signature, the help from the docstring.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from absl import flags
 
 
 class Setting(NamedTuple):
-    """A parameter as the command line has it.
+    """A parameter as a command-line flag.
 
     Attributes:
-      name: of the parameter and of its flag.
-      kinds: the types a value may have, of bool, int, float and str.
-      default: its default.
-      choices: what a text may be; none if anything.
+      name: name of the parameter and its flag.
+      kinds: possible types of a value, among bool, int, float and str.
+      default: default value.
+      choices: allowed strings; empty if any.
       text: the parameter's line in the docstring.
     """
 
@@ -34,13 +34,13 @@ class Setting(NamedTuple):
 
     @property
     def help(self) -> str:
-        """The line, and the choices where it does not name them."""
+        """The docstring's line, with the choices if it does not name them."""
         if all(choice in self.text for choice in self.choices):
             return self.text
         return f"{self.text} One of {', '.join(self.choices)}."
 
     def read(self, value: Any) -> Any:
-        """A flag's value as the function is to have it: of the first type that reads it."""
+        """Converts a flag's value to the first type that accepts it."""
         if isinstance(value, str):
             for kind in self.kinds:
                 with contextlib.suppress(ValueError):
@@ -51,15 +51,15 @@ class Setting(NamedTuple):
 def settings(function: Callable[..., Any], group: Any = None) -> Iterator[Setting]:
     """Parameters of a function that can be set on the command line.
 
-    These are the ones that have a default and are numbers, texts or truth values. A parameter whose
-    default is a NamedTuple stands for that group's fields.
+    These are numbers, strings and booleans with a default. A parameter whose default is a
+    NamedTuple stands for the fields of that group.
 
     Args:
-      function: or a class; its docstring has a line for each under Args or Attributes.
-      group: an instance of the class, whose values are the defaults.
+      function: function or class; its docstring has a line for each under Args or Attributes.
+      group: an instance of the class, with the defaults; None for those of the signature.
 
     Raises:
-      TypeError: for a parameter without such a line.
+      TypeError: for a parameter without a docstring line.
     """
     lines = _lines(inspect.getdoc(function) or "")
     for name, parameter in inspect.signature(function).parameters.items():
@@ -70,7 +70,9 @@ def settings(function: Callable[..., Any], group: Any = None) -> Iterator[Settin
         elif kinds and default is not inspect.Parameter.empty:
             if name not in lines:
                 raise TypeError(f"{name}: expected a line in the docstring of {function.__name__}")
-            yield Setting(name, kinds, default, choices, lines[name])
+            yield Setting(
+                name=name, kinds=kinds, default=default, choices=choices, text=lines[name]
+            )
 
 
 def _is_group(default: Any) -> bool:
@@ -78,7 +80,7 @@ def _is_group(default: Any) -> bool:
 
 
 def _kinds(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...]]:
-    """Types of a hint that flags have, and the choices of its texts."""
+    """The flag types in a type hint, and the allowed strings."""
     united = typing.get_origin(hint) in (types.UnionType, typing.Union)
     kinds: list[type] = []
     choices: list[str] = []
@@ -94,15 +96,15 @@ def _kinds(hint: Any) -> tuple[tuple[type, ...], tuple[str, ...]]:
 def _lines(docstring: str) -> dict[str, str]:
     """{name: text} of the entries under Args or Attributes."""
     section = re.split(r"^(?:Args|Attributes):\n", docstring, maxsplit=1, flags=re.MULTILINE)[-1]
-    section = re.split(r"\n(?=\S)", section)[0]  # up to the next that is not indented
+    section = re.split(r"\n(?=\S)", section)[0]  # up to the next unindented line
     entries = re.findall(r"^  (\w+): (.*(?:\n {3,}.*)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 
 def grouped(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a function: some settings by name, and the defaults of all others.
+    """Arguments of a function: the given settings, and the defaults of all others.
 
-    Settings of a group are put together to one.
+    Settings that belong to a group are combined into one argument.
     """
     arguments = {}
     for name, parameter in inspect.signature(function).parameters.items():
@@ -122,11 +124,11 @@ def define_flags(
 
     Args:
       function: see `settings`.
-      flag_values: where to; None for the global ones.
-      given: settings that the program gives, and which are no flags.
+      flag_values: where to define them; None for the global flags.
+      given: settings that the program itself provides, which get no flags.
 
     Returns:
-      The flags' names.
+      The names of the flags.
     """
     place = {} if flag_values is None else {"flag_values": flag_values}
     define: Any = {
@@ -136,14 +138,14 @@ def define_flags(
     }
     defined = [setting for setting in settings(function) if setting.name not in given]
     for setting in defined:
-        # Choices are plain strings: absl's own enum error is not one line that names what came.
+        # Choices are plain strings: absl's own enum error is not one line with the given value.
         make = define.get(setting.kinds, flags.DEFINE_string)
         make(setting.name, setting.default, setting.help, **place)
     return [setting.name for setting in defined]
 
 
 def from_flags(function: Callable[..., Any], flag_values: Any = None) -> dict[str, Any]:
-    """Arguments of a function as flags have them, those that `define_flags` made."""
+    """Arguments of a function from the flags that `define_flags` defined."""
     chosen = flags.FLAGS if flag_values is None else flag_values
     return grouped(
         function,
@@ -156,7 +158,7 @@ def from_flags(function: Callable[..., Any], flag_values: Any = None) -> dict[st
 
 
 def call_with_flags(function: Callable[..., Any], **given: Any) -> Any:
-    """Calls a function with what is given, and for the rest with what flags say."""
+    """Calls a function with the given arguments, and with flags for all others."""
     return function(**{**from_flags(function), **given})
 
 
@@ -166,13 +168,13 @@ def from_flagfile(
     given: Collection[str] = (),
     **defaults: Any,
 ) -> list[dict[str, Any]]:
-    """Arguments of functions as a flagfile sets them, which has no flags but theirs.
+    """Arguments of functions from a flagfile, which may contain only their flags.
 
     Args:
-      path: of the flagfile.
+      path: the flagfile.
       *functions: see `settings`.
-      given: settings that are no flags.
-      **defaults: of the flags, in the place of the functions' own.
+      given: settings that get no flags.
+      **defaults: defaults of flags that replace those of the functions.
     """
     values = flags.FlagValues()
     for function in functions:

@@ -1,9 +1,9 @@
 r"""Gaussian chains: a mean and a covariance refitted to their own samples, again and again.
 
-Claim (Shumailov et al. 2024): under replace the variance goes to 0 and the mean wanders off; any
-lasting share of original data prevents it. At the defaults (1,000 chains, 100 generations, M = 100)
-2 cores need about 5 s, nearly all of it compiling; the mean of ln sigma^2 ends near -1.01 (closed
-form 100 [psi(99/2) + ln(2/99)] = -1.013). The paper's settings:
+Claim (Shumailov et al. 2024): under replace the variance goes to 0 and the mean drifts away; any
+lasting share of original data prevents both. At the defaults (1,000 chains, 100 generations,
+M = 100) 2 cores need about 5 s, nearly all of it for compiling; the mean of ln sigma^2 ends near
+-1.01 (closed form 100 [psi(99/2) + ln(2/99)] = -1.013). The paper's settings:
 
   python -m experiments.gaussian --flagfile=experiments/presets/gaussian_paper.flags \
       --workdir=runs/gaussian

@@ -2,8 +2,8 @@ r"""Gaussian mixtures fitted by EM to samples of themselves, again and again.
 
 Claim (Shumailov et al. 2024): refitted to its own samples, a mixture of two Gaussians loses its
 shape and then its variance; the integral of (p - q)^2 grows by orders of magnitude. At the defaults
-(64 chains, 100 generations, M = 1000) 2 cores need about 15 s, most of it compiling. The paper's
-settings (2050 generations; about a minute):
+(64 chains, 100 generations, M = 1000) 2 cores need about 15 s, most of it for compiling. The
+paper's settings (2050 generations; about a minute):
 
   python -m experiments.gmm --flagfile=experiments/presets/gmm_paper.flags --workdir=runs/gmm
 """

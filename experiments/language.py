@@ -1,14 +1,15 @@
 r"""OPT fine-tuned on its own beam-searched text, generation after generation.
 
-Claim (Shumailov et al. 2024): fine-tuned on text that the generation before wrote, OPT-125m's
-perplexity on real text rises from 34 by 20 to 28 within 9 generations, and hardly if a tenth of the
-original text is kept; what is written concentrates on what generation 0 found likely, with a
-growing tail of what it found unlikely. `quick` trains a small model first, on Python's help text:
+Claim (Shumailov et al. 2024): fine-tuned on text of the previous generation's model, OPT-125m's
+perplexity on real text rises from 34 by 20 to 28 within 9 generations, but hardly if a tenth of the
+original text is kept; generated text concentrates on sequences that generation 0 finds likely, with
+a growing tail of ones that it finds unlikely. `quick` first trains a small model on Python's help
+text:
 
   python -m experiments.language --flagfile=experiments/presets/language_quick.flags \
     --workdir=runs/language
 
-The paper's settings (b) and (c), for a GPU or TPU, interrupted at will:
+The paper's settings (b), and likewise (c), for a GPU or TPU; can be interrupted any time:
 
   python -m experiments.language --flagfile=experiments/presets/language_paper_b.flags \
     --workdir=runs/language_paper
@@ -38,19 +39,20 @@ if TYPE_CHECKING:
     from collapse_jax.reports.page import Section
     from collapse_jax.runner import Result
 
-ARMS = ("replace", "preserve", "accumulate", "subsample")
+REGIMES = ("replace", "preserve", "accumulate", "subsample")
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """Conditions to compare.
 
     Attributes:
-      base: the pretrained model: a directory, or an id on the hub such as facebook/opt-125m; none:
-        a small one is trained first.
-      arms: what is compared: regime:epochs, comma-separated; replace, preserve, accumulate or
-        subsample. Each has a directory in the workdir; the report is of those named last.
-      real_fraction: regime preserve: share of original blocks.
+      base: the pretrained model: a directory, or an id on the Hugging Face hub such as
+        facebook/opt-125m; default a small model that is trained first.
+      arms: conditions to compare, regime:epochs, comma-separated; regimes are replace, preserve,
+        accumulate and subsample. Each has a directory in the workdir; the report covers the
+        conditions of the last call.
+      real_fraction: share of original blocks under the regime preserve.
     """
 
     base: str | None = None
@@ -58,20 +60,20 @@ class Comparison:
     real_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuses arms that are none, and a share that is none."""
+        """Rejects invalid conditions, and shares outside [0, 1]."""
         arguments.share("real_fraction", self.real_fraction)
         assert self.listed
 
     @property
     def listed(self) -> list[tuple[str, int]]:
-        """Regimes and epochs of the arms."""
+        """(regime, epochs) of each condition."""
         found = []
         for arm in self.arms.split(","):
             regime, _, epochs = arm.partition(":")
-            if regime not in ARMS or not epochs.isdecimal() or int(epochs) < 1:
+            if regime not in REGIMES or not epochs.isdecimal() or int(epochs) < 1:
                 raise SettingError(
-                    f"arms: expected regime:epochs with a regime of {', '.join(ARMS)} and at least"
-                    f" one epoch, got {arm!r}"
+                    f"arms: expected regime:epochs with a regime of {', '.join(REGIMES)} and at"
+                    f" least one epoch, got {arm!r}"
                 )
             found.append((regime, int(epochs)))
         if len(set(found)) < len(found):
@@ -80,14 +82,14 @@ class Comparison:
 
 
 SETTINGS = (Comparison, language, SmallModel, SnapshotConfig, RunConfig)
-GIVEN = ("skip", "epochs")  # the first follows from the small model, the other is the arms'
-# Where a flagfile or a command line says nothing.
+GIVEN = ("skip", "epochs")  # set by the small model and by the conditions, respectively
+# Defaults of flags that differ from those of the functions.
 DEFAULTS: dict[str, Any] = {
     "workdir": "runs/language", "chains": 3, "generations": 10, "checkpoint_every": 1,
     "checkpoint_seconds": 180.0, "chains_per_batch": 1, "snapshots": "0,1,2,3,5,9",
     "keep": "chains",
 }  # fmt: skip
-# Metrics that arms are compared by, and figures that each arm has of its own.
+# Metrics that are compared between conditions, and figures that are shown for each condition.
 _COMPARED = ("test_perplexity", "tail_mass", "distinct_3", "text_log_perplexity")
 _OWN = ("perplexity_density", "survival")
 
@@ -99,34 +101,34 @@ def run(
     snapshots: SnapshotConfig,
     how: RunConfig,
 ) -> "Section":
-    """Runs every arm in a directory of its own under the workdir; writes a report of them together.
+    """Runs each condition in a separate directory under the workdir, and writes a joint report.
 
     Args:
-      compared: the arms, and what they start from.
-      settings: of the families: arguments of `language` by name, but for `base`. `skip` and the
-        number of epochs are put in their place.
-      small: what is trained first where there is no base.
-      snapshots: generations that are drawn.
-      how: how each arm is run.
+      compared: the conditions, and the pretrained model.
+      settings: arguments of `language` by name, except for `base`; `skip` and the number of epochs
+        are replaced.
+      small: the model that is trained first if there is no base.
+      snapshots: generations shown in figures and tables.
+      how: settings of the runs.
 
     Returns:
       The report's section.
 
     Raises:
-      ValueError: for settings that cannot be run; before anything is trained, where that is known.
+      ValueError: for invalid settings; before any training if possible.
     """
     from collapse_jax.engine import planning
     from collapse_jax.saving.workdir import Workdir
 
     _check(compared, settings, small, how)
-    arms, directory = compared.listed, Workdir(str(how.workdir)).path
+    conditions, directory = compared.listed, Workdir(str(how.workdir)).path
     base, skip = compared.base, 0.0
     if base is None:
         base, skip = str(directory / "base"), small.pretraining_share
         _pretrain(settings, small, Path(directory), how.seed)
     family_of = functools.cache(functools.partial(_family, settings, base, skip))
     pairs = {}
-    for name, epochs in arms:
+    for name, epochs in conditions:
         family = family_of(epochs)
         regime = _regime(name, family.config["blocks"], compared.real_fraction)
         planning.check_pair(family, regime, how.generations)
@@ -135,19 +137,28 @@ def run(
             regime,
             directory / f"{name}_{epochs}",
         )
-    zero_shot = _zero_shot(settings, base, skip, family_of(arms[0][1]), directory)
+    first = family_of(conditions[0][1])
+    zero_shot = _zero_shot(settings, base, skip, family=first, directory=directory)
     results = {}
     for label, (family, regime, place) in pairs.items():
         config = dataclasses.replace(how, workdir=str(place))
         results[label] = launch.run(family, regime, config, snapshots.generations)
     places = {label: place / "plots" for label, (_, _, place) in pairs.items()}
-    return _write(settings, base, snapshots.generations, zero_shot, results, directory, places)
+    return _write(
+        settings,
+        base,
+        generations=snapshots.generations,
+        zero_shot=zero_shot,
+        runs=results,
+        directory=directory,
+        places=places,
+    )
 
 
 def _check(
     compared: Comparison, settings: dict[str, Any], small: SmallModel, how: RunConfig
 ) -> None:
-    """Refuses what can be known to be wrong before anything is read or trained."""
+    """Rejects invalid settings before anything is read or trained."""
     from collapse_jax.families.language import blocks
     from collapse_jax.families.language.family import check_settings
 
@@ -156,12 +167,14 @@ def _check(
     if not importlib.util.find_spec("tokenizers"):
         raise SettingError("language models need the extra lm: pip install 'collapse_jax[lm]'")
     if how.workdir is None:
-        raise SettingError("workdir: expected a path; the arms and the small model are kept there")
+        raise SettingError(
+            "workdir: expected a path for the conditions and the small model, got None"
+        )
     if compared.base is None:
         if "://" in how.workdir:
             raise SettingError(
-                f"workdir: expected a local path, where the small model is trained, got"
-                f" {how.workdir}; or a --base"
+                f"workdir: expected a local path, since the small model is trained there, or a"
+                f" --base; got {how.workdir}"
             )
         pretraining.check(small)
     blocks.check_length(settings["length"])
@@ -176,7 +189,7 @@ def _pretrain(settings: dict[str, Any], small: SmallModel, directory: Path, seed
 
     text, length = _text(settings), settings["length"]
     words = pretraining.tokenizer_of(directory, text, small)
-    # What the chains are to read is looked at before, not after, hours of training.
+    # The chains' text is checked before hours of training, not after.
     chains = blocks.cut_blocks(words, text, length, small.pretraining_share, settings["counts"])
     finetune.check_batch(len(chains.train), settings["training"].batch)
     pretraining.pretrain(directory, words, text, small, length, seed)
@@ -209,8 +222,8 @@ def _regime(name: str, blocks: int, fraction: float) -> "Regime":
 def _zero_shot(
     settings: dict[str, Any], base: str, skip: float, family: "Family", directory: Any
 ) -> "Perplexity":
-    """The pretrained model's perplexities on the test, which are kept beside the arms."""
-    from collapse_jax.data import files
+    """The pretrained model's perplexities on the test text, cached in the workdir."""
+    from collapse_jax.atomic import replacing
     from collapse_jax.families.language import blocks
     from collapse_jax.families.language.base import load
     from collapse_jax.lm import finetune, opt
@@ -224,13 +237,13 @@ def _zero_shot(
     cut = blocks.cut_blocks(pretrained.words, text, settings["length"], skip, settings["counts"])
     network = opt.model(pretrained.config, settings["dtype"])
     found = finetune.evaluate(network, pretrained.params, cut.test)
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps({"of": identity, "perplexity": found}, indent=2) + "\n")
     return found
 
 
 def _stored(path: Any, identity: dict[str, Any]) -> "Perplexity | None":
-    """What an earlier call found; None if there was none, of something else, or cut short."""
+    """The result of an earlier call; None if it is missing, incomplete or of other settings."""
     from collapse_jax.lm.finetune import Perplexity
 
     try:
@@ -248,18 +261,18 @@ def _write(
     base: str,
     generations: list[int],
     zero_shot: "Perplexity",
-    arms: "dict[str, Result]",
+    runs: "dict[str, Result]",
     directory: Any,
     places: "dict[str, Any]",
 ) -> "Section":
-    """The report of all arms, with the figures that each has drawn into its place."""
+    """Writes the joint report, with the figures that each run has written into its place."""
     from collapse_jax.families.language.base import load
     from collapse_jax.reports import figures, language_tables, page
 
     words = load(base, settings["revision"]).words
-    family = next(iter(arms.values())).family.config
+    family = next(iter(runs.values())).family.config
     text = _text(settings)
-    summaries = {label: result.summary for label, result in arms.items()}
+    summaries = {label: result.summary for label, result in runs.items()}
     start = {_COMPARED[0]: ("before any fine-tuning", zero_shot.mean_of_blocks)}
     compared = {name: figures.overlay(summaries, name, {}, start.get(name)) for name in _COMPARED}
     drawn = {
@@ -270,19 +283,19 @@ def _write(
         for name in _OWN:
             drawn[f"{name.replace('_', ' ')}: {label}"] = place / f"{name}.png"
     tables = [
-        language_tables.perplexities(arms),
-        language_tables.perplexities(arms, language_tables.OF_CORPUS),
+        language_tables.perplexities(runs),
+        language_tables.perplexities(runs, language_tables.OF_CORPUS),
     ]
     prompt = words.decode(family["prompt_ids"])
-    if (table := language_tables.continuations(arms, words, generations, prompt)) is not None:
+    if (table := language_tables.continuations(runs, words, generations, prompt)) is not None:
         tables.append(table)
     section = page.Section(
         f"Language models on {text.title}",
-        language_tables.in_words(arms, zero_shot, text.sources),
+        language_tables.summary_text(runs, zero_shot, text.sources),
         drawn,
         tables,
     )
-    (directory / "perplexity.csv").write_text(language_tables.as_csv(arms))
+    (directory / "perplexity.csv").write_text(language_tables.as_csv(runs))
     page.write(directory / "report.html", section.heading, [section])
     return section
 

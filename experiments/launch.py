@@ -1,4 +1,4 @@
-"""What the experiments' command lines share: flags, one-line errors, and the files of a run."""
+"""Code shared by the experiments' command lines: flags, one-line errors, and a run's files."""
 
 import dataclasses
 import sys
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from collapse_jax.runner import Result
 
 
-_COMPILED_BYTES = 1 << 30  # of programs that are kept; what was used least goes first
+_COMPILED_BYTES = (
+    1 << 30
+)  # size of the cache of compiled programs; the least recently used go first
 
 
 def define(*functions: Callable[..., Any], given: Collection[str] = (), **defaults: Any) -> None:
@@ -28,8 +30,8 @@ def define(*functions: Callable[..., Any], given: Collection[str] = (), **defaul
 
     Args:
       *functions: see `experiments.flags.settings`.
-      given: settings that the program gives, and which are no flags.
-      **defaults: of flags, in the place of the functions' own.
+      given: settings that the program itself provides, which get no flags.
+      **defaults: defaults of flags that replace those of the functions.
     """
     for function in functions:
         for name in define_flags(function, given=given):
@@ -39,27 +41,27 @@ def define(*functions: Callable[..., Any], given: Collection[str] = (), **defaul
 
 
 def use_all_cores() -> None:
-    """Makes every core a device of its own, for families whose chains run one after the other.
+    """Makes every core a separate device, for families whose chains run one after the other.
 
-    JAX_NUM_CPU_DEVICES overrides it. Results do not depend on the number of devices, for a given
-    --chains_per_batch.
+    JAX_NUM_CPU_DEVICES overrides it. For a given --chains_per_batch, results do not depend on the
+    number of devices.
     """
     import os
 
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        # Those that this process may use, where the system tells.
+        # The cores that this process may use, if the system tells.
         allowed = getattr(os, "sched_getaffinity", lambda pid: range(os.cpu_count() or 1))
         jax.config.update("jax_num_cpu_devices", len(allowed(0)))
 
 
 def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
-    """Runs `main` after parsing flags; user errors are one line and exit code 1.
+    """Runs `main` after parsing flags; user errors become one line and exit code 1.
 
     Args:
-      main: what the program does.
-      keep_compiled: whether compiled programs are kept for later runs.
+      main: the program.
+      keep_compiled: whether to keep compiled programs for later runs.
     """
 
     def guarded(arguments: Sequence[str]) -> None:
@@ -77,7 +79,7 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
         try:
             main()
         except KeyboardInterrupt:
-            print("interrupted; what was saved before stays", file=sys.stderr)
+            print("interrupted; progress saved before is kept", file=sys.stderr)
             sys.exit(130)
         except Exception as error:
             _explain(error)
@@ -86,32 +88,32 @@ def start(main: Callable[[], None], keep_compiled: bool = True) -> None:
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parses flags; a value of the wrong type is one line that begins with the setting's name."""
+    """Parses flags; a value of the wrong type gives one line starting with the setting's name."""
     try:
         return flags.FLAGS(arguments)
     except flags.IllegalFlagValueError as error:
-        # "flag --name=value: reason", where the reason is the error that was raised first.
+        # "flag --name=value: reason"; the reason is the original error.
         name, _, rest = str(error).removeprefix("flag --").partition("=")
         value = rest.removesuffix(f": {error.__context__}")
         kind = flags.FLAGS[name].parser.syntactic_help or "true or false"
         return _fail(f"{name}: expected {kind}, got {value!r}")
     except flags.Error:
-        return app.parse_flags_with_usage(arguments)  # says it in absl's own words
+        return app.parse_flags_with_usage(arguments)  # with absl's own message
 
 
 def _without_late_callbacks(ignored: "sys.UnraisableHookArgs") -> None:
-    """Leaves out what TensorStore's threads print once a save has failed and been reported.
+    """Suppresses the output of TensorStore's threads after a failed save has been reported.
 
-    Other writes of the save end after it, and find its event loop closed.
+    The save's remaining writes end later and find its event loop closed.
     """
     if not (ignored.exc_type is RuntimeError and str(ignored.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(ignored)
 
 
 def _keep_compiled() -> None:
-    """Compiled programs are kept in the user's cache; JAX's own environment variables override it.
+    """Keeps compiled programs in the user's cache directory.
 
-    JAX_COMPILATION_CACHE_DIR moves it, JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    JAX_COMPILATION_CACHE_DIR moves the cache, JAX_ENABLE_COMPILATION_CACHE=false turns it off.
     """
     import os
 
@@ -125,13 +127,13 @@ def _keep_compiled() -> None:
 
 
 def _explain(error: Exception) -> None:
-    """Errors that a user can act on, without a traceback; others, bugs to be seen, as they are."""
+    """Prints errors that a user can fix without a traceback; raises all others, which are bugs."""
     from collapse_jax.saving.checkpoint import CheckpointError
     from collapse_jax.saving.signals import Stopped
 
     if isinstance(error, Stopped):
         print(error, file=sys.stderr)
-        # As from a shell whose child died of it: a retry loop sees that the run is not complete.
+        # The exit code of a process killed by it: a retry loop sees that the run is not complete.
         sys.exit(128 + error.number)
     if isinstance(error, SettingError | CheckpointError):
         _fail(str(error))
@@ -148,7 +150,7 @@ def _one_line_warning(message: Any, *rest: Any, **more: Any) -> None:
 
 
 def regime(config: RegimeConfig) -> "Regime":
-    """The regime that flags describe."""
+    """The regime described by flags."""
     from collapse_jax import regimes
 
     if config.regime == "preserve":
@@ -174,8 +176,8 @@ def run(
     """Runs, writes figures and report if there is a workdir, and prints a summary.
 
     Args:
-      family, regime, config: what is run.
-      generations: that the family's own figures show, where they show single ones.
+      family, regime, config: of the run.
+      generations: generations that the family's own figures select, if they show single ones.
     """
     from collapse_jax import runner
     from collapse_jax.reports.files import digest, write_all

@@ -1,7 +1,7 @@
-"""A small OPT trained from nothing on a part of a text, where there is no published model at hand.
+"""Training of a small OPT from scratch on a part of a text, in place of a published model.
 
-The training is a run of a family of its own, with one generation, so that it is saved and resumed
-as any other.
+The training is a run of a special family with one generation, so it is saved and resumed like any
+other run.
 """
 
 from pathlib import Path
@@ -24,20 +24,21 @@ from collapse_jax.lm.tokenizer import Tokenizer
 
 
 class SmallModel(NamedTuple):
-    """The small model that is trained where there is no --base, and its training.
+    """The small model that is trained if there is no --base, and its training.
 
     Attributes:
-      vocabulary: without --base: most ids of its byte-level BPE, OPT's special ones among them.
+      vocabulary: without --base: largest size of its byte-level BPE vocabulary, OPT's special
+        tokens included.
       hidden: without --base: width of the network; its inner width is four times that.
-      layers: without --base: layers of the network.
-      heads: without --base: attention heads of a layer.
-      dropout: without --base: dropout in pretraining and fine-tuning.
-      pretraining_share: without --base: share of the training rows, from the start, that it is
-        trained on; chains see the rest.
-      pretraining_epochs: without --base: passes over its part of the text.
-      pretraining_batch: without --base: blocks of a step.
-      pretraining_rate: without --base: largest learning rate, of AdamW with a cosine schedule of
-        which a tenth is warm-up.
+      layers: without --base: number of layers.
+      heads: without --base: attention heads per layer.
+      dropout: without --base: dropout rate in pretraining and fine-tuning.
+      pretraining_share: without --base: share of the training rows, from the start, for
+        pretraining; chains use the rest.
+      pretraining_epochs: without --base: epochs of pretraining.
+      pretraining_batch: without --base: blocks per step of pretraining.
+      pretraining_rate: without --base: peak learning rate of pretraining (AdamW, cosine schedule,
+        a tenth of it warm-up).
     """
 
     vocabulary: int = 1024
@@ -52,7 +53,7 @@ class SmallModel(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What goes into the fingerprint."""
+        """Settings that go into the fingerprint."""
         fields = self._asdict()
         names = {"pretraining_share": "share", "pretraining_epochs": "epochs",
                  "pretraining_batch": "batch", "pretraining_rate": "learning_rate"}  # fmt: skip
@@ -60,7 +61,7 @@ class SmallModel(NamedTuple):
 
 
 def check(small: SmallModel) -> None:
-    """Raises SettingError for one outside its range, by the name it has on the command line."""
+    """Raises SettingError, with the flag's name, for a setting outside its range."""
     arguments.integer("pretraining_epochs", small.pretraining_epochs, at_least=1)
     arguments.integer("pretraining_batch", small.pretraining_batch, at_least=1)
     arguments.number("pretraining_rate", small.pretraining_rate, above=0)
@@ -68,7 +69,7 @@ def check(small: SmallModel) -> None:
 
 
 def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
-    """A byte-level BPE of the text's part, or that of the training that is there already.
+    """Trains a byte-level BPE on the model's part of the text, or loads that of an earlier call.
 
     Raises:
       ValueError: for settings outside their range.
@@ -85,20 +86,20 @@ def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
 def pretrain(
     workdir: Path, words: Tokenizer, text: Text, small: SmallModel, length: int, seed: int
 ) -> None:
-    """Trains a model into `workdir`/base, or finishes what was begun there.
+    """Trains a model into `workdir`/base, or resumes its training.
 
     Args:
       workdir: also holds the checkpoints, in pretraining/.
       words: of `tokenizer_of`.
-      text: of which the first `small.pretraining_share` of the training rows is read.
-      small: what is trained.
+      text: the text; the first `small.pretraining_share` of its training rows is used.
+      small: the model and its training.
       length: tokens of a block, T; the model has positions for twice as many.
-      seed: of weights and the order of blocks.
+      seed: seed of the weights and the order of blocks.
 
     Raises:
       ValueError: for settings outside their range, a directory that holds another model, or a
-        training that diverged.
-      Stopped: after SIGTERM or Ctrl-C; the same call goes on.
+        diverged training.
+      Stopped: after SIGTERM or Ctrl-C; the same call continues.
     """
     from collapse_jax import runner  # which loads what a command line does not need
 
@@ -113,7 +114,7 @@ def pretrain(
     validation = blocks.of_rows(words, text.validation, length, "validation")
     if len(train) < small.pretraining_batch:
         raise SettingError(
-            f"pretraining_batch: expected at most the {len(train)} blocks of the text's part, got"
+            f"pretraining_batch: expected at most the {len(train)} blocks for pretraining, got"
             f" {small.pretraining_batch}"
         )
     training = FineTuning(
@@ -152,7 +153,7 @@ def _family(
     train: np.ndarray,
     validation: np.ndarray,
 ) -> Family:
-    """One fit of new weights to the whole text; nothing is sampled or measured."""
+    """A family that fits new weights to the whole text once; it does not sample or measure."""
     network = opt.model(config)
 
     def unused(*inputs: object) -> None:

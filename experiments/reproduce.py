@@ -1,11 +1,11 @@
 """All experiments in miniature, or at the papers' settings: figures and one report.html.
 
-Claim: from one command, offline, the whole picture of model collapse for every family that is here.
-`--preset=quick` takes about four minutes on 2 cores; `--preset=paper` runs the papers' sizes,
-WikiText-2 and MNIST included if they are found (--data_dir). Its mixtures alone need hours: a few
-generations, timed beside other work and extrapolated to 2050, give 3 minutes for N = 10,000, half
-an hour for 50,000 and two hours for 200,000; MNIST's autoencoders and OPT want an accelerator. Each
-run has a workdir of its own under --workdir, so the same command resumes what was interrupted.
+Claim: one offline command shows model collapse for every family of this package. `--preset=quick`
+takes about four minutes on 2 cores; `--preset=paper` runs the papers' sizes, with WikiText-2 and
+MNIST if they are found (--data_dir). Its mixtures alone need hours: extrapolated from a few
+generations, timed on a busy machine, to all 2050, N = 10,000 takes 3 minutes, 50,000 half an hour
+and 200,000 two hours; MNIST's autoencoders and OPT need an accelerator. Each run has its own
+workdir under --workdir, so the same command resumes after an interruption.
 
   python -m experiments.reproduce --preset=quick
 """
@@ -34,12 +34,12 @@ Preset = Literal["quick", "paper"]
 
 @dataclasses.dataclass(frozen=True)
 class ReproduceConfig:
-    """What to reproduce, and where to.
+    """Settings of the reproduction.
 
     Attributes:
       preset: miniatures ("quick"), or the papers' settings ("paper").
-      workdir: where figures and report go.
-      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+      workdir: directory of figures and report.
+      data_dir: directory of the data sets; default $COLLAPSE_JAX_DATA, else a user cache directory.
     """
 
     preset: Preset = "quick"
@@ -47,7 +47,7 @@ class ReproduceConfig:
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuses an unknown preset."""
+        """Rejects an unknown preset."""
         arguments.choice("preset", self.preset, get_args(Preset))
 
 
@@ -60,27 +60,35 @@ class _Scale:
     generations: int
     sizes: tuple[int, ...]
     draws: int
-    mixture_sizes: tuple[int, ...]  # 1,000 among them, which is drawn in full
+    mixture_sizes: tuple[int, ...]  # must contain 1,000, which gets all figures
     mixture_generations: int
-    checked: int  # chains per closed-form study
+    validation_chains: int  # per closed-form study
 
 
 _SCALES = {
-    "quick": _Scale(2_000, 300, (100, 1_000), 10_000, (1_000,), 110, 20_000),
+    "quick": _Scale(
+        chains=2_000,
+        generations=300,
+        sizes=(100, 1_000),
+        draws=10_000,
+        mixture_sizes=(1_000,),
+        mixture_generations=110,
+        validation_chains=20_000,
+    ),
     "paper": _Scale(
-        10_000,
-        1_000,
-        (100, 500, 1_000, 10_000),
-        100_000,
-        (500, 1_000, 10_000, 50_000, 200_000),
-        2_050,
-        100_000,
+        chains=10_000,
+        generations=1_000,
+        sizes=(100, 500, 1_000, 10_000),
+        draws=100_000,
+        mixture_sizes=(500, 1_000, 10_000, 50_000, 200_000),
+        mixture_generations=2_050,
+        validation_chains=100_000,
     ),
 }
 
 
 def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
-    """The paper's Gaussian, for several M and under several regimes."""
+    """The paper's Gaussian for several M, and under several regimes."""
     from collapse_jax import regimes
     from collapse_jax.families import gaussian
     from collapse_jax.reports import figures, moment_figures, page
@@ -128,7 +136,7 @@ def gaussian_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 
 
 def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
-    """Words of the standard library's help text; of WikiText-2 too at the paper's settings."""
+    """Words of the standard library's help text; at the paper's settings also of WikiText-2."""
     from collapse_jax import regimes
     from collapse_jax.families import discrete
     from collapse_jax.reports import page
@@ -136,7 +144,8 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
     from .discrete import original
 
     family = discrete(**original())
-    yield _section(_run(family, regimes.replace(scale.draws), workdir / "discrete", 64, 100))
+    regime = regimes.replace(scale.draws)
+    yield _section(_run(family, regime, workdir / "discrete", chains=64, generations=100))
     if scale is not _SCALES["paper"]:
         return
     try:
@@ -146,11 +155,11 @@ def discrete_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "It
         yield page.Section("WikiText-2", f"Did not run: {missing}")
         return
     regime = regimes.replace(2_088_628)
-    yield _section(_run(family, regime, workdir / "discrete_wikitext", 16, 100))
+    yield _section(_run(family, regime, workdir / "discrete_wikitext", chains=16, generations=100))
 
 
 def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
-    """The paper's mixture at its sample sizes, and the same with original data kept."""
+    """The paper's mixture at its sample sizes, and one with original data kept."""
     from collapse_jax import regimes
     from collapse_jax.families import gmm
     from collapse_jax.reports import figures, files, page
@@ -184,7 +193,7 @@ def mixture_sections(scale: _Scale, workdir: Path) -> "Iterator[Section]":
 
 
 def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterator[Section]":
-    """Autoencoders of 8x8 digits; at the paper's settings its convolutional one of MNIST too."""
+    """Autoencoders of 8x8 digits; at the paper's settings also its convolutional one of MNIST."""
     from collapse_jax.families import vae
     from collapse_jax.families.vae.training import VaeTraining
     from collapse_jax.reports import page
@@ -192,7 +201,14 @@ def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterato
     training = VaeTraining(epochs=40, batch=64)
     small = vae(hidden=64, latent=8, training=training, test_images=360)
     paper = scale is _SCALES["paper"]
-    yield from _autoencoders(small, 1_400, 4, 6, workdir / "vae_digits", with_preserve=paper)
+    yield from _autoencoders(
+        small,
+        1_400,
+        chains=4,
+        generations=6,
+        workdir=workdir / "vae_digits",
+        with_preserve=paper,
+    )
     if not paper:
         return
     try:
@@ -201,28 +217,35 @@ def vae_sections(scale: _Scale, workdir: Path, data_dir: str | None) -> "Iterato
         print(f"skipped: {missing}")
         yield page.Section("MNIST", f"Did not run: {missing}")
         return
-    yield from _autoencoders(mnist, 60_000, 5, 21, workdir / "vae_mnist", with_preserve=True)
+    yield from _autoencoders(
+        mnist,
+        60_000,
+        chains=5,
+        generations=21,
+        workdir=workdir / "vae_mnist",
+        with_preserve=True,
+    )
 
 
 def _autoencoders(
     family: "Family", size: int, chains: int, generations: int, workdir: Path, with_preserve: bool
 ) -> "Iterator[Section]":
-    """A family of autoencoders, and beside it the same with original images kept."""
+    """A family of autoencoders; with `with_preserve` also with original images kept."""
     from collapse_jax import regimes
     from collapse_jax.reports import figures, files, page
 
     run = functools.partial(_run, chains=chains, generations=generations, every=1)
     result = run(family, regimes.replace(size), workdir)
     yield files.write_all(str(result.config.workdir), result, [0, 1, 2, 5, 10, 20])
-    if not with_preserve:  # which would compile once more
+    if not with_preserve:  # saves compiling again
         return
     kept = run(family, regimes.preserve(size, 0.1), workdir.with_name(f"{workdir.name}_preserve"))
     runs = {"replace": result.summary, "preserve 10 %": kept.summary}
     compared = figures.overlay(runs, "latent_sd", {})
     yield page.Section(
         f"Autoencoders with and without original images, M = {size:,}",
-        "The spread of generated images as generation 0's encoder sees them, when all images are"
-        " synthetic, and when a tenth of each training set is original.",
+        "The spread of generated images in generation 0's latent space if all images are synthetic,"
+        " and if a tenth of each training set is original.",
         figures.save({"regimes": compared}, workdir.with_name(f"{workdir.name}_regimes")),
     )
 
@@ -257,7 +280,7 @@ def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iter
 
 
 def kde_section(scale: _Scale, workdir: Path) -> "Section":
-    """Kernel densities: the variance by bandwidth."""
+    """Kernel densities: the variance for two bandwidths."""
     from collapse_jax import regimes
     from collapse_jax.families import kde
     from collapse_jax.reports import figures, page
@@ -279,9 +302,9 @@ def kde_section(scale: _Scale, workdir: Path) -> "Section":
     paths = figures.save({"variance": figures.overlay(runs, "variance", theory)}, workdir / "kde")
     return page.Section(
         "Kernel densities",
-        "Every fit widens the density by its bandwidth h. A fixed one keeps a variance of M h^2"
-        f" alive (here {size * 0.01**2:g}); Scott's rule, in proportion to the standard deviation,"
-        " makes the variance grow.",
+        "Every fit widens the density by its bandwidth h. With a fixed h the variance settles at"
+        f" M h^2 (here {size * 0.01**2:g}); with Scott's rule, in proportion to the standard"
+        " deviation, it grows.",
         {"Variance by bandwidth": paths["variance"]},
     )
 
@@ -296,7 +319,13 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
     family, rows, length = regression(10), 100, 100
     chosen = {"replace": regimes.replace(rows), "accumulate": regimes.accumulate(rows)}
     runs = {
-        label: _run(family, regime, workdir / f"regression_{label}", scale.chains, length).summary
+        label: _run(
+            family,
+            regime,
+            workdir / f"regression_{label}",
+            chains=scale.chains,
+            generations=length,
+        ).summary
         for label, regime in chosen.items()
     }
     theory = {
@@ -306,7 +335,7 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
     paths = figures.save(drawn, workdir / "regression")
     return page.Section(
         "Linear regression",
-        f"d = 10 weights fitted to T = {rows} rows that the fit before labelled, plus noise of"
+        f"d = 10 weights fitted to T = {rows} rows labelled by the previous fit plus noise of"
         " variance 1. The excess risk grows by d / (T - d - 1) each generation; if data"
         " accumulate, it stays bounded (Gerstgrasser et al., arXiv 2404.01413).",
         {"Excess risk by regime": paths["excess_risk"]},
@@ -314,7 +343,7 @@ def regression_section(scale: _Scale, workdir: Path) -> "Section":
 
 
 def error_sources_section(quick: bool, workdir: Path) -> "Section":
-    """The three error sources alone and together; in miniature, fewer chains and generations."""
+    """The three error sources alone and together; with fewer chains and generations if `quick`."""
     from .error_sources import ErrorSourcesConfig, run
 
     small: dict[str, Any] = {"chains": 8, "generations": 21, "sizes": "100,1000,10000"}
@@ -326,7 +355,9 @@ def checks_section(scale: _Scale, quick: bool) -> "Section":
     from collapse_jax import validation
     from collapse_jax.reports import page
 
-    checks = [check for study in validation.studies(scale.checked, quick) for check in study()]
+    checks = [
+        check for study in validation.studies(scale.validation_chains, quick) for check in study()
+    ]
     rows = [check.row for check in checks]
     return page.Section(
         "Closed forms",
@@ -348,7 +379,7 @@ def _run(
         "generations": generations,
         "workdir": str(workdir),
     }
-    # Saved now and then, so that a reproduction that was interrupted goes on where it was.
+    # Checkpoints let an interrupted reproduction continue.
     return runner.run(family, regime, checkpoint_every=every, progress=True, **settings)
 
 
@@ -359,7 +390,7 @@ def _section(result: "Result") -> "Section":
 
 
 def main() -> None:
-    """Runs everything, saying what takes how long."""
+    """Runs everything and prints the time of each part."""
     from collapse_jax.reports import page
     from collapse_jax.saving.workdir import Workdir
 

@@ -1,16 +1,16 @@
 r"""Variational autoencoders trained on their own images, again and again.
 
-Claim (Shumailov et al. 2024): trained on what the model before generated, an autoencoder of MNIST
-loses the shape of its latent space; seen through generation 0's encoder its images draw together
-until the digits are one blur. On 10,000 MNIST images with 10 epochs the standard deviation of that
-encoder's mean falls from 0.95 at generation 0 to 0.74 at generation 4, and to 0.79 if a tenth of
-original images is kept (docs/results.md; 3 chains, 45 minutes on 2 cores each). `quick` (8x8
-digits, a perceptron; less than a minute):
+Claim (Shumailov et al. 2024): trained on images of the previous generation's model, an autoencoder
+of MNIST loses the shape of its latent space; generation 0's encoder maps its images ever closer
+together, until the digits are one blur. On 10,000 MNIST images with 10 epochs the standard
+deviation of that encoder's mean falls from 0.95 at generation 0 to 0.74 at generation 4, and to
+0.79 if a tenth of the original images is kept (docs/results.md; 3 chains, 45 minutes on 2 cores
+each). `quick` (8x8 digits, a perceptron; less than a minute):
 
   python -m experiments.vae --flagfile=experiments/presets/vae_quick.flags --workdir=runs/vae
 
 The paper's settings (MNIST, the convolutional model, 30 epochs, generations 0 to 20, 5 chains): 189
-million images, for which two cores need three days; meant for a GPU or TPU, interrupted at will:
+million images, which take two cores three days; for a GPU or TPU, and can be interrupted any time:
 
   python -m experiments.vae --flagfile=experiments/presets/vae_paper.flags --workdir=runs/vae_paper
 """
@@ -38,7 +38,7 @@ def main() -> None:
     regime, config = launch.regime(call_with_flags(RegimeConfig)), call_with_flags(RunConfig)
     launch.run(vae(**given), regime, config, snapshots)
     _, right = classifier.train(given["dataset"], given["data_dir"])
-    print(f"  classes are told by a classifier that is right on {right:.1%} of test images")
+    print(f"  class labels are from a classifier that is correct on {right:.1%} of test images")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Every closed form against chains: prints a table of z-scores.
 
-Claim: every |z| is below 4 (bounds: never violated by more). At the default 100,000 chains a study,
-about five minutes on 2 cores.
+Claim: every |z| is below 4 (bounds are not violated by more). At the default 100,000 chains per
+study, about five minutes on 2 cores.
 
   python -m experiments.validate
 """
@@ -17,18 +17,18 @@ from .flags import call_with_flags
 
 @dataclasses.dataclass(frozen=True)
 class ValidateConfig:
-    """How much to run.
+    """Settings of the checks.
 
     Attributes:
       chains: chains of each study, at least 100.
-      quick: only the studies that compile little.
+      quick: whether to run only the studies that compile quickly.
     """
 
     chains: int = 100_000
     quick: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses too few chains for a standard error."""
+        """Rejects too few chains for a standard error."""
         arguments.integer("chains", self.chains, at_least=100)
 
 
@@ -36,7 +36,7 @@ SETTINGS = (ValidateConfig,)
 
 
 def main() -> None:
-    """Runs all studies; fails if a closed form is missed."""
+    """Runs all studies; exits with an error if a closed form fails."""
     from rich.console import Console
     from rich.table import Table
 
@@ -53,7 +53,7 @@ def main() -> None:
     worst = validation.worst(checks)
     print(f"{len(checks)} checks, largest |z| {worst:.2f}")
     if not worst <= 4:
-        sys.exit(f"error: a closed form is missed: the largest |z| is {worst:.2f}, expected <= 4")
+        sys.exit(f"error: a closed form fails: expected |z| <= 4, got {worst:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a test session sets once: four virtual devices, and a cache of compiled programs.
+"""Settings of a test session: four virtual devices, and a cache of compiled programs.
 
 Compiling dominates the tests. Processes (pytest-xdist's, and those that tests start) and later
 sessions share what they compile; JAX finds a program by its text, versions and options.
@@ -22,18 +22,18 @@ for name, value in SETTINGS.items():
     os.environ.setdefault(name.upper(), str(value))  # for processes that tests start
     jax.config.update(name, value)
 jax.config.update("jax_num_cpu_devices", 4)
-# As runs have it: what tests compute beside them is as exact, on a GPU too (where they cannot see
-# then whether a program of ours forgot `parallel.compiled`).
+# As in runs, so that the tests' own computations are as exact, on a GPU too (where tests cannot
+# detect then that a program is compiled without `compiling.compiled`).
 jax.config.update("jax_default_matmul_precision", MATMUL_PRECISION)
 
 
-# A process may have 65,530 mappings of memory (Linux), of which every compiled program takes some;
-# the one that finds none left ends in a segmentation fault.
+# A process may have 65,530 memory mappings (Linux). Each compiled program takes some, and running
+# out of them is a segmentation fault.
 _MOST_MAPPINGS = 30_000
 
 
 def pytest_runtest_teardown():
-    """Forgets compiled programs when there are many; they are read back from the cache."""
+    """Discards compiled programs when there are many; they are read back from the cache."""
     mappings = Path("/proc/self/maps")
     if mappings.exists() and mappings.read_bytes().count(b"\n") > _MOST_MAPPINGS:
         jax.clear_caches()
@@ -42,6 +42,6 @@ def pytest_runtest_teardown():
 
 @pytest.fixture
 def no_leftovers():
-    """What a failed read leaves behind complains in its own test, and not in someone else's."""
+    """Collects garbage, so that warnings about a failed read are raised in the same test."""
     yield
     gc.collect()

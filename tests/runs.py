@@ -1,4 +1,4 @@
-"""What tests of runs share: the same bits or not, which checkpoints are there, killed processes."""
+"""Helpers for tests of runs: comparison of bits, lists of checkpoints, processes to kill."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def states(workdir):
-    """Names of the checkpoints there, also of those being written."""
+    """Names of the checkpoints, including those being written."""
     directory = Path(workdir, "checkpoints", "cohort-0", "states")
     try:
         return {path.name for path in directory.iterdir()}
@@ -53,9 +53,9 @@ for line in sys.stdin:
 
 
 class Nursery:
-    """Processes that run a script, forked after its imports, which take longer than it.
+    """Processes that run a script, forked after its imports, which take longer than the script.
 
-    The script's last argument is where it writes, and its errors are found beside it.
+    The script's last argument is its output file; its errors are written beside it.
     """
 
     def __init__(self, script):
@@ -74,11 +74,11 @@ class Nursery:
         self._child = int(self._parent.stdout.readline())
 
     def running(self, seconds=0.0):
-        """Whether the child is still there, after so long at most."""
+        """Whether the child is still running after `seconds`, or less if it ends before."""
         return not select.select([self._parent.stdout], [], [], seconds)[0]
 
     def kill(self):
-        """Kills the child unless it has ended; its exit code."""
+        """Kills the child unless it has ended; returns its exit code."""
         with contextlib.suppress(ProcessLookupError):
             if self.running():
                 os.kill(self._child, signal.SIGKILL)
@@ -88,7 +88,7 @@ class Nursery:
         return int(self._parent.stdout.readline())
 
     def finish(self, *arguments):
-        """Runs to the end, which it must reach."""
+        """Runs the script to the end; fails if its exit code is not 0."""
         self.start(*arguments)
         code = self.wait()
         assert code == 0, Path(f"{arguments[-1]}.errors").read_text()

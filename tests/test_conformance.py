@@ -163,7 +163,7 @@ def prepared(family, regime, number=1):
     first = jax.vmap(lambda key: chain.generation(family, regime, regime.sizes(0), key, 0, None)[0])
     shape = shapes.shape_of(family, regime, number)
     requests = jnp.array(shapes.counts(regime.sizes(number)), jnp.int32)
-    state = jax.vmap(lambda state: shapes.with_room(family, state, shape))(first(keys))
+    state = jax.vmap(lambda state: shapes.with_capacity(family, state, shape))(first(keys))
     return keys, state, shape, requests
 
 

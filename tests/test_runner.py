@@ -1,4 +1,4 @@
-"""A finished run goes on to more generations and chains, and refuses what would make it another."""
+"""A finished run can be extended by generations and chains, and rejects other changes."""
 
 import json
 
@@ -31,7 +31,7 @@ def run(workdir=None, family=FAMILY, regime=REGIME, **settings):
         [{"chains": 12}, {"chains": 12, "generations": 14}, {"chains": 20, "generations": 14}],
         [{"chains": 10, "generations": 12}],  # the last batch is not full
     ],
-    ids=["generations", "chains", "both in turns", "both at once"],
+    ids=["generations", "chains", "one after the other", "both at once"],
 )
 @pytest.mark.parametrize("keep", ["chains", pytest.param("summary", marks=pytest.mark.slow)])
 def test_growing_gives_the_same_bits_as_a_longer_run(tmp_path, steps, keep):
@@ -63,13 +63,13 @@ def test_only_whole_batches_can_be_added(tmp_path):
     run(tmp_path, chains=6)
     with pytest.raises(ValueError, match=r"chains: only whole batches.* 6 chains .* batches of 4"):
         run(tmp_path, chains=8)
-    assert_same_bits(run(tmp_path, chains=6), run(chains=6))  # nothing is spoilt
+    assert_same_bits(run(tmp_path, chains=6), run(chains=6))  # the stored run is intact
 
 
 @pytest.mark.parametrize(
     "change", [{"chains": 4}, {"generations": 8}], ids=["chains", "generations"]
 )
-def test_shrinking_is_refused(tmp_path, change):
+def test_shrinking_is_rejected(tmp_path, change):
     run(tmp_path)
     ((name, new),) = change.items()
     with pytest.raises(
@@ -91,7 +91,7 @@ def test_choices_made_by_size_are_read_back(tmp_path, monkeypatch):
         monkeypatch.setattr(planning, name, getattr(planning, name)._replace(chains=4))
     first = run(tmp_path, **automatic)
     monkeypatch.undo()
-    monkeypatch.setattr(planning, "_HISTORY_BYTES", 1)  # now both would be chosen otherwise
+    monkeypatch.setattr(planning, "_HISTORY_BYTES", 1)  # now both choices would differ
     assert_same_bits(run(tmp_path, **automatic), first)
     identity = json.loads((tmp_path / "config.json").read_text())["identity"]
     assert identity["chains_per_batch"] == 4

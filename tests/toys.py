@@ -1,7 +1,7 @@
-"""A toy family whose fit, sample and measure are cut into steps: means by repeated halving.
+"""A toy family whose fit is split into steps: it finds a mean by repeated halving.
 
-Its model is a number; a sample is that number plus noise; a fit walks halfway to the sample's mean
-a few times. Nothing depends on how its work is cut.
+Its model is a number; samples are that number plus noise; a fit moves halfway to the samples' mean
+a few times. Results do not depend on how the work is split.
 """
 
 import jax
@@ -28,7 +28,7 @@ def walker(turns: int = 3, cut: bool = True) -> Family:
         return {**carry, "turn": carry["turn"] + 1, "at": at}
 
     def fit_done(carry):
-        # Chains differ in length: some must wait for others.
+        # Chains take different numbers of turns, so some wait for others.
         return carry["turn"] >= turns + (carry["goal"] > 0)
 
     def fit_finish(carry):

@@ -1,6 +1,5 @@
-"""Where data sets lie, and their files: read, decompressed, verified, fetched, written whole."""
+"""Where data sets lie, and their files: read, decompressed, verified, fetched."""
 
-import contextlib
 import gzip
 import hashlib
 import http.client
@@ -8,12 +7,11 @@ import lzma
 import os
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from etils import epath
-
 from collapse_jax.arguments import MissingFileError, SettingError
+from collapse_jax.atomic import replacing
 
 ENVIRONMENT_VARIABLE = "COLLAPSE_JAX_DATA"
 
@@ -79,43 +77,6 @@ def first_line(error: Exception) -> str:
 def sha256(raw: bytes) -> str:
     """The checksum, in hexadecimal digits."""
     return hashlib.sha256(raw).hexdigest()
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
-    """Replaces a file as a whole, or not at all: after a crash the old or the new one is there.
-
-    What is written to the temporary file in the same directory is flushed to the device, and takes
-    the file's place once the block has ended without an error.
-
-    Args:
-        path: of the file, local or gs://; its directory exists.
-
-    Yields:
-        The path of the temporary file, to be written in the block.
-
-    Examples:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as directory:
-        ...     with replacing(f"{directory}/notes.txt") as temporary:
-        ...         _ = temporary.write_text("whole")
-        ...     print((epath.Path(directory) / "notes.txt").read_text())
-        whole
-    """
-    target = epath.Path(path)
-    temporary = target.parent / f"{target.name}.{os.getpid()}.tmp"  # processes may share a cache
-    try:
-        yield temporary
-        if "://" not in os.fspath(temporary):  # an object store has no such thing
-            file = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None]) -> None:

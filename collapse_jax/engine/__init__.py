@@ -1,1 +1,1 @@
-"""Chains through generations on devices."""
+"""Runs chains through generations on devices."""

@@ -128,7 +128,7 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
     """Draws D_0, the params before the first fit, and the part of D_0 that the regime keeps."""
 
     def draw(k_init, k_original):
-        # A fixed part of D_0 may be reused for ever. It is drawn from D_0 where the pool can be
+        # A fixed part of D_0 may be reused for ever. It is drawn from D_0 if the pool can be
         # subsampled (a finite original has each member once), else independently.
         k_data, k_fixed = (jax.random.fold_in(k_original, i) for i in range(2))
         if not (sizes.fresh and sizes.reused):

@@ -58,7 +58,7 @@ class Cohort:
             self._valid.append(jax.device_put(numbers < first + count, device))
         self._unsaved: list[Part] = []
         self._saved = time.monotonic()
-        self._pace = 1.0  # generations that fit into the time of a segment
+        self._pace = 1.0  # generations per _SEGMENT_SECONDS
 
     def advance(
         self, stop: StopSignal, bar: Progress
@@ -78,7 +78,9 @@ class Cohort:
             goal = min(total, self._next_checkpoint(done), done + max(1, int(self._pace)))
             until = self._engine.boundary(done, goal)
             began = time.monotonic()
-            states, record = self._segment(done, until, states, stop, bar, inside)
+            states, record = self._segment(
+                done, until, states=states, signal=stop, bar=bar, inside=inside
+            )
             taken = max(time.monotonic() - began, 1e-6)
             self._pace = (until - done) * _SEGMENT_SECONDS / taken
             inside = None
@@ -120,7 +122,7 @@ class Cohort:
         for i in range(len(records), len(states)):
             place = (self._root, start, stop, self._numbers[i], self._valid[i], states[i])
             if isinstance(self._engine, SteppedEngine):
-                pause = self._between(start, states, records, signal, bar)
+                pause = self._between(start, states, records, signal=signal, bar=bar)
                 flight = inside.flight if inside and i == len(inside.records) else None
                 states[i], record = self._engine.advance(*place, flight, pause)
             else:
@@ -224,7 +226,12 @@ class Cohort:
         )
         states = [after] * ready + [before] * (batches - ready)
         flight = self._engine.abstract_flight(
-            self._root, done, self._numbers[ready], before, position["stage"], position["begun"]
+            self._root,
+            done,
+            self._numbers[ready],
+            state=before,
+            stage=position["stage"],
+            begun=position["begun"],
         )
         records = [self._engine.abstract_record(self._numbers[0])] * ready
         return states, records, (flight.work, flight.carry)

@@ -1,7 +1,7 @@
 """Compiled programs over batches of chains: generation 0, and a segment of later generations.
 
-A program works on one whole batch on one device, so the arithmetic of a batch, and with it every
-bit of the result, does not depend on how many devices there are.
+A program works on one whole batch on one device, so the arithmetic of a batch, and every bit of the
+result, is independent of the number of devices.
 Axis legend: n chains of a batch, t generations of a record.
 """
 
@@ -17,12 +17,19 @@ from collapse_jax.compiling import compiled
 from collapse_jax.engine import chain
 from collapse_jax.engine.chain import ChainState
 from collapse_jax.engine.recording import Record, Recorder
-from collapse_jax.engine.shapes import REQUESTS, abstract_chain, counts, fill, shape_of, with_room
+from collapse_jax.engine.shapes import (
+    REQUESTS,
+    abstract_chain,
+    counts,
+    fill,
+    shape_of,
+    with_capacity,
+)
 from collapse_jax.family import Family
 from collapse_jax.regimes import Regime, Sizes
 
-# Most generations between checks for signals: enough to amortise the overhead of a call. The same
-# for all runs, so that a program serves runs of any length.
+# Largest number of generations per call: enough to amortise its overhead, and the same for all
+# runs, so that one program serves runs of any length.
 LONGEST = 64
 
 
@@ -35,7 +42,7 @@ def first_program(
     def batch(root: jax.Array, numbers: jax.Array, valid: jax.Array) -> tuple[ChainState, Record]:
         def one(number: jax.Array) -> Any:
             key = chain.chain_key(root, number)
-            return chain.generation(family, regime, sizes, key, 0, None)
+            return chain.generation(family, regime, sizes, key=key, number=0, state=None)
 
         state, metrics, finite = jax.vmap(one)(numbers)
         record = recorder.empty(1, numbers.shape[0])
@@ -111,9 +118,9 @@ class FusedEngine:
         for row, number in enumerate(range(start, stop)):
             requests[row] = counts(self._regime.sizes(number))
         shape = self._shape(start)
-        # Outside the program, which would otherwise be compiled for both sizes of its input.
+        # Outside the program, which would otherwise be compiled for both input sizes.
         if state.kept is not None:
-            state = jax.vmap(lambda state: with_room(self._family, state, shape))(state)
+            state = jax.vmap(lambda state: with_capacity(self._family, state, shape))(state)
         return self._later(shape)(
             root, np.int32(start), np.int32(stop), requests, numbers, valid, state
         )
@@ -130,4 +137,6 @@ class FusedEngine:
         return first_program(self._family, self._regime, self._recorder)
 
     def _compile(self, shape: Sizes) -> Callable[..., Any]:
-        return later_program(self._family, self._regime, shape, self._length, self._recorder)
+        return later_program(
+            self._family, self._regime, shape, length=self._length, recorder=self._recorder
+        )

@@ -35,10 +35,11 @@ class BatchLimits(NamedTuple):
     pool_bytes: int
 
 
-# A core's cache: rows of 1024 chains x M = 1000 (4 MB) run a third faster than of 8192 chains.
+# Sized for a core's cache: with M = 1000 rows, batches of 1024 chains (4 MB) are a third faster
+# than batches of 8192.
 _CORE = BatchLimits(2**15, 2**28, 2**22)
-# A GPU needs larger batches: against those of a core, exact Gaussian chains ran about 3 times as
-# fast and rows at M = 1000 about 5 times; with 1 GB of rows they were slower again
+# A GPU needs larger batches: with these instead of those of a core, exact Gaussian chains ran about
+# 3 times as fast and M = 1000 rows about 5 times; with 1 GB of rows they were slower again
 # (docs/benchmarks.md).
 _ACCELERATOR = BatchLimits(2**18, 2**30, 2**26)
 
@@ -62,15 +63,15 @@ class Plan(NamedTuple):
 def plan(
     family: Family, regime: Regime, config: RunConfig, stored: Mapping[str, Any] | None = None
 ) -> Plan:
-    """Chooses what the config leaves open, and rejects a run that would not fit in memory.
+    """Chooses settings that the config leaves open; rejects a run that would not fit in memory.
 
     Args:
       family, regime, config: of the run.
-      stored: the identity of the run that is resumed. Choices that depend on a run's length are
-        made once and then read back.
+      stored: the identity of the run to resume. Choices that depend on a run's length are made
+        once and then read back.
 
     Raises:
-      ValueError: if the run needs more memory than there is, with both figures.
+      ValueError: if the run needs more memory than is available, with both figures.
     """
     root = jax.random.key(config.seed, impl=config.prng)
     generation = peak(regime, config.generations)
@@ -80,7 +81,7 @@ def plan(
         batch = (
             stored["chains_per_batch"]
             if stored
-            else batch_size(shapes, family, regime, config.chains, generation)
+            else batch_size(shapes, family, regime, chains=config.chains, generation=generation)
         )
     keep: str = config.keep
     if keep == "auto":
@@ -100,7 +101,7 @@ def plan(
 
 
 def check_processes() -> None:
-    """Rejects several JAX processes, which would all write the same files.
+    """Rejects several JAX processes, which would all write to the same files.
 
     Raises:
       SettingError: if there is more than one.
@@ -108,7 +109,7 @@ def check_processes() -> None:
     if jax.process_count() > 1:
         raise SettingError(
             f"processes: expected one process of JAX, got {jax.process_count()}; several are not"
-            " supported yet"
+            " supported"
         )
 
 
@@ -116,13 +117,13 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
     """Rejects a regime that the family does not support, and sizes that it cannot fit.
 
     Raises:
-      ValueError: with the names of both and the reason.
+      ValueError: with both names and the reason.
     """
     family.serves(regime)
     if regime.subsamples and family.pools.subsample is None:
         raise SettingError(
             f"regime: {regime.name} draws from a pool without replacement, which {family.name}"
-            f" with {family.pools.name} cannot (a subsample of merged {family.pools.name} would be"
+            f" cannot with {family.pools.name} (a subsample of merged {family.pools.name} would be"
             " wrong)"
         )
     seen = set()
@@ -134,12 +135,12 @@ def check_pair(family: Family, regime: Regime, generations: int) -> None:
 
 
 def peak(regime: Regime, generations: int) -> int:
-    """First generation whose data need the most memory."""
+    """First generation with the largest memory use."""
     return max(range(generations), key=lambda generation: regime.sizes(generation).capacity)
 
 
 def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generation: int) -> int:
-    """Chains per compiled program: equal batches that fit, and as many for every device.
+    """Chains per compiled program: equal batches that fit, the same number on every device.
 
     Args:
       shapes: shapes of one chain's state and metrics at the peak.
@@ -159,11 +160,11 @@ def batch_size(shapes: Any, family: Family, regime: Regime, chains: int, generat
     devices = jax.local_device_count()
     if chains >= _FEWEST_CHAINS * devices:
         batches = -(-batches // devices) * devices
-    return -(-chains // batches)  # evenly: chains that fill up a batch are wasted
+    return -(-chains // batches)  # evenly: chains that only pad the last batch are wasted
 
 
 def choose_keep(shapes: Any, chains: int, generations: int) -> str:
-    """Every chain's history while it stays below 1 GB, else summaries."""
+    """The history of every chain ("chains") if it is below 1 GB, else "summary"."""
     _, metrics = shapes
     return "summary" if _bytes(metrics) * chains * generations > _HISTORY_BYTES else "chains"
 
@@ -177,11 +178,14 @@ def check_memory(
     keep: str,
     generation: int,
 ) -> None:
-    """Refuses a run that would not fit at its peak, or whose history would not, with the number.
+    """Rejects a run that would not fit in memory at its peak, or whose history would not.
 
-    The estimate for the peak: the state of all chains, and the training sets of one batch four
-    times over (drawn, merged, fitted, and a copy). A history of every chain is there twice while
-    its parts are put together.
+    The estimate for the peak is the state of all chains, and four times the training sets of one
+    batch (drawn, merged, fitted, and a copy). A history of every chain is in memory twice while its
+    parts are joined.
+
+    Raises:
+      SettingError: with the memory needed and available.
     """
     state, metrics = shapes
     pool = family.pools.bytes(regime.sizes(generation).capacity) or 0
@@ -191,14 +195,14 @@ def check_memory(
     if keep == "chains" and history > available:
         raise SettingError(
             f"keep: every chain's history of {config.chains} chains x {config.generations}"
-            f" generations needs {history / 1e9:.1f} GB, and there are {available / 1e9:.1f} GB;"
-            " use keep=summary"
+            f" generations needs {history / 1e9:.1f} GB, and {available / 1e9:.1f} GB are"
+            " available; use keep=summary"
         )
     if needed > available:
         raise SettingError(
             f"memory: {config.chains} chains of {family.name} under {regime.name} need about"
-            f" {needed / 1e9:.1f} GB at generation {generation}, and there are"
-            f" {available / 1e9:.1f} GB; use fewer chains, samples or generations"
+            f" {needed / 1e9:.1f} GB at generation {generation}, and {available / 1e9:.1f} GB are"
+            " available; use fewer chains, samples or generations"
         )
 
 

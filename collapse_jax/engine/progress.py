@@ -11,7 +11,7 @@ _SECONDS = 60.0
 class Progress:
     """A context manager that shows completed chain-generations.
 
-    On a terminal a bar, elsewhere one line a minute.
+    It is a bar on a terminal, else one line a minute.
     """
 
     def __init__(self, title: str, total: int, shown: bool) -> None:
@@ -35,7 +35,7 @@ class Progress:
         return self
 
     def advance(self, amount: int, note: str) -> None:
-        """Adds completed chain-generations; `note` says where the run is."""
+        """Adds completed chain-generations; `note` names the current generation or stage."""
         self._done += amount
         if self._bar is not None:
             self._bar.update(self._task, advance=amount, note=note)

@@ -1,4 +1,4 @@
-"""What a compiled segment records of its chains: every value, or summaries computed on device.
+"""Recorders of a compiled segment: the values of every chain, or summaries computed on device.
 
 Axis legend: n chains of a batch, t generations of a segment.
 """

@@ -13,7 +13,7 @@ from collapse_jax.engine.chain import ChainState
 from collapse_jax.family import Family, Request
 from collapse_jax.regimes import Regime, Sizes
 
-# counts of a Sizes' requests, in order: i32[5] or i32[t, 5]
+# Requests of `Sizes` in the order of their counts, i32[5] or i32[t, 5].
 REQUESTS = ("synthetic", "fresh", "reused", "previous", "training")
 
 
@@ -23,24 +23,24 @@ def counts(sizes: Sizes) -> list[int]:
 
 
 def shape_of(family: Family, regime: Regime, number: int) -> Sizes:
-    """The sizes that a program for this generation is compiled for.
+    """The sizes for which the program of a generation is compiled.
 
     Counts that a schedule may change are replaced by -1 and passed at run time, so that one program
-    serves all generations of the same capacities.
+    serves all generations with the same capacities.
     """
     sizes = regime.sizes(number)
     if number == 0:
         return sizes
     one, two = regime.sizes(1), regime.sizes(2)
 
-    def settle(name: str) -> Request:
+    def fixed_or_open(name: str) -> Request:
         request = getattr(sizes, name)
         fixed = regime.constant_samples and getattr(one, name).count == getattr(two, name).count
         return request if fixed else Request(-1, request.capacity if grows else bool(request))
 
     grows = family.pools.bytes(1) is not None
-    settled: dict[str, Any] = {name: settle(name) for name in REQUESTS}
-    shape = sizes._replace(**settled)
+    requests: dict[str, Any] = {name: fixed_or_open(name) for name in REQUESTS}
+    shape = sizes._replace(**requests)
     return shape if grows else shape._replace(capacity=0)
 
 
@@ -58,7 +58,8 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
     """Shapes and dtypes of one chain's state and metrics after generation `number`."""
 
     def first(key):
-        return chain.generation(family, regime, regime.sizes(0), key, 0, None)
+        sizes = regime.sizes(0)
+        return chain.generation(family, regime, sizes, key=key, number=0, state=None)
 
     state, metrics, _ = jax.eval_shape(first, root)
     if number == 0:
@@ -68,15 +69,14 @@ def abstract_chain(family: Family, regime: Regime, number: int, root: jax.Array)
 
     def later(key, state, values):
         sizes = fill(shape, values)
-        return chain.generation(
-            family, regime, sizes, key, jnp.int32(1), with_room(family, state, shape)
-        )
+        grown = with_capacity(family, state, shape)
+        return chain.generation(family, regime, sizes, key=key, number=jnp.int32(1), state=grown)
 
     state, metrics, _ = jax.eval_shape(later, root, state, values)
     return state, metrics
 
 
-def with_room(family: Family, state: ChainState, shape: Sizes) -> ChainState:
+def with_capacity(family: Family, state: ChainState, shape: Sizes) -> ChainState:
     """One chain's state, with `kept` grown to the capacity of this shape."""
     if state.kept is None:
         return state

@@ -1,6 +1,6 @@
-"""One generation of a family whose fit, sample or measure is cut into `Steps`.
+"""One generation of a family whose fit, sample or measure is split into `Steps`.
 
-The pieces are compiled one by one and driven from the host, so that the runner can save between
+The pieces are compiled one by one and called from the host, so that the runner can save between
 them. Axis legend: n chains of a batch.
 """
 
@@ -35,14 +35,14 @@ class SteppedEngine:
     """Runs one generation at a time; each piece of each stage is a compiled program."""
 
     def __init__(self, family: Family, regime: Regime, recorder: Recorder) -> None:
-        """Nothing is compiled before it is needed."""
+        """Compiles nothing yet."""
         self._family, self._regime, self._recorder = family, regime, recorder
         self._programs: dict[Any, Callable[..., Any]] = {}
         self._repeated = functools.cache(self._build_repeated)
         self._concluded = hoisted(self._conclude)
 
     def boundary(self, start: int, stop: int) -> int:
-        """A segment is one generation."""
+        """End of the segment that begins at `start`: it is one generation."""
         del stop
         return start + 1
 
@@ -78,7 +78,7 @@ class SteppedEngine:
         place = self._place(root, start, numbers)
         shape = shapes.shape_of(self._family, self._regime, start)
         if state is not None:
-            state = jax.vmap(lambda state: shapes.with_room(self._family, state, shape))(state)
+            state = jax.vmap(lambda state: shapes.with_capacity(self._family, state, shape))(state)
         flight = flight or Flight(0, _workspace(state), None)
         listed = self._stages(start)
         for index in range(flight.stage, len(listed)):
@@ -142,7 +142,7 @@ class SteppedEngine:
     def _program(
         self, shape: Sizes, first: bool, stage: chain.Stage, piece: str
     ) -> Callable[..., Any]:
-        """The compiled piece; one for all generations unless the stage depends on their sizes."""
+        """The compiled piece, one for all generations unless the stage depends on their sizes."""
         which = (stage.name, piece, (shape, first) if stage.sized else None)
         if which not in self._programs:
             self._programs[which] = hoisted(self._piece(shape, first, stage, piece))
@@ -184,7 +184,7 @@ class SteppedEngine:
 
         def one(carry: Any) -> Any:
             done = task.done(carry)
-            # A chain that is done waits unchanged for its neighbours.
+            # A finished chain stays unchanged until all others have finished.
             return jax.tree.map(
                 lambda old, new: jnp.where(done, old, new), carry, task.advance(carry)
             )

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from collapse_jax.arguments import MissingFileError, SettingError
+from collapse_jax.atomic import replacing
 from collapse_jax.data import files
 from collapse_jax.lm import opt, torch_files
 from collapse_jax.lm.config import Config, read_config, to_json
@@ -195,10 +196,10 @@ def save(directory: str | os.PathLike[str], config: Config, params: Params) -> N
         )
         for path, leaf in leaves
     }
-    with files.replacing(target / "model.safetensors") as temporary:
+    with replacing(target / "model.safetensors") as temporary:
         save_file(arrays, temporary, metadata={"format": "pt"})
     text = json.dumps({**to_json(config), "dtype": "float32"}, indent=2)
-    with files.replacing(target / "config.json") as temporary:
+    with replacing(target / "config.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,1 +1,1 @@
-"""What people look at: figures, tables, pages, files."""
+"""Output for people: figures, tables, pages, files."""

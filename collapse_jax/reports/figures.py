@@ -1,6 +1,6 @@
-"""Figures of a run, drawn from its summary; without pyplot, so no global state and no display.
+"""Figures of a run, drawn from its summary without pyplot: no global state, no display needed.
 
-Bands are shares of chains; a dashed dark line is a closed form, labelled with what it is of.
+Bands contain shares of the chains; dashed dark lines are closed forms, labelled by their formula.
 """
 
 import io
@@ -34,7 +34,7 @@ _styled = matplotlib.rc_context(STYLE)
 
 @_styled
 def metric(summary: xr.Dataset, name: str, expected: Curves) -> Figure:
-    """Median, 50 % and 90 % bands and mean of a metric over chains; of a vector, its mean."""
+    """Median, 50 % and 90 % bands and mean over chains; only means for a vector's entries."""
     figure, (ax,) = style.figure(long_name(summary, name), describe(summary))
     mean, curve = summary[f"{name}_mean"], expected.get((name, "mean"))
     x = style.generations(ax, summary)
@@ -46,7 +46,7 @@ def metric(summary: xr.Dataset, name: str, expected: Curves) -> Figure:
             style.plain(entry_label(mean, i)): flat[:, k]
             for k, i in enumerate(np.ndindex(mean.shape[1:]))
         }
-        style.entries(ax, x, lines, curve, style.expectation(summary, name))
+        style.entries(ax, x, lines, curve=curve, label=style.expectation(summary, name))
         style.log_y(ax)
         return style.legend(figure, title="" if single else "mean over chains")
     style.spread(ax, x, style.quantiles(summary, name), BLUE, single=single)
@@ -57,14 +57,14 @@ def metric(summary: xr.Dataset, name: str, expected: Curves) -> Figure:
     if level is not None:
         label = f"the original itself: {level:.4g}"
         ax.axhline(float(level), color=GREY, linewidth=1.0, label=label)
-    if not name.startswith("log_"):  # a logarithm of a logarithm shows nothing
+    if not name.startswith("log_"):  # no log axis for a logarithm
         style.log_y(ax)
     return style.legend(figure)
 
 
 @_styled
 def collapse_times(summary: xr.Dataset) -> Figure:
-    """Kaplan-Meier curves of each collapse with 95 % bands, and of non-finite chains if any."""
+    """Kaplan-Meier curves with 95 % bands of each collapse, and of non-finite chains if any."""
     figure, (ax,) = style.figure("Time to collapse (Kaplan\u2013Meier)", describe(summary))
     generations = summary.sizes["generation"]
     lost = summary["nonfinite"].values
@@ -72,7 +72,7 @@ def collapse_times(summary: xr.Dataset) -> Figure:
     kinds += ["nonfinite"] if np.any(lost >= 0) else []
     origin = 1 if generations > 10 else 0  # log axes show generation + 1
     style.generations(ax, summary, log_above=10)
-    dashes = ("-", (0, (6, 2)), (0, (2, 1.5)))  # told apart where curves coincide
+    dashes = ("-", (0, (6, 2)), (0, (2, 1.5)))  # keeps coinciding curves apart
     for i, name in enumerate(kinds):
         curve = survival.kaplan_meier(
             summary[name].values, generations, None if name == "nonfinite" else lost
@@ -80,7 +80,7 @@ def collapse_times(summary: xr.Dataset) -> Figure:
         colour = GREY if name == "nonfinite" else COLOURS[i % len(COLOURS)]
         x = origin + np.concatenate([[0], curve.generation, [generations]])
         shapes = [np.concatenate([[1.0], part, part[-1:]]) for part in curve[1:4]]
-        style.shade(ax, x, shapes[1], shapes[2], colour, steps=True)
+        style.shade(ax, x, shapes[1], shapes[2], colour=colour, steps=True)
         text = _events(name, curve, summary[name].values, lost)
         ax.step(x, shapes[0], where="post", color=colour, linestyle=dashes[i % 3], label=text)
     ax.set_xlim(origin * 0.95, origin + generations)
@@ -90,16 +90,16 @@ def collapse_times(summary: xr.Dataset) -> Figure:
 
 
 def _events(name: str, curve: survival.Survival, reached: np.ndarray, lost: np.ndarray) -> str:
-    what = "non-finite" if name == "nonfinite" else name.replace("_", " ")
+    event = "non-finite" if name == "nonfinite" else name.replace("_", " ")
     chains = f"{curve.chains:,} chain{'' if curve.chains == 1 else 's'}"
     if curve.events == 0:
-        return f"{what}: not reached within the run ({chains})"
+        return f"{event}: not reached within the run ({chains})"
     censored = curve.chains - curve.events
     left = (
         0 if name == "nonfinite" else int(np.sum((lost >= 0) & ((reached < 0) | (reached >= lost))))
     )
     unseen = f", {left:,} of them non-finite" if left else ""
-    return f"{what}: {curve.events:,} of {chains}, {censored:,} censored{unseen}"
+    return f"{event}: {curve.events:,} of {chains}, {censored:,} censored{unseen}"
 
 
 @_styled
@@ -109,13 +109,13 @@ def overlay(
     expected_by_label: Mapping[str, Curves],
     level: tuple[str, float] | None = None,
 ) -> Figure:
-    """One scalar metric of several runs: means where there is theory to compare, else medians.
+    """One scalar metric of several runs: means if there is a closed form, else medians.
 
     Args:
       runs: {label: summary}.
-      name: of the metric.
-      expected_by_label: closed forms of each run.
-      level: label and value of what the runs started from, drawn across; None for nothing.
+      name: name of the metric.
+      expected_by_label: {label: closed forms}.
+      level: label and value of a horizontal line, such as the starting value; None for no line.
     """
     first = next(iter(runs.values()))
     curves = {label: expected_by_label.get(label, {}).get((name, "mean")) for label in runs}
@@ -125,7 +125,7 @@ def overlay(
     longest = max(runs.values(), key=lambda run: run.sizes["generation"])
     for (label, run), colour in zip(runs.items(), style.palette(len(runs)), strict=True):
         x, quantile = style.generations(ax, run, like=longest), style.quantiles(run, name)
-        style.shade(ax, x, quantile(0.25), quantile(0.75), colour)
+        style.shade(ax, x, quantile(0.25), quantile(0.75), colour=colour)
         centre = style.y(run[f"{name}_mean"].values) if compared else quantile(0.5)
         ax.plot(x, centre, color=colour, label=style.plain(label))
         style.theory(ax, x, curves[label], style.expectation(run, name))
@@ -138,16 +138,16 @@ def overlay(
 
 
 def of_run(family: Family, run: RunData, curves: Curves, generations: Sequence[int]) -> Figures:
-    """All figures of a run: the family's own, one a metric, and the times to collapse.
+    """All figures of a run: the family's own, one per metric, and the times to collapse.
 
     Args:
-      family: whose run it is.
-      run: its history and summary.
-      curves: its closed forms, heavy-tailed ones included.
-      generations: that the family's own figures show, where they show single ones.
+      family: family of the run.
+      run: history and summary of the run.
+      curves: closed forms of the run, heavy-tailed ones included.
+      generations: generations that the family's own figures select, if they show single ones.
 
     Returns:
-      {name of the file: figure}.
+      {file name: figure}.
     """
     with matplotlib.rc_context(STYLE):
         own = family.figures(run, curves, generations)
@@ -155,7 +155,7 @@ def of_run(family: Family, run: RunData, curves: Curves, generations: Sequence[i
 
 
 def standard(summary: xr.Dataset, curves: Curves, without: Collection[str] = ()) -> Figures:
-    """A figure a metric, but for those `without`, and the times to collapse, by file name."""
+    """One figure per metric except those in `without`, and the times to collapse, by file name."""
     names = [name for name in metric_names(summary) if name not in without]
     figures = {_file_name(name): metric(summary, name, curves) for name in names}
     if "nonfinite" in summary:
@@ -169,14 +169,14 @@ def _file_name(text: str) -> str:
 
 @_styled
 def save(figures: Mapping[str, Figure], directory: str | os.PathLike[str]) -> dict[str, epath.Path]:
-    """Writes figures as PNG into a directory, local or gs://, and returns their paths by name."""
+    """Writes figures as PNG files into a directory, local or gs://; returns their paths by name."""
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, figure in figures.items():
         image = io.BytesIO()
         with warnings.catch_warnings():
-            # A corpus's title may be in a script that the font lacks: boxes will do.
+            # A corpus's title may be in a script that the font lacks; boxes are drawn instead.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             figure.savefig(image, format="png", dpi=120)
         paths[name] = folder / f"{name}.png"

@@ -1,4 +1,4 @@
-"""The files that a run leaves for people: history.nc, summary.csv, plots and a report."""
+"""The files for readers of a run: history.nc, summary.csv, plots and report.html."""
 
 import shutil
 import tempfile
@@ -15,16 +15,16 @@ from collapse_jax.runner import Result
 
 
 def write_all(workdir: str, result: Result, generations: Sequence[int] = (0,)) -> page.Section:
-    """Writes what people read into a run's workdir, local or gs://.
+    """Writes history, summary, plots and report into a run's workdir, local or gs://.
 
     Args:
       workdir: of the run.
       result: of the run.
-      generations: that the family's own figures show, where they show single ones; those that the
-        run has not reached are left out.
+      generations: generations that the family's own figures select, if they show single ones;
+        those that the run has not reached are left out.
 
     Returns:
-      The report's section on the run; its figures lie under the workdir if that is local.
+      The report's section on the run, with the paths of its figures under the workdir.
 
     Raises:
       ValueError: if something cannot be written.
@@ -64,12 +64,12 @@ def _write_all(directory: epath.Path, result: Result, generations: Sequence[int]
 
 
 def write_history(path: Path, dataset: xr.Dataset) -> None:
-    """Writes a dataset as netCDF 4."""
+    """Writes a dataset as a netCDF 4 file."""
     dataset.to_netcdf(path, engine="h5netcdf")
 
 
 def digest(result: Result) -> str:
-    """A few lines on how a run ended."""
+    """A few lines of text on the last generation and on collapse times."""
     last = result.summary.isel(generation=-1)
     lines = [
         f"{result.family.name} under {result.regime.name}: {result.config.chains} chains,"

@@ -1,6 +1,6 @@
-"""Figures of families whose models have a mean and a standard deviation: how these go astray.
+"""Figures of the mean and the standard deviation of models over generations.
 
-They need the metrics `mean` and `log_variance` with their values at the original.
+They need the metrics `mean` and `log_variance`, with their values for the original.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ from collapse_jax.results.table import (
 
 @matplotlib.rc_context(STYLE)
 def mean_drift(summary: xr.Dataset, curves: Curves) -> Figure:
-    """The Gaussian's drift: E(mu_n - mu)^2 against its closed form, and mu itself.
+    """Drift of the mean: E(mu_n - mu)^2 against its closed form, and mu_n itself.
 
-    In several dimensions the square is averaged over them, and mu's first entry is shown.
+    In several dimensions, the square is averaged over dimensions and mu_n's first entry is shown.
     """
     figure, (left, right) = style.figure("Drift of the mean", describe(summary), panels=2)
     found = measured(summary, "mean", "variance")
@@ -40,7 +40,7 @@ def mean_drift(summary: xr.Dataset, curves: Curves) -> Figure:
     single = number_of_chains(summary) == 1
     if not single:
         low, high = (style.y(found.value + sign * 1.96 * found.se) for sign in (-1, 1))
-        style.shade(left, x, low, high, VERMILION, "95 % interval (normal theory)")
+        style.shade(left, x, low, high, colour=VERMILION, label="95 % interval (normal theory)")
     label = "squared drift" if single else "mean over chains"
     left.plot(x, style.y(found.value), color=VERMILION, label=label)
     formula = r"$E(\mu_n-\mu)^2$" + (" per dimension" if dims else "")
@@ -59,7 +59,7 @@ def mean_drift(summary: xr.Dataset, curves: Curves) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def variance_decay(summary: xr.Dataset, curves: Curves) -> Figure:
-    """The Gaussian's sigma = exp(log_variance / 2) over chains, and exp(E ln sigma^2 / 2)."""
+    """Sigma = exp(log_variance / 2) over chains, and its closed form exp(E ln sigma^2 / 2)."""
     figure, (ax,) = style.figure("Decay of the standard deviation", describe(summary))
     x = style.generations(ax, summary)
     of_log = style.quantiles(summary, "log_variance")
@@ -85,8 +85,7 @@ def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
     """The paper's figure: |sigma - sigma_n| and |mu - mu_n| over generations, for several runs.
 
     Args:
-      runs: {label: history with every chain, or summary}; from a summary the quantiles are
-        interpolated between those it holds.
+      runs: {label: history of every chain, or summary}; a summary's quantiles are interpolated.
     """
     title = "Error of the estimates" + (": medians and 50 % bands" if len(runs) > 1 else "")
     figure, axes = style.figure(title, describe(*runs.values()), panels=2)
@@ -101,8 +100,8 @@ def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
                 ax,
                 x,
                 lambda level, errors=errors: style.y(errors(level)),  # type: ignore[misc]
-                colour,
-                ": ".join(filter(None, (named, "the only chain" if single else "median"))),
+                colour=colour,
+                label=": ".join(filter(None, (named, "the only chain" if single else "median"))),
                 single=single,
                 half_only=len(runs) > 1,
             )
@@ -118,10 +117,12 @@ def estimation_error(runs: Mapping[str, xr.Dataset]) -> Figure:
 
 
 def _original_moments(run: xr.Dataset) -> tuple[float, float]:
-    """The original's standard deviation (rms over dimensions) and mean (of the first one)."""
+    """The original's standard deviation (rms over dimensions) and mean (first dimension)."""
     log_variance, mean = original(run, "log_variance"), original(run, "mean")
     if log_variance is None or mean is None:
-        raise ValueError("original: expected the metrics mean and log_variance to have one")
+        raise ValueError(
+            "original: expected a value for the metrics mean and log_variance, got none"
+        )
     return float(np.exp(0.5 * log_variance)), float(np.ravel(mean)[0])
 
 
@@ -129,8 +130,8 @@ def _estimation_errors(run: xr.Dataset) -> tuple[Quantile, Quantile]:
     """Quantiles over chains of |sigma - sigma_n| and |mu - mu_n|: {level: f64[generation]}.
 
     Args:
-      run: a Gaussian's history, or its summary, between whose quantiles a normal score is
-        interpolated. In several dimensions mu's first entry is taken.
+      run: history, or summary, whose quantiles are interpolated linearly in the normal score. In
+        several dimensions mu's first entry is taken.
     """
     centres = _original_moments(run)
     if "log_variance" in run:
@@ -148,14 +149,14 @@ def _estimation_errors(run: xr.Dataset) -> tuple[Quantile, Quantile]:
 
 
 def _resampled(levels: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """f64[sample, generation] with these quantiles [generation, level], between them normal."""
+    """f64[sample, generation] with quantiles [generation, level], linear in the normal score."""
     scores = norm.ppf(levels)
     wanted = norm.ppf((np.arange(2000) + 0.5) / 2000)
     return np.stack([np.interp(wanted, scores, row) for row in quantiles], axis=1)
 
 
 def _quantile_of(samples: np.ndarray) -> Quantile:
-    """Of f64[sample, generation]; NaN samples are left out."""
+    """Quantile function of f64[sample, generation]; NaN samples are left out."""
 
     def quantile(level: float) -> np.ndarray:
         kept = [column[~np.isnan(column)] for column in samples.T]

@@ -5,13 +5,10 @@ import html
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-
-if TYPE_CHECKING:
-    pass
 
 _PathLike = str | os.PathLike[str]
 
@@ -33,7 +30,7 @@ th { border-bottom: 1px solid #888; } td { border-bottom: 1px solid #e6e6e6; }
 
 
 class Table(NamedTuple):
-    """Cells may be text, whole numbers, or floats (of which NaN is shown as a dash)."""
+    """A table; cells may be text, integers, or floats (NaN is shown as a dash)."""
 
     caption: str
     columns: Sequence[str]
@@ -41,7 +38,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page: paragraphs (parted by blank lines), figures {caption: PNG}, tables."""
+    """A part of the page: paragraphs (separated by blank lines), figures {caption: PNG}, tables."""
 
     heading: str
     text: str = ""
@@ -50,7 +47,7 @@ class Section(NamedTuple):
 
 
 def write(path: _PathLike, title: str, sections: Sequence[Section]) -> None:
-    """Writes one HTML file that needs no other: figures and style are inside it.
+    """Writes one HTML file that needs no others: figures and style are inlined.
 
     Args:
       path: of the file, local or gs://.

@@ -1,4 +1,4 @@
-"""A run's section of the report: what ran, when it collapsed, how it compares with closed forms."""
+"""A run's section of the report: its settings, collapse times, and comparison with closed forms."""
 
 import math
 import os
@@ -28,12 +28,12 @@ _PathLike = str | os.PathLike[str]
 def run_section(
     result: "Result", figure_paths: Mapping[str, _PathLike], expected: Curves
 ) -> Section:
-    """What ran, in plain words, when it collapsed, and how it compares with closed forms.
+    """Settings of a run in plain words, its collapse times, and how it compares with closed forms.
 
     Args:
-      result: of `collapse_jax.run`.
-      figure_paths: {name: PNG}, as `plots.save` returns them.
-      expected: the closed forms that hold for this run.
+      result: from `collapse_jax.run`.
+      figure_paths: {name: PNG file}, from `figures.save`.
+      expected: closed forms that hold for this run.
     """
     tables = [_collapse_table(result)]
     compared = _theory_table(result, expected)
@@ -41,13 +41,13 @@ def run_section(
         tables.append(compared)
     figures = {name.replace("_", " "): path for name, path in figure_paths.items()}
     heading = f"{result.family.name} under {result.regime.name}"
-    return Section(heading, _in_words(result, expected), figures, tables)
+    return Section(heading, _text(result, expected), figures, tables)
 
 
-def _in_words(result: "Result", expected: Curves) -> str:
+def _text(result: "Result", expected: Curves) -> str:
     summary, config = result.summary, result.config
     chains, size = number_of_chains(summary), sample_size(summary)
-    family, regime = (_settings(settings(summary, what)) for what in ("family", "regime"))
+    family, regime = (_settings(settings(summary, part)) for part in ("family", "regime"))
     text = (
         f"{_count(chains, 'chain')} of the family {result.family.name}"
         f"{_bracketed(description(summary))} ran for {_count(config.generations, 'generation')}"
@@ -60,15 +60,15 @@ def _in_words(result: "Result", expected: Curves) -> str:
     lost = int(np.sum(summary["nonfinite"].values >= 0))
     if lost:
         text += (
-            f" {_count(lost, 'chain')} of {chains:,} ({lost / chains:.2%}) turned non-finite and"
-            " from then on are left out of means and quantiles."
+            f" {_count(lost, 'chain')} of {chains:,} ({lost / chains:.2%}) turned non-finite;"
+            " means and quantiles leave these out from then on."
         )
     worst = largest_z(result, expected)
     if worst is not None:
         text += (
             f"\n\nThe largest |z| against a closed form is {abs(worst.z):.2f}: {worst.metric},"
             f" {worst.statistic}, generation {worst.generation} (n = {worst.n:,}). Neighbouring"
-            " generations are correlated, and there are many of them."
+            " generations are correlated."
         )
     return text
 
@@ -82,7 +82,7 @@ def _bracketed(text: str) -> str:
 
 
 def _settings(config: Mapping[str, Any]) -> str:
-    """A configuration in one line; settings that are long, off or said elsewhere are left out."""
+    """A configuration in one line; settings that are long, off or shown elsewhere are left out."""
     shown = [
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in config.items()
@@ -116,9 +116,9 @@ def _collapse_table(result: "Result") -> Table:
             )
         )
     return Table(
-        "Collapse: Kaplan\u2013Meier median over chains; a chain that does not get there within"
-        " the run, or turns non-finite before, is right-censored.",
-        ("event", "which is the", "chains", "share", "median generation", "95 % interval", "n"),
+        "Collapse: Kaplan\u2013Meier median over chains; a chain without the event within the run,"
+        " or non-finite before it, is right-censored.",
+        ("event", "definition", "chains", "share", "median generation", "95 % interval", "n"),
         lines,
     )
 
@@ -140,9 +140,9 @@ def _theory_table(result: "Result", expected: Curves) -> Table:
         if row.generation in chosen
     ]
     return Table(
-        "Measured against closed forms, z = (measured \u2212 theory) / SE; n finite chains. SE of"
-        " a variance is that of normal theory, value \u00d7 \u221a(2/(n \u2212 1)); the variance of"
-        " the metric mean is about the original's mean.",
+        "Measured against closed forms, z = (measured \u2212 theory) / SE; n finite chains. The SE"
+        " of a variance assumes a normal metric, value \u00d7 \u221a(2/(n \u2212 1)); the variance"
+        " of the metric mean is about the original's mean.",
         ("metric", "statistic", "generation", "measured", "SE", "theory", "z", "n"),
         lines,
     )

@@ -1,4 +1,4 @@
-"""What all figures share: style, axes, bands, theory lines, legends. `plots` composes them."""
+"""Elements that all figures share: style, axes, bands, theory lines, legends."""
 
 import re
 import textwrap
@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 Quantile = Callable[[float], np.ndarray]  # level -> f64[generation]
 
-# Okabe and Ito's palette, told apart with any colour vision.
+# Okabe and Ito's palette, distinguishable with any colour vision.
 COLOURS = BLUE, VERMILION, *_ = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9",
 )  # fmt: skip
@@ -44,18 +44,18 @@ STYLE: dict[Any, Any] = {
 _RAISED = str.maketrans(
     "-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
 )
-_MOST_LINES = 10  # of a vector metric in one panel
-_DECADES = 12  # that a log axis shows at most
+_MOST_LINES = 10  # lines of a vector metric in one panel
+_DECADES = 12  # largest range of a log axis
 
 
 def symbol(summary: xr.Dataset, name: str) -> str:
-    """A metric on an axis: its symbol, or its name where the family gives it none."""
+    """Axis label of a metric: its symbol, or its name if the family gives no symbol."""
     latex = _latex(summary, name)
     return f"${latex}$" if latex else plain(name.replace("_", " "))
 
 
 def expectation(summary: xr.Dataset, name: str) -> str:
-    """The mean of a metric, as the label of a closed form's line."""
+    """Label of the closed form of a metric's mean."""
     latex = _latex(summary, name)
     return rf"$E\,{latex}$" if latex else plain(f"expected {name.replace('_', ' ')}")
 
@@ -65,13 +65,13 @@ def _latex(summary: xr.Dataset, name: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text in which matplotlib sees no mathematics; whole powers are written as such."""
+    """Escapes mathematics in text for matplotlib; integer powers become superscripts."""
     raised = re.sub(r"\^(-?\d+)", lambda power: power[1].translate(_RAISED), text)
     return raised.replace("$", r"\$")
 
 
 def figure(title: str, subtitle: str, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side; the subtitle says what ran."""
+    """A figure with panels side by side; the subtitle describes the runs."""
     one = panels == 1
     made = Figure(figsize=(7.2, 4.6) if one else (10.8, 4.6), layout="constrained")
     heading = _wrapped(title[:1].upper() + title[1:], 74 if one else 112)
@@ -88,10 +88,16 @@ def _wrapped(text: str, letters: int) -> str:
 def generations(
     ax: Axes, dataset: xr.Dataset, log_above: int = 50, like: xr.Dataset | None = None
 ) -> np.ndarray:
-    """Prepares a generation axis, logarithmic for long runs (`like`: for that run's length).
+    """Prepares a generation axis, logarithmic for long runs.
+
+    Args:
+      ax: axes to prepare.
+      dataset: history or summary of the run.
+      log_above: number of generations above which the axis is logarithmic.
+      like: run whose length decides that, if it is not `dataset`.
 
     Returns:
-      Where to draw each generation; a single one is drawn as a short stretch (see `y`).
+      The x position of each generation; a single one is drawn as a short line (see `y`).
     """
     count = dataset.sizes["generation"]
     longest = count if like is None else like.sizes["generation"]
@@ -111,14 +117,14 @@ def generations(
 
 
 def y(values: np.ndarray) -> np.ndarray:
-    """f64[generation] as drawn: gaps where not finite; a single generation as a stretch."""
+    """f64[generation] as drawn: gaps where not finite; a single generation is a short line."""
     values = np.asarray(values, np.float64)
     values = np.where(np.isfinite(values), values, np.nan)
     return np.repeat(values, 2) if len(values) == 1 else values
 
 
 def quantiles(summary: xr.Dataset, name: str, entry: tuple[int, ...] = ()) -> Quantile:
-    """The function from a level to that quantile over chains, by generation."""
+    """A function from a level to that quantile over chains, f64[generation]."""
     of_metric = summary[f"{name}_quantile"]
     index: Any = (slice(None), *entry)
     return lambda level: y(of_metric.sel(quantile=level).values[index])
@@ -134,14 +140,16 @@ def spread(
     single: bool = False,
     half_only: bool = False,
 ) -> None:
-    """Median and bands over chains; just the line if there is a single chain."""
+    """Median and bands over chains; only a line for a single chain."""
     if single:
         ax.plot(x, quantile(0.5), color=colour, label=label or "the only chain")
         return
     if not half_only:
-        shade(ax, x, quantile(0.05), quantile(0.95), colour, "90 % of chains", alpha=0.16)
+        shade(
+            ax, x, quantile(0.05), quantile(0.95), colour=colour, label="90 % of chains", alpha=0.16
+        )
     name = "" if half_only else "50 % of chains"
-    shade(ax, x, quantile(0.25), quantile(0.75), colour, name, alpha=0.3)
+    shade(ax, x, quantile(0.25), quantile(0.75), colour=colour, label=name, alpha=0.3)
     ax.plot(x, quantile(0.5), color=colour, label=label or "median")
 
 
@@ -164,7 +172,7 @@ def shade(
 
 
 def theory(ax: Axes, x: np.ndarray, curve: np.ndarray | None, label: str) -> None:
-    """A closed form: dashed and dark; a marker where it is known at one generation only."""
+    """Draws a closed form dashed and dark, or as a marker if it is known at one generation only."""
     if curve is None or not np.any(np.isfinite(curve)):
         return
     values = y(curve)
@@ -191,7 +199,7 @@ def log_y(ax: Axes) -> None:
 
 
 def plain_log(ax: Axes) -> None:
-    """A log axis for y with enough labels and not too many; linear where it would look the same."""
+    """A log axis for y with a moderate number of labels; linear for a range below a factor of 3."""
     low, high = ax.dataLim.intervaly
     if low > 0 and high < 3 * low:
         return
@@ -210,14 +218,14 @@ def entries(
     curve: np.ndarray | None = None,
     label: str = "",
 ) -> None:
-    """One line an entry of a vector metric, in the colours of viridis.
+    """One line per entry of a vector metric, in the colours of viridis.
 
     Args:
       ax: where to draw.
       x: generations as drawn.
-      lines: {label: f64[generation]}; of many, a few evenly chosen.
+      lines: {label: f64[generation]}; if there are many, an evenly spaced selection is drawn.
       curve: f64[generation] or f64[generation, entry], with NaN for entries without a closed form.
-      label: of the closed form.
+      label: label of the closed form.
     """
     chosen = np.unique(np.linspace(0, len(lines) - 1, min(len(lines), _MOST_LINES)).round())
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.92, len(chosen)))
@@ -231,7 +239,7 @@ def entries(
 
 
 def legend(made: Figure, columns: int = 0, title: str = "") -> Figure:
-    """One legend for all panels, outside of them, each label once."""
+    """One legend for all panels, below them, with each label once."""
     found = {
         text: handle
         for ax in made.axes
@@ -257,28 +265,28 @@ def legend(made: Figure, columns: int = 0, title: str = "") -> Figure:
 
 
 def reached(data: xr.Dataset, generations: Sequence[int]) -> list[int]:
-    """Those of the generations that a run has reached, and its last, in order."""
+    """The given generations that a run has reached, and its last one, in order."""
     last = data.sizes["generation"] - 1
     return sorted({g for g in generations if g <= last} | {last})
 
 
 def shades(count: int) -> np.ndarray:
-    """Colours from light to dark, in the order of generations: f64[count, 4]."""
+    """Colours from light to dark for successive generations, f64[count, 4]."""
     return matplotlib.colormaps["viridis_r"](np.linspace(0.1, 1.0, count))
 
 
 def palette(count: int) -> Sequence[str]:
-    """Distinct colours for runs; more than six repeat."""
+    """Colours for runs; they repeat after six."""
     return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def with_units(text: str, units: str) -> str:
-    """An axis label; dimensionless quantities have no units."""
+    """An axis label with units, unless the quantity is dimensionless."""
     return text if units in ("", "1") else f"{text} [{plain(units)}]"
 
 
 def bin_labels(edges: np.ndarray) -> list[str]:
-    """Names of bins of probability with these lower edges; edges that are words name themselves."""
+    """Names of probability bins from their lower edges; edges that are text are names already."""
     if not np.issubdtype(np.asarray(edges).dtype, np.number):
         return [str(edge) for edge in edges]
     shown = [_number(float(edge)) for edge in edges]

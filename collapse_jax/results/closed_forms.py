@@ -1,7 +1,8 @@
-"""Closed forms of a run as its family names them, and what families share in naming them.
+"""Closed forms of a run, from its family, and helpers that families share.
 
-Keys are (metric, statistic): "mean" is E of the metric; "variance" is its variance over chains, but
-for the metric "mean" the mean squared distance from the original's mean, as the papers plot it.
+Keys are (metric, statistic): "mean" is the expectation of the metric; "variance" is its variance
+over chains, except for the metric "mean": there it is the mean squared distance from the original's
+mean, as the papers plot it.
 """
 
 import math
@@ -11,7 +12,7 @@ import numpy as np
 from collapse_jax.family import Curves, Family
 from collapse_jax.regimes import Regime
 
-# Var ln sigma^2 = 2n/nu up to which means of sigma^2 and W2^2 over chains are trustworthy.
+# Largest Var ln sigma^2 = 2n/nu at which means of sigma^2 and W2^2 over chains are reliable.
 HEAVY_TAILED = 0.5
 
 
@@ -20,13 +21,12 @@ def curves(family: Family, regime: Regime, generations: int, heavy_tailed: bool 
 
     Args:
       family, regime: of the run.
-      generations: its length; generation g has had g + 1 fits.
-      heavy_tailed: whether to keep values that a mean over chains does not settle on: right to
-        draw, wrong to test.
+      generations: length of the run; generation g follows g + 1 fits.
+      heavy_tailed: whether to keep expectations that a mean over chains does not converge to in
+        practice: for figures, not for tests.
 
     Returns:
-      {(metric, statistic): f64[generation, ...]}, NaN where a form says nothing; empty if there is
-      none.
+      {(metric, statistic): f64[generation, ...]}, NaN where no form applies; empty without forms.
     """
     found = {}
     for key, curve in family.closed_forms(regime, generations).items():
@@ -43,14 +43,14 @@ def training_sizes(regime: Regime, generations: int) -> list[int]:
 
 
 def settled(share: float, generations: int) -> np.ndarray:
-    """Generations by which the approach to a steady state is over, bool[generation].
+    """Whether a chain has reached its steady state, bool[generation].
 
     Args:
-      share: of real data in each training set, in (0, 1].
+      share: share of original data in each training set, in (0, 1].
       generations: length of the run.
 
     Returns:
-      Whether (1 - share)^2n, the distance from the steady state after n fits, is below 1e-4.
+      Whether (1 - share)^2n, the relative distance from the steady state after n fits, is < 1e-4.
     """
     fits = np.arange(1, generations + 1)
     decay = 2.0 * math.log1p(-share) if share < 1 else -math.inf

@@ -1,6 +1,6 @@
-"""From the records of a run to labelled datasets, and collapse times; no files.
+"""Labelled datasets from the records of a run, and collapse times; no files.
 
-Axis legend: chain, generation, and the dims that a family's vector metrics name.
+Axis legend: chain, generation, and the dims named by a family's vector metrics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from collapse_jax.results.totals import Totals
 
 
 def every_chain(cohorts: Sequence[Sequence[Part]], family: Family, generations: int) -> xr.Dataset:
-    """All values: one variable a metric with dims (chain, generation, ...)."""
+    """All values of all chains: one variable per metric with dims (chain, generation, ...)."""
     names = {**family.metrics, "finite": Metric("whether all parameters and metrics are finite")}
     data = {}
     for name, metric in names.items():
@@ -30,7 +30,7 @@ def every_chain(cohorts: Sequence[Sequence[Part]], family: Family, generations: 
 
 
 def totals(cohorts: Sequence[Sequence[Part]], generations: int) -> dict[str, Totals]:
-    """Totals over all cohorts, {metric: Totals with a leading generation axis}."""
+    """Totals over the chains of all cohorts: {metric: Totals with a leading generation axis}."""
     return {name: of_run(cohorts, name, generations) for name in cohorts[0][0][2]}
 
 

@@ -1,6 +1,6 @@
-"""What programs write of their chains, joined over chains and over generations.
+"""Records of compiled programs, joined over chains and over generations.
 
-A record is {metric: values [t, n, ...]}, or {metric: Totals [t, ...]} where summaries are kept.
+A record is {metric: values [t, n, ...]}, or {metric: Totals [t, ...]} if only summaries are kept.
 Axis legend: t generations, n chains.
 """
 
@@ -16,7 +16,7 @@ Part = tuple[int, int, Record]  # of generations [start, stop)
 
 
 def over_chains(records: Sequence[Record]) -> Record:
-    """One record of all chains, from those of batches or cohorts over the same generations."""
+    """Joins records of batches or cohorts over the same generations to one of all their chains."""
 
     def join(name: str) -> Any:
         values = [record[name] for record in records]
@@ -28,7 +28,7 @@ def over_chains(records: Sequence[Record]) -> Record:
 
 
 def over_generations(records: Sequence[Record]) -> Record:
-    """One record of all generations, from those of consecutive ones of the same chains."""
+    """Joins records of the same chains over consecutive generations."""
 
     def join(name: str) -> Any:
         values = [record[name] for record in records]
@@ -43,9 +43,12 @@ def of_run(cohorts: Sequence[Sequence[Part]], name: str, generations: int) -> An
     """One metric over all chains and generations of a run.
 
     Args:
-      cohorts: the parts of each.
+      cohorts: the parts of each cohort, in any order.
       name: of the metric.
-      generations: of the run.
+      generations: length of the run.
+
+    Raises:
+      ValueError: if the parts do not cover that many generations.
     """
 
     def of_cohort(parts: Sequence[Part]) -> Record:
@@ -60,7 +63,7 @@ def of_run(cohorts: Sequence[Sequence[Part]], name: str, generations: int) -> An
 
 
 def flatten(record: Record) -> dict[str, np.ndarray]:
-    """{metric: array or Totals} as {"metric" or "metric/field": array}, for files."""
+    """Turns {metric: array or Totals} into {"metric" or "metric/field": array}, for files."""
     flat: dict[str, np.ndarray] = {}
     for name, value in record.items():
         if isinstance(value, Totals):

@@ -1,6 +1,6 @@
-"""Statistics over chains per generation: from every value, or from totals made on the device.
+"""Statistics over chains by generation, from all values or from totals computed on the device.
 
-Either way the result has one layout, so plots and reports need not know how a run was kept.
+The layout is the same for both, so figures and reports do not depend on what a run keeps.
 """
 
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ def from_totals(
         sd = np.sqrt(np.divide(total.squares, count - 1, out=np.full_like(mean, np.nan),
                                where=count > 1))  # fmt: skip
         quantiles = _histogram_quantiles(total.histogram, edges(metric))
-        data |= _variables(name, metric, count, mean, sd, quantiles)
+        data |= _variables(name, metric, count=count, mean=mean, sd=sd, quantiles=quantiles)
     summary = _dataset(data, coords, chains)
     summary.attrs["quantiles"] = (
-        "linear within fixed histogram bins: right to within the bin they are in"
+        "linear within fixed histogram bins: accurate to the width of a bin"
     )
     return summary
 
@@ -44,7 +44,7 @@ def from_totals(
 def from_chains(
     history: xr.Dataset, metrics: Mapping[str, Metric], coords: Mapping[str, Any]
 ) -> xr.Dataset:
-    """A summary dataset from every chain's values; non-finite chains are left out."""
+    """A summary dataset from the values of all chains; non-finite chains are left out."""
     finite = history["finite"].values  # bool[chain, generation]
     data: dict[str, Any] = {}
     for name, metric in metrics.items():
@@ -58,14 +58,16 @@ def from_chains(
             quantiles = np.quantile(values, QUANTILES, axis=0)
         else:
             mean, sd, quantiles = _masked(np.where(mask, values, np.nan))
-        data |= _variables(name, metric, count, mean, sd, np.moveaxis(quantiles, 0, -1))
+        data |= _variables(
+            name, metric, count=count, mean=mean, sd=sd, quantiles=np.moveaxis(quantiles, 0, -1)
+        )
     summary = _dataset(data, coords, history.sizes["chain"])
     summary.attrs["quantiles"] = "exact"
     return summary
 
 
 def _masked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, sd and quantiles over the finite entries of axis 0; NaN where there are too few."""
+    """Mean, sd and quantiles over axis 0, ignoring NaN; NaN where there are too few values."""
     shape = values.shape[1:]
     columns = values.reshape(len(values), -1)
     mean, sd = np.full(columns.shape[1], np.nan), np.full(columns.shape[1], np.nan)
@@ -85,12 +87,12 @@ def _sd(values: np.ndarray) -> np.ndarray:
 
 
 def _histogram_quantiles(histogram: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Quantiles [..., q] of counts [..., bin], linear within a bin; edges [..., bin - 1]."""
+    """Quantiles [..., q] from counts [..., bin] and edges [..., bin - 1], linear within a bin."""
     cumulative = np.cumsum(histogram, axis=-1)
-    # The open-ended first and last bins have no width: their members lie at the outer edges.
+    # Values in the open-ended first and last bins are put at the outer edges.
     padded = np.concatenate([grid[..., :1], grid, grid[..., -1:]], axis=-1)
-    every = np.broadcast_to(padded, (*cumulative.shape[:-1], padded.shape[-1]))
-    flat, borders_of = (x.reshape(-1, x.shape[-1]) for x in (cumulative, every))
+    borders_of_all = np.broadcast_to(padded, (*cumulative.shape[:-1], padded.shape[-1]))
+    flat, borders_of = (x.reshape(-1, x.shape[-1]) for x in (cumulative, borders_of_all))
     result = np.full((len(flat), len(QUANTILES)), np.nan)
     for row, (counts, borders) in enumerate(zip(flat, borders_of, strict=True)):
         total = counts[-1]
@@ -115,8 +117,8 @@ def _variables(
 ) -> dict[str, Any]:
     dims = ("generation", *metric.dims)
 
-    def labelled(what: str) -> dict[str, Any]:
-        return {"long_name": f"{what} {metric.long_name}", "units": metric.units}
+    def labelled(statistic: str) -> dict[str, Any]:
+        return {"long_name": f"{statistic} {metric.long_name}", "units": metric.units}
 
     mean_attributes: dict[str, Any] = labelled("mean over finite chains of the")
     if metric.symbol:

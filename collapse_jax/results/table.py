@@ -1,7 +1,7 @@
 """A run's summary as a table: measured values, standard errors, closed forms and z-scores.
 
-Standard errors: sd / sqrt(n) of a mean; value * sqrt(2 / (n - 1)) of a variance, which is normal
-theory and too small where a metric has heavier tails than a normal. n counts finite chains.
+Standard errors: sd / sqrt(n) for a mean; value * sqrt(2 / (n - 1)) for a variance, which holds for
+normal metrics and is too small for heavier tails. n is the number of finite chains.
 """
 
 import json
@@ -17,18 +17,18 @@ from etils import epath
 from collapse_jax.family import Curves
 
 STATISTICS = ("mean", "variance")
-# Of a vector metric; one with more (pictures) has no lines, but is in history.nc.
+# Largest vector metric that is listed; larger ones (images) are in history.nc only.
 MOST_ENTRIES = 1000
 _LONG_NAME_PREFIX = "quantiles over finite chains of the "
 
 
 class Row(NamedTuple):
-    """One line of summary.csv; NaN where there is nothing to say."""
+    """One line of summary.csv; NaN for missing numbers."""
 
     generation: int
     metric: str
     statistic: str  # "mean" or "variance"
-    dims: str  # which entry of a vector metric, or ""
+    dims: str  # entry of a vector metric, or ""
     n: int  # finite chains
     value: float
     se: float
@@ -48,31 +48,31 @@ class Measured(NamedTuple):
 
 
 def metric_names(summary: xr.Dataset) -> list[str]:
-    """The metrics that a summary holds, in its order."""
+    """Names of the metrics in a summary, in its order."""
     return [str(v).removesuffix("_count") for v in summary.data_vars if str(v).endswith("_count")]
 
 
 def long_name(summary: xr.Dataset, name: str) -> str:
-    """A metric's long name, or its name."""
+    """A metric's long name, or its name if it has none."""
     text = str(summary[f"{name}_quantile"].attrs.get("long_name", name))
     return text.removeprefix(_LONG_NAME_PREFIX)
 
 
-def settings(dataset: xr.Dataset, what: str) -> dict[str, Any]:
-    """The configuration of the family or the regime, from the attributes that a run leaves."""
-    found: dict[str, Any] = json.loads(dataset.attrs.get(what, "{}"))
+def settings(dataset: xr.Dataset, part: str) -> dict[str, Any]:
+    """The configuration of the run's "family" or "regime", from the dataset's attributes."""
+    found: dict[str, Any] = json.loads(dataset.attrs.get(part, "{}"))
     return found
 
 
 def original(dataset: xr.Dataset, name: str) -> np.ndarray | None:
-    """A metric's value at the original itself, from a summary or a history; None if unknown."""
+    """A metric's value for the original itself, from a summary or a history; None if unknown."""
     of_summary = f"{name}_mean"
     value = dataset[of_summary if of_summary in dataset else name].attrs.get("original")
     return None if value is None else np.asarray(value, np.float64)
 
 
 def sample_size(dataset: xr.Dataset) -> str:
-    """M in words: a number, or the first and last of a schedule; "" where the regime has none."""
+    """The sample size M as text, or the first and last M of a schedule; "" if there is none."""
     samples = settings(dataset, "regime").get("samples")
     if isinstance(samples, Mapping):
         samples = samples.get("function", [])
@@ -82,9 +82,9 @@ def sample_size(dataset: xr.Dataset) -> str:
 
 
 def describe(*datasets: xr.Dataset) -> str:
-    """What ran, in one line: family, regime, M and number of chains.
+    """Family, regime, M and number of chains in one line.
 
-    Of several runs, what differs is listed: "gaussian, replace / accumulate, M = 100, 50 chains".
+    Differences between runs are listed: "gaussian, replace / accumulate, M = 100, 50 chains".
     """
     columns = zip(*(_parts(dataset) for dataset in datasets), strict=True)
     merged = [" / ".join(dict.fromkeys(filter(None, column))) for column in columns]
@@ -108,12 +108,12 @@ def _parts(dataset: xr.Dataset) -> list[str]:
 
 
 def description(dataset: xr.Dataset) -> str:
-    """What the family says of its settings."""
+    """The family's description of its settings."""
     return str(dataset.attrs.get("description", ""))
 
 
 def number_of_chains(dataset: xr.Dataset) -> int:
-    """Of a summary or a history."""
+    """The number of chains in a summary or a history."""
     return int(dataset.attrs.get("chains", dataset.sizes.get("chain", 0)))
 
 
@@ -125,12 +125,12 @@ def _with_details(name: str, details: Sequence[str]) -> str:
 def measured(summary: xr.Dataset, name: str, statistic: str) -> Measured:
     r"""A statistic over finite chains and its standard error.
 
-    The "variance" of the metric `mean` is the second moment about the original's mean, where that
-    is known: $E(\mu_n - \mu)^2$ = sd^2 (n - 1) / n + (mean - \mu)^2. Of every other it is sd^2.
+    The "variance" of the metric `mean` is the second moment about the original's mean, if that is
+    known: $E(\mu_n - \mu)^2$ = sd^2 (n - 1) / n + (mean - \mu)^2. For all other metrics it is sd^2.
 
     Args:
-      summary: of a run.
-      name: of a metric.
+      summary: summary of a run.
+      name: name of a metric.
       statistic: "mean" or "variance".
     """
     mean, sd, count = (
@@ -148,7 +148,7 @@ def measured(summary: xr.Dataset, name: str, statistic: str) -> Measured:
 
 
 def average(part: Measured) -> Measured:
-    """A vector metric's statistic averaged over its entries, which are taken as independent."""
+    """A vector metric's statistic averaged over its entries, assumed to be independent."""
     axes = tuple(range(1, part.value.ndim))
     entries = part.value[0].size
     se = np.sqrt(np.sum(part.se**2, axis=axes)) / entries
@@ -158,9 +158,9 @@ def average(part: Measured) -> Measured:
 def rows(summary: xr.Dataset, expected: Curves) -> Iterator[Row]:
     """The lines of summary.csv, by metric, statistic, entry and generation.
 
-    Vector metrics of more than `MOST_ENTRIES` entries are left out. A closed form f64[generation]
-    for the "variance" of a vector metric is that of the average over its entries
-    (E |mu_n - mu|^2 / d), which gets lines of its own; for its "mean" it holds for every entry.
+    Vector metrics with more than `MOST_ENTRIES` entries are left out. For vector metrics, a closed
+    form f64[generation] of the "variance" is that of the average over entries
+    (E |mu_n - mu|^2 / d), which gets separate lines; one of the "mean" holds for each entry.
     """
     for name in metric_names(summary):
         dims = summary[f"{name}_mean"].dims[1:]
@@ -176,21 +176,30 @@ def rows(summary: xr.Dataset, expected: Curves) -> Iterator[Row]:
             if theory is not None and dims and statistic == "variance" and np.ndim(theory) == 1:
                 label = f"mean over {' and '.join(map(str, dims))}"
                 missing = np.full((len(theory), 3), np.nan)
-                yield from _lines(name, statistic, label, average(found), missing, theory)
+                yield from _lines(
+                    name,
+                    statistic,
+                    label=label,
+                    found=average(found),
+                    quantiles=missing,
+                    theory=theory,
+                )
                 theory = None
             for entry in np.ndindex(found.value.shape[1:]):
                 yield from _lines(
                     name,
                     statistic,
-                    entry_label(summary[f"{name}_mean"], entry),
-                    Measured(*(array[:, *entry] for array in found)),
-                    quantiles[:, *entry],
-                    theory[:, *entry] if theory is not None and np.ndim(theory) > 1 else theory,
+                    label=entry_label(summary[f"{name}_mean"], entry),
+                    found=Measured(*(array[:, *entry] for array in found)),
+                    quantiles=quantiles[:, *entry],
+                    theory=theory[:, *entry]
+                    if theory is not None and np.ndim(theory) > 1
+                    else theory,
                 )
 
 
 def entry_label(array: xr.DataArray, entry: tuple[int, ...]) -> str:
-    """Which entry of a vector metric: "dimension=0"; array has the dims (generation, ...)."""
+    """Label of an entry of a vector metric, "dimension=0"; array dims are (generation, ...)."""
     return ", ".join(
         f"{dim}={array[dim].values[i] if dim in array.coords else i}"
         for dim, i in zip(array.dims[1:], entry, strict=True)
@@ -205,35 +214,35 @@ def _lines(
     quantiles: np.ndarray,
     theory: np.ndarray | None,
 ) -> Iterator[Row]:
-    """Lines of one entry; quantiles f64[generation, 3]."""
+    """Lines of one entry; `quantiles` is f64[generation, 3]."""
     closed = np.full(len(found.value), np.nan) if theory is None else np.asarray(theory, np.float64)
     scores = z_scores(found, closed)
     for generation, n in enumerate(found.n):
         yield Row(
-            generation,
-            name,
-            statistic,
-            label,
-            int(n),
-            float(found.value[generation]),
-            float(found.se[generation]),
-            float(quantiles[generation, 0]),
-            float(quantiles[generation, 1]),
-            float(quantiles[generation, 2]),
-            float(closed[generation]),
-            float(scores[generation]),
+            generation=generation,
+            metric=name,
+            statistic=statistic,
+            dims=label,
+            n=int(n),
+            value=float(found.value[generation]),
+            se=float(found.se[generation]),
+            q05=float(quantiles[generation, 0]),
+            q50=float(quantiles[generation, 1]),
+            q95=float(quantiles[generation, 2]),
+            theory=float(closed[generation]),
+            z=float(scores[generation]),
         )
 
 
 def z_scores(found: Measured, theory: np.ndarray) -> np.ndarray:
-    """(value - theory) / se; NaN where all chains agree (se = 0) or there is only one."""
+    """(value - theory) / se; NaN if all chains agree (se = 0) or there is only one."""
     difference = found.value - theory
     return np.divide(difference, found.se, out=np.full_like(difference, np.nan),
                      where=found.se > 0)  # fmt: skip
 
 
 def write_csv(path: str | os.PathLike[str], summary: xr.Dataset, expected: Curves) -> None:
-    """Writes summary.csv: the columns of `Row`, empty cells where there is no number."""
+    """Writes summary.csv: the columns of `Row`, with empty cells for NaN."""
     frame = pd.DataFrame(rows(summary, expected), columns=list(Row._fields))
     text = frame.to_csv(index=False, float_format="%.9g", lineterminator="\n")
     epath.Path(path).write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Sufficient statistics of a metric over chains, and the histogram edges they are binned by.
+"""Sufficient statistics of a metric over chains, and the edges of its histogram.
 
 Axis legend: t generations of a segment.
 """
@@ -14,9 +14,9 @@ BINS = 130  # of which the first and last are open-ended
 
 
 class Totals(NamedTuple):
-    """Sufficient statistics of finite chains, per generation and entry of a metric.
+    """Sufficient statistics over finite chains, per generation and entry of a metric.
 
-    Arrays of the device for one batch, of the host for several together.
+    JAX arrays for one batch, NumPy arrays for merged batches.
     """
 
     count: Any  # f32[t, ...]
@@ -26,7 +26,7 @@ class Totals(NamedTuple):
 
 
 def merge(batches: Sequence[Totals]) -> Totals:
-    """Totals of several batches together, in float64 and in order (Chan et al. 1983)."""
+    """Merges the totals of batches, in order and in float64 (Chan et al. 1983)."""
     first = batches[0]
     count, mean, squares = (np.asarray(x, np.float64) for x in first[:3])
     whole = Totals(count, mean, squares, np.asarray(first.histogram, np.int64))
@@ -46,7 +46,8 @@ def merge(batches: Sequence[Totals]) -> Totals:
 def edges(metric: Metric) -> np.ndarray:
     """The fixed edges between a metric's bins, uniform in asinh((x - centre) / scale).
 
-    f64[BINS - 1], or f64[entry, BINS - 1] where entries have their own centres.
+    Returns:
+      f64[BINS - 1], or f64[entry, BINS - 1] if entries have their own centres.
     """
     bottom, top = bin_range(metric)
     about_zero = metric.scale * np.sinh(np.linspace(bottom, top, BINS - 1))
@@ -54,6 +55,6 @@ def edges(metric: Metric) -> np.ndarray:
 
 
 def bin_range(metric: Metric) -> tuple[float, float]:
-    """The outer edges, in asinh((x - centre) / scale)."""
+    """The lowest and the highest edge, as values of asinh((x - centre) / scale)."""
     top = float(np.arcsinh(metric.limit / metric.scale))
     return 0.0 if metric.nonnegative else -top, top

@@ -1,1 +1,1 @@
-"""What survives a kill: work directories, checkpoints, signals."""
+"""Persistence: work directories, checkpoints, signals."""

@@ -1,9 +1,9 @@
-"""Where a run's progress is kept: in memory, or on disk with Orbax. The only Orbax import.
+"""Stores of a run's progress, in memory or on disk; the only module that imports Orbax.
 
-On disk a checkpoint is Orbax's tree of the state plus, in its metadata, the names and checksums of
-the immutable history parts that belong to it. A part counts only once a checkpoint names it, so a
-run killed at any moment resumes from the last commit. Everything is written by a thread of its own,
-since the chains need not wait for the disk.
+A checkpoint on disk is a tree saved by Orbax whose metadata hold the names and checksums of the
+immutable history parts that belong to it. A part is valid only once a checkpoint names it, so a run
+killed at any moment resumes from the last commit. A separate thread writes everything, so the
+chains do not wait for the disk.
 """
 
 import contextlib
@@ -23,27 +23,27 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from collapse_jax.data import files
+from collapse_jax.atomic import replacing
 from collapse_jax.results.records import Part, Record, flatten, unflatten
 from collapse_jax.saving.signals import Stopped
 
 _DAMAGED = ".damaged"
-_EMPTY = "empty"  # stands for a tree without leaves, which Orbax refuses
+_EMPTY = "empty"  # placeholder for a tree without leaves, which Orbax rejects
 
 
 class CheckpointError(RuntimeError):
-    """A run's saved progress cannot be read or written; the message names the path."""
+    """Saved progress cannot be read or written; the message names the path."""
 
 
 class Restored(NamedTuple):
     """A checkpoint read back."""
 
-    position: dict[str, Any]  # what `commit` was given
-    tree: Any  # NumPy arrays in the structure asked for
+    position: dict[str, Any]  # as given to `commit`
+    tree: Any  # NumPy arrays and keys, in the structure of the requested shapes
 
 
 class MemoryStore:
-    """Keeps the records of a run that is not to be resumed."""
+    """Records of a run without a workdir, which cannot be resumed."""
 
     def __init__(self) -> None:
         """An empty store."""
@@ -54,10 +54,10 @@ class MemoryStore:
         self._parts.append((start, stop, record))
 
     def commit(self, position: Mapping[str, Any], tree: Callable[[], Any]) -> None:
-        """Nothing to make durable."""
+        """Does nothing."""
 
     def restore(self, abstract: Callable[[Mapping[str, Any]], Any]) -> Restored | None:
-        """Nothing is ever there."""
+        """Always None."""
         del abstract
         return None
 
@@ -66,17 +66,17 @@ class MemoryStore:
         return self._parts
 
     def close(self) -> None:
-        """Nothing to wait for."""
+        """Does nothing."""
 
     def abandon(self) -> None:
-        """Nothing to leave behind."""
+        """Does nothing."""
 
 
 class DiskStore:
     """Durable records and states of one cohort of chains under a directory."""
 
     def __init__(self, directory: epath.Path, keep: int = 2) -> None:
-        """Opens (or creates) the store; `keep` is how many checkpoints stay."""
+        """Opens or creates the store; `keep` is the number of checkpoints to keep."""
         self._directory = directory
         self._history = directory / "history"
         self._log = directory / "committed"
@@ -91,7 +91,7 @@ class DiskStore:
         try:
             self._orbax = self._open(keep)
         except Exception:
-            # Orbax opens none if the metadata of one are damaged: those are set aside.
+            # Orbax opens no checkpoint if the metadata of one are damaged; that one is set aside.
             for path in (directory / "states").iterdir():
                 if path.name.isdigit() and not _metadata_readable(path):
                     path.rename(path.parent / f"{path.name}{_DAMAGED}")
@@ -101,8 +101,8 @@ class DiskStore:
         import orbax.checkpoint.experimental.v1 as ocp
 
         policies = ocp.training
-        # Of what a save costs, these are the parts that one process writing NumPy arrays can do
-        # without: a third of its CPU time.
+        # These steps take a third of a save's CPU time; one process that writes NumPy arrays does
+        # not need them.
         context = ocp.Context()
         context.array.saving.use_compression = False
         context.array.saving.enable_post_merge_validation = False
@@ -111,19 +111,19 @@ class DiskStore:
         return policies.Checkpointer(
             os.fspath(self._directory / "states"),
             context=context,
-            # The default policy skips a save while another is running.
+            # The default policy skips a save while another one is running.
             save_decision_policy=policies.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=policies.preservation_policies.LatestN(keep),
             cleanup_tmp_directories=True,
         )
 
     def append(self, start: int, stop: int, record: Record) -> None:
-        """Adds the record of generations [start, stop), a part that the next commit writes."""
+        """Adds the record of generations [start, stop), which the next commit writes."""
         self._unwritten.append((start, stop, record))
 
     def commit(self, position: Mapping[str, Any], tree: Callable[[], Any]) -> None:
-        """Saves all parts so far and the state that follows; returns while it is being written."""
-        # Orbax refuses arrays without entries; restoring makes them again from their shapes.
+        """Saves all parts so far and the state after them; returns before they are written."""
+        # Orbax rejects empty arrays; `restore` creates them from their shapes.
         leaves = [host for leaf in jax.tree.leaves(tree()) if (host := _host(leaf)).size]
         self._wait()
         parts, self._unwritten = self._unwritten, []
@@ -160,42 +160,42 @@ class DiskStore:
         """The newest intact checkpoint, or None if none was ever committed.
 
         Args:
-          abstract: position -> pytree of shapes and dtypes that was saved there.
+          abstract: position -> shapes and dtypes of the tree saved at that position.
 
         Raises:
           CheckpointError: if checkpoints were committed but none can be read.
         """
         found = sorted((m.step for m in self._orbax.checkpoints), reverse=True)
-        promised = self._committed()
+        committed = self._committed()
         present = {p.name for p in (self._directory / "states").iterdir() if p.name.isdigit()}
-        troubles = []
-        newest = max([*promised[-1:], *map(int, present)], default=-1)
+        problems = []
+        newest = max([*committed[-1:], *map(int, present)], default=-1)
         if newest > max(found, default=-1):
-            troubles.append(f"{self._directory / 'states' / str(newest)}: missing or incomplete")
+            problems.append(f"{self._directory / 'states' / str(newest)}: missing or incomplete")
         for step in found:
             path = self._directory / "states" / str(step)
             try:
                 metadata, arrays = self._read(step)
-            except Exception as error:  # whatever Orbax makes of damaged bytes
+            except Exception as error:  # Orbax raises various errors for damaged bytes
                 reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-                troubles.append(f"{path}: {reason}")
+                problems.append(f"{path}: {reason}")
                 continue
-            tree = _in_shape(path, arrays, abstract(metadata["position"]))
+            tree = _as_tree(path, arrays, abstract(metadata["position"]))
             self._listed = list(metadata["parts"])
-            for trouble in troubles:
+            for problem in problems:
                 warnings.warn(
-                    f"checkpoint skipped, going back to the one before: {trouble}", stacklevel=2
+                    f"checkpoint skipped, going back to the one before: {problem}", stacklevel=2
                 )
-            self._forget_after(step)
+            self._discard_after(step)
             return Restored(metadata["position"], tree)
-        # Before the first commit is logged there are at most two parts.
+        # There are at most two parts before the first commit is logged.
         parts = [path for path in self._history.iterdir() if path.suffix == ".npz"]
-        if not troubles and len(parts) > 2:
-            troubles.append(f"{self._directory / 'states'}: no checkpoints beside their history")
-        if troubles:
+        if not problems and len(parts) > 2:
+            problems.append(f"{self._directory / 'states'}: no checkpoints beside their history")
+        if problems:
             raise CheckpointError(
                 "no checkpoint can be read, and starting over would lose the run: "
-                + "; ".join(troubles)
+                + "; ".join(problems)
             )
         if self._begun:
             warnings.warn(
@@ -213,7 +213,7 @@ class DiskStore:
         ]
 
     def close(self) -> None:
-        """Waits for what is being written; its failure is raised here."""
+        """Waits for the current save, and raises its error if it fails."""
         try:
             self._wait()
         finally:
@@ -221,18 +221,18 @@ class DiskStore:
             self._orbax.close()
 
     def abandon(self) -> None:
-        """Closes on the way out of another error, which is the one to be reported."""
+        """Closes while another error is raised, which takes precedence."""
         reported = sys.exception()
         try:
             self.close()
         except Exception as error:
-            if isinstance(reported, Stopped):  # which promises that all is saved
+            if isinstance(reported, Stopped):  # it says that all progress is saved
                 raise
-            if not isinstance(reported, CheckpointError):  # of which this is an echo
+            if not isinstance(reported, CheckpointError):  # it has the same cause
                 warnings.warn(f"while closing {self._directory}: {error}", stacklevel=2)
 
     def _read(self, step: int) -> tuple[Mapping[str, Any], list[np.ndarray]]:
-        """A checkpoint's metadata and arrays, whose checksums and history parts are right."""
+        """A checkpoint's metadata and arrays, after verifying checksums and history parts."""
         metadata = self._orbax.metadata(step).custom_metadata
         if not metadata:
             raise CheckpointError("its metadata cannot be read")
@@ -256,11 +256,11 @@ class DiskStore:
     def _committed(self) -> list[int]:
         if not self._log.exists():
             return []
-        # Only ever one hint more to what is there, so a damaged line is none.
+        # The log only supplements the directories, so damaged lines are skipped.
         return [int(line) for line in self._log.read_bytes().split() if line.isdigit()]
 
-    def _forget_after(self, step: int) -> None:
-        """Removes broken later checkpoints and uncommitted parts, so their names are free."""
+    def _discard_after(self, step: int) -> None:
+        """Removes broken later checkpoints and uncommitted parts, to free their names."""
         for path in (self._directory / "states").iterdir():
             number = path.name.removesuffix(_DAMAGED)
             if number.isdigit() and (number != path.name or int(number) > step):
@@ -281,7 +281,7 @@ class DiskStore:
 
 @contextlib.contextmanager
 def explained(path: Any) -> Iterator[None]:
-    """Turns failures to write into one line that names the path and the cause."""
+    """Turns write errors into a CheckpointError of one line with the path and the cause."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:  # Orbax and TensorStore raise all three
@@ -296,16 +296,16 @@ def explained(path: Any) -> Iterator[None]:
         ) from error
 
 
-def _in_shape(path: epath.Path, arrays: list[np.ndarray], wanted: Any) -> Any:
-    """Arrays as a tree of these shapes."""
+def _as_tree(path: epath.Path, arrays: list[np.ndarray], wanted: Any) -> Any:
+    """Puts arrays into a tree with the shapes and dtypes of `wanted`."""
     leaves, structure = jax.tree.flatten(wanted)
     shapes = [_data_shape(leaf) for leaf in leaves]
     found, expected = [a.shape for a in arrays], [shape for shape in shapes if 0 not in shape]
     if found != expected:
-        raise CheckpointError(f"{path}: expected shapes {expected}, found {found}")
+        raise CheckpointError(f"{path}: expected shapes {expected}, got {found}")
     saved = iter(arrays)
     restored = [
-        np.zeros(shape, leaf.dtype) if 0 in shape else _unhost(next(saved), leaf)
+        np.zeros(shape, leaf.dtype) if 0 in shape else _from_host(next(saved), leaf)
         for shape, leaf in zip(shapes, leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, restored)
@@ -333,16 +333,16 @@ def _data_shape(leaf: Any) -> tuple[int, ...]:
     return tuple(leaf.shape)
 
 
-def _unhost(array: np.ndarray, leaf: Any) -> Any:
+def _from_host(array: np.ndarray, leaf: Any) -> Any:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        kinds: list[Any] = []  # asked of a tracer, since a mere shape and dtype are refused
+        kinds: list[Any] = []  # taken from a tracer: key_impl rejects a ShapeDtypeStruct
         jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)
         return jax.random.wrap_key_data(jnp.asarray(array), impl=kinds[0])
     return array
 
 
 def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
-    """Of the arrays, of where in the run they belong, and of the history that goes with them."""
+    """SHA-256 of the arrays, of their position in the run, and of the list of history parts."""
     covered = [metadata["position"], metadata["parts"]]
     digest = hashlib.sha256(json.dumps(covered, sort_keys=True).encode())
     for leaf in leaves:
@@ -352,9 +352,9 @@ def _digest(leaves: list[np.ndarray], metadata: Mapping[str, Any]) -> str:
 
 
 def write_durably(path: epath.Path, record: Record) -> str:
-    """Writes flattened arrays as .npz, flushed to the device; the SHA-256 of the file."""
+    """Writes a record as an .npz file, flushed to the device; returns the file's SHA-256."""
     flat: dict[str, Any] = flatten(record)
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         with temporary.open("wb") as file:
             np.savez(file, **flat)
         return hashlib.sha256(temporary.read_bytes()).hexdigest()

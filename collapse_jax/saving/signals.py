@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as requests: the runner saves at the next safe point and then leaves."""
+"""SIGTERM and Ctrl-C as requests: the runner saves at the next safe point and stops."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(Exception):
-    """A run left early, on request, with all its progress saved; `number` is the signal's."""
+    """A run stopped on request, with all progress saved; `number` is that of the signal."""
 
     def __init__(self, number: int, generation: int) -> None:
-        """`generation` is the last one that is complete."""
+        """`generation` is the last complete one; -1 if there is none."""
         self.number = number
         when = f"after generation {generation}" if generation >= 0 else "inside generation 0"
         super().__init__(
@@ -21,10 +21,10 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """A context in which the first SIGTERM or SIGINT only sets `requested`; a second one acts."""
+    """A context in which the first SIGTERM or SIGINT only sets `requested`; the second acts."""
 
     def __init__(self, active: bool) -> None:
-        """Does nothing unless `active`, nor outside the main thread, where signals can't be set."""
+        """Does nothing if not `active` or outside the main thread, where handlers cannot be set."""
         self.requested: int | None = None
         self._active = active and threading.current_thread() is threading.main_thread()
 
@@ -35,14 +35,14 @@ class StopSignal:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Restores the handlers that were there."""
+        """Restores the previous handlers."""
         if self._active:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
 
     def _request(self, number: int, frame: Any) -> None:
         del frame
-        if self.requested is not None:  # the user means it
+        if self.requested is not None:  # second request
             signal.signal(number, self._previous[signal.Signals(number)])
             signal.raise_signal(number)
         self.requested = number

@@ -1,6 +1,6 @@
-"""The files of a run beside its checkpoints: config.json, env.json; whether they allow a resume.
+"""A run's work directory: config.json and env.json, and the checks before a run is resumed.
 
-A workdir belongs to one process at a time: see `Workdir.lock`.
+Only one process at a time may use a workdir: see `Workdir.lock`.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ import jax
 from etils import epath
 
 from collapse_jax.arguments import SettingError
+from collapse_jax.atomic import replacing
 from collapse_jax.compiling import MATMUL_PRECISION
 from collapse_jax.config import differences, fingerprint
-from collapse_jax.data import files
 from collapse_jax.saving.checkpoint import CheckpointError, explained
 
-# what may change a result's bits
-_MATTERS = ("packages", "devices", "cpu", "matmul_precision")
+# Entries of env.json that may change a result's bits.
+_AFFECTS_BITS = ("packages", "devices", "cpu", "matmul_precision")
 _PACKAGES = ("collapse_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
 
@@ -30,7 +30,7 @@ class Workdir:
     """One run's directory, local or gs://."""
 
     def __init__(self, path: str) -> None:
-        """Creates the directory if need be."""
+        """Creates the directory if it does not exist."""
         self.path = epath.Path(path)
         self._local = "://" not in path
         if self._local:
@@ -42,10 +42,10 @@ class Workdir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps other processes out, on a local disk; falls with the process, however that ends.
+        """Locks a local workdir against other processes; the system releases it if this one dies.
 
         Raises:
-          ValueError: if another process is at work here.
+          ValueError: if another process holds the lock.
         """
         if not self._local:
             yield
@@ -66,7 +66,11 @@ class Workdir:
             held.release()
 
     def stored(self) -> dict[str, Any] | None:
-        """config.json of the run that is here already."""
+        """Content of config.json, or None if no run was started here.
+
+        Raises:
+          CheckpointError: if it is damaged, or missing beside checkpoints.
+        """
         path = self.path / "config.json"
         if not path.exists():
             if (self.path / "checkpoints").exists():
@@ -91,14 +95,14 @@ class Workdir:
         """Starts or resumes a run of this identity.
 
         Args:
-          identity: everything that changes results.
-          chains, generations: how far the run is to go; may grow between calls.
+          identity: all settings that change results.
+          chains, generations: size of the run; may grow between calls.
 
         Returns:
           The cohorts as (first chain, number of chains).
 
         Raises:
-          ValueError: if another run is here, or this one would shrink.
+          ValueError: if the workdir holds another run, or this one would shrink.
         """
         stored = self.stored()
         if stored is None:
@@ -150,26 +154,26 @@ class Workdir:
         return cohorts
 
     def write_text(self, name: str, content: str) -> None:
-        """Replaces a file as a whole: a killed run leaves the old or the new one."""
-        with explained(self.path / name), files.replacing(self.path / name) as temporary:
+        """Replaces a file as a whole: a killed run leaves either the old or the new one."""
+        with explained(self.path / name), replacing(self.path / name) as temporary:
             temporary.write_text(content)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self.write_text(name, json.dumps(content, indent=2) + "\n")
 
     def _check_environment(self, prng: str) -> None:
-        """Records where the run began and where it was continued; warns if those differ."""
+        """Records the environments of the run's start and of each resume; warns if they differ."""
         now = environment(prng)
         path = self.path / "env.json"
         places = [now]
         if path.exists():
             try:
                 places = json.loads(path.read_bytes())["places"]
-                then = {name: places[0][name] for name in _MATTERS}
+                then = {name: places[0][name] for name in _AFFECTS_BITS}
             except (ValueError, KeyError, IndexError, TypeError) as error:
                 warnings.warn(f"{path} cannot be read and is replaced: {error!r}", stacklevel=2)
-                places, then = [now], {name: now[name] for name in _MATTERS}
-            changed = differences(then, {name: now[name] for name in _MATTERS})
+                places, then = [now], {name: now[name] for name in _AFFECTS_BITS}
+            changed = differences(then, {name: now[name] for name in _AFFECTS_BITS})
             if changed:
                 warnings.warn(
                     "this run began in another environment, so its bits may change: "
@@ -182,7 +186,7 @@ class Workdir:
 
 
 def environment(prng: str) -> dict[str, Any]:
-    """Versions, devices, processor, arithmetic and source revision."""
+    """Versions, devices, processor, matrix-product precision and source revision."""
     devices = jax.devices()
     return {
         "prng": prng,
@@ -204,7 +208,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_features() -> str:
-    """A hash of the processor's instruction sets, on which compiled code depends."""
+    """Hash of the processor's instruction sets, which determine compiled code."""
     try:
         with open("/proc/cpuinfo") as file:
             flags = next((line for line in file if line.startswith(("flags", "Features"))), "")

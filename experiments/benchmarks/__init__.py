@@ -1,1 +1,1 @@
-"""What `experiments.benchmark` times: one module a suite, and the clock they share."""
+"""Suites of `experiments.benchmark`, one module each, and their common timing code."""

@@ -1,4 +1,4 @@
-"""What saving costs a run, and how fast history is written beside the disk's own rate."""
+"""Cost of saving during a run, and rate of writing history against the disk's own rate."""
 
 import functools
 import os
@@ -31,11 +31,11 @@ def cases(
     """All cases of the suite.
 
     Args:
-      chains: of each run.
-      generations: of the runs with keep=summary.
-      generations_kept: of the runs with keep=chains.
+      chains: chains of each run.
+      generations: generations of the runs with keep=summary.
+      generations_kept: generations of the runs with keep=chains.
       every: generations between checkpoints.
-      pairs: timings of which the median is taken.
+      pairs: number of timings, whose median is reported.
       samples: M of the Gaussian chains.
     """
     with tempfile.TemporaryDirectory(prefix="collapse_jax-benchmark-") as directory:
@@ -46,7 +46,7 @@ def cases(
 
 
 def _cost(directory: Path, samples: int, settings: dict[str, Any], pairs: int) -> Case:
-    """The same run with and without a workdir; both cut at the same generations."""
+    """The same run with and without a workdir, with segments that end at the same generations."""
     family, regime = families.gaussian(), regimes.replace(samples)
     keep, rows = settings["keep"], settings["chains"] * settings["generations"]
 
@@ -71,17 +71,24 @@ def _cost(directory: Path, samples: int, settings: dict[str, Any], pairs: int) -
         extra["history_megabytes"] = significant(history / _MEGABYTE)
         extra["history_megabytes_per_second_of_run"] = significant(history / saved / _MEGABYTE)
     name = f"checkpoint_every={settings['checkpoint_every']}, keep={keep}"
-    return Case("checkpoint", name, rows / saved, rows / unsaved, "the same run, not saved",
-                RATE, extra)  # fmt: skip
+    return Case(
+        suite="checkpoint",
+        case=name,
+        ours=rows / saved,
+        peer=rows / unsaved,
+        peer_name="the same run, not saved",
+        unit=RATE,
+        extra=extra,
+    )
 
 
 def _bytes_per_generation() -> int:
-    """Of one chain: five f32 metrics and the finite flag."""
+    """Bytes of one chain: five f32 metrics and the finite flag."""
     return 5 * 4 + 1
 
 
 def _history(directory: Path, chains: int, generations: int, repeats: int) -> Case:
-    """A record as a part of a run's history, against a plain fsynced write of its bytes."""
+    """Writing a record as a part of a run's history, against a plain fsynced write of its bytes."""
     rng, shape = np.random.default_rng(0), (generations, chains)
     record: dict[str, np.ndarray] = {
         name: rng.standard_normal(shape, dtype=np.float32) for name in families.gaussian().metrics
@@ -98,10 +105,17 @@ def _history(directory: Path, chains: int, generations: int, repeats: int) -> Ca
     ours, disk = (megabytes / float(np.median(times)) for times in (appending, writing))
     extra = {
         "megabytes": significant(megabytes),
-        "note": "ours also checksums what it wrote (SHA-256)",
+        "note": "ours also computes the file's SHA-256",
     }
-    return Case("checkpoint", "history written, keep=chains", ours, disk,
-                "plain write and fsync of the same bytes", "MB/s", extra)  # fmt: skip
+    return Case(
+        suite="checkpoint",
+        case="history written, keep=chains",
+        ours=ours,
+        peer=disk,
+        peer_name="plain write and fsync of the same bytes",
+        unit="MB/s",
+        extra=extra,
+    )
 
 
 def _write(path: Path, data: bytes) -> float:

@@ -30,12 +30,13 @@ def cases(
     """All cases of the suite.
 
     Args:
-      chains: independent chains, the same on both sides.
-      repeats: timings of which the median is taken.
-      generations: of a segment, the same on both sides.
-      data_dir: where WikiText-2 is; without it a Zipf law of the same size takes its place.
-      counts: i64[K], something else to be resampled.
-      with_breakdown: whether to measure where the time goes.
+      chains: number of chains, the same on both sides.
+      repeats: number of timings, whose median is reported.
+      generations: generations of a segment, the same on both sides.
+      data_dir: directory of WikiText-2; if it is not found, a Zipf distribution of the same size is
+        used.
+      counts: i64[K], other counts to resample.
+      with_breakdown: whether to measure the shares of drawing, metrics and recording.
     """
     name = "given counts"
     if counts is None:
@@ -58,29 +59,44 @@ def cases(
         extra["breakdown"] = breakdown(family, regimes.replace(draws), ours, repeats)
     note = {"note": "ours measures and records seven metrics, the peer only draws"}
     peer_name = "numpy multinomial"
-    yield Case("discrete", name, rate, plain, peer_name, RATE, {**extra, **note})
-    yield Case("discrete", f"{name} with metrics", rate, measured, f"{peer_name} and metrics",
-               RATE, extra)  # fmt: skip
+    yield Case(
+        suite="discrete",
+        case=name,
+        ours=rate,
+        peer=plain,
+        peer_name=peer_name,
+        unit=RATE,
+        extra={**extra, **note},
+    )
+    yield Case(
+        suite="discrete",
+        case=f"{name} with metrics",
+        ours=rate,
+        peer=measured,
+        peer_name=f"{peer_name} and metrics",
+        unit=RATE,
+        extra=extra,
+    )
 
 
 def _corpus(data_dir: str | None) -> tuple[str, np.ndarray]:
-    """A name for the case, and counts i64[K]."""
+    """The name of the case, and counts i64[K]."""
     try:
         return "wikitext", load_corpus(WIKITEXT_2, data_dir).counts
     except FileNotFoundError:
-        return "wikitext (not found: a Zipf law of its size)", zipf(_WORDS, _DRAWS)
+        return "wikitext (not found: a Zipf distribution of its size)", zipf(_WORDS, _DRAWS)
 
 
-def zipf(words: int, draws: int) -> np.ndarray:
+def zipf(symbols: int, draws: int) -> np.ndarray:
     """Counts inversely proportional to rank that sum to `draws`, each at least 1; i64[K]."""
-    weights = 1.0 / np.arange(1, words + 1)
-    counts = 1 + np.floor(weights / weights.sum() * (draws - words)).astype(np.int64)
+    weights = 1.0 / np.arange(1, symbols + 1)
+    counts = 1 + np.floor(weights / weights.sum() * (draws - symbols)).astype(np.int64)
     counts[: draws - int(counts.sum())] += 1
     return counts
 
 
 class NumpyDiscrete:
-    """Chains in a loop, each drawing with float64 probabilities counts / M."""
+    """Chains in a loop, drawing with float64 probabilities counts / M."""
 
     def __init__(
         self, family: Family, counts: np.ndarray, chains: int, generations: int, with_metrics: bool
@@ -89,13 +105,13 @@ class NumpyDiscrete:
         self._counts, self._chains, self._generations = counts, chains, generations
         self._with_metrics = with_metrics
         self._rng = np.random.default_rng(0)
-        self._law = counts / counts.sum()
-        self._log_law = np.log(self._law)
+        self._original = counts / counts.sum()
+        self._log_original = np.log(self._original)
         self._edges = np.asarray(family.coords["frequency_bin"])
-        self._bins = np.searchsorted(self._edges, self._law, side="right") - 1
+        self._bins = np.searchsorted(self._edges, self._original, side="right") - 1
         self._bin_sizes = np.maximum(np.bincount(self._bins, minlength=len(self._edges)), 1)
-        order = np.argsort(self._law, kind="stable")
-        self._tail = order[: np.searchsorted(np.cumsum(self._law[order]), _TAIL, side="right")]
+        order = np.argsort(self._original, kind="stable")
+        self._tail = order[: np.searchsorted(np.cumsum(self._original[order]), _TAIL, side="right")]
 
     def __call__(self) -> list[dict[str, np.ndarray]]:
         """The record, t * n rows of metrics; empty without metrics."""
@@ -109,7 +125,7 @@ class NumpyDiscrete:
         return record
 
     def measure(self, counts: np.ndarray, total: int) -> dict[str, np.ndarray]:
-        """The family's default metrics of one chain; only the words that are left are visited."""
+        """The family's default metrics of one chain, from the surviving words only."""
         alive = np.flatnonzero(counts)
         frequency = counts / total
         left = frequency[alive]
@@ -120,7 +136,7 @@ class NumpyDiscrete:
             "entropy": entropy,
             "heterozygosity": 1.0 - np.sum(left * left),
             "tail_mass": frequency[self._tail].sum(),
-            "total_variation": 0.5 * np.abs(frequency - self._law).sum(),
-            "kl": -np.sum(left * self._log_law[alive]) - entropy,
+            "total_variation": 0.5 * np.abs(frequency - self._original).sum(),
+            "kl": -np.sum(left * self._log_original[alive]) - entropy,
             "surviving_share": survivors / self._bin_sizes,
         }

@@ -1,9 +1,10 @@
-"""The statistical error alone, exact fits of the right class: the study's grid against rows.
+"""The statistical error alone, with exact fits of the right class: the study's grid against rows.
 
-Only these lanes have peers: of the Gaussian SciPy and NumPy, of the mixture scikit-learn. Infinite
-data (expressivity, approximation) need the grid, and the neural density has no library. Peers draw
-M rows where the study draws the counts of 501 points; it measures three distances, the Gaussian's
-peers KL(truth || model) and scikit-learn none. Axis legend: n chains, t fits, M samples.
+Only these lanes have peers: SciPy and NumPy for the Gaussian, scikit-learn for the mixture.
+Infinite data (expressivity, approximation) need the grid, and no library fits the neural density.
+Peers draw M rows where the study draws counts of 501 points. The study measures three distances,
+the Gaussian's peers KL(original || model), scikit-learn none. Axis legend: n chains, t fits,
+M samples.
 """
 
 import copy
@@ -26,9 +27,9 @@ from .timing import RATE, Case, Work, interleaved
 _Draw = Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]
 
 _NOTES = {
-    "numpy rows": "a draw and a fit cost M, on the grid the same for every M",
-    "numpy exact": "a Gaussian's moments are two random numbers, where the grid, for all classes,"
-    " draws 501; collapse_jax.families.gaussian does as the peer",
+    "numpy rows": "draw and fit are O(M), on the grid O(1)",
+    "numpy exact": "a Gaussian's moments are two random numbers; the grid draws 501 for all"
+    " classes; collapse_jax.families.gaussian works as the peer",
     "scikit-learn, tol=1e-5": "the peer stops EM early",
 }
 
@@ -44,10 +45,10 @@ def cases(
     """All cases of the suite, as they are measured.
 
     Args:
-      chains, generations: of our side, and at most of the peers that draw rows.
-      repeats: timings of which the median is taken.
+      chains, generations: size of our side, and upper limits for the peers that draw rows.
+      repeats: number of timings, whose median is reported.
       few, many: the sample sizes M.
-      rows: that a peer draws in a call, at least M; scikit-learn a hundredth.
+      rows: rows that a peer draws per call, at least M; scikit-learn draws a hundredth.
     """
     config = ErrorSourcesConfig()
     early = {"gaussian": config.gaussian_steps, "gmm": config.mixture_steps,
@@ -75,16 +76,23 @@ def cases(
             times = interleaved(works, repeats)
             rate, *rates = (work.rows / time for work, time in zip(works, times, strict=True))
             for peer, peer_rate in zip(peers, rates, strict=True):
-                yield Case("error_sources", f"{name}, M={samples}", rate, peer_rate, peer, RATE,
-                           {"note": _NOTES.get(peer, "")})  # fmt: skip
+                yield Case(
+                    suite="error_sources",
+                    case=f"{name}, M={samples}",
+                    ours=rate,
+                    peer=peer_rate,
+                    peer_name=peer,
+                    unit=RATE,
+                    extra={"note": _NOTES.get(peer, "")},
+                )
 
 
 class Grid:
     """The study's program for the statistical lanes of one class, fetched to the host."""
 
     def __init__(self, learner: Learner, samples: int, chains: int, generations: int) -> None:
-        """Fits the population."""
-        plan = study.plan(learner, log_masses(THREE_MODES), [samples], samples, chains)
+        """Plans and compiles the lanes."""
+        plan = study.plan(learner, log_masses(THREE_MODES), [samples], size=samples, chains=chains)
         exact = jax.tree.map(lambda leaf: leaf[:chains], plan.exact)
         early = jax.tree.map(lambda leaf: leaf[:0], plan.early)
         plan = plan._replace(exact=exact, early=early)
@@ -106,7 +114,7 @@ class ScipyGaussian:
         self.rows = chains * generations
 
     def __call__(self) -> np.ndarray:
-        """KL(truth || model), f32[t, n]."""
+        """KL(original || model), f32[t, n]."""
         record = np.empty(self._shape, np.float32)
         mean = log_scale = np.zeros(self._shape[1], np.float32)
         bias = np.float32(0.5 * np.log1p(-1 / self._samples))
@@ -126,10 +134,10 @@ def draw_by_scipy(rng: np.random.Generator, n: int, samples: int) -> tuple[np.nd
 
 
 class ScikitLearnFits:
-    """The mixture's chains in a loop: sample it, refit it from where it stands."""
+    """The mixture's chains in a loop: each model is refitted to its samples from its parameters."""
 
     def __init__(self, samples: int, chains: int, generations: int, tolerance: float) -> None:
-        """Fits generation 0 from the truth, which is not timed; tolerance 0: as many steps."""
+        """Fits generation 0 from the original, untimed; tolerance 0 gives as many steps as ours."""
         from sklearn.mixture import GaussianMixture
 
         self._samples, self._chains, self._generations = samples, chains, generations
@@ -147,7 +155,7 @@ class ScikitLearnFits:
         self._fit(self._first, data[:, None])
 
     def __call__(self) -> None:
-        """Fits after the first, of every chain."""
+        """All fits after the first, of every chain."""
         for _ in range(self._chains):
             model = copy.deepcopy(self._first)
             for _ in range(self._generations):

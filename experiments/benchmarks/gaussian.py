@@ -23,7 +23,7 @@ from .timing import (
     significant,
 )
 
-# Numbers that NumPy draws at a time: few enough to stay in cache, faster than all at once.
+# Numbers that NumPy draws at a time, few enough to stay in cache: faster than all at once.
 _BLOCK = 2**17
 _TAIL = 0.02
 _METRICS = ("mean", "log_variance", "w2_squared", "kl", "tail_mass")
@@ -45,16 +45,20 @@ def cases(
     """All cases of the suite, as they are measured.
 
     Args:
-      chains: of the exact cases on our side.
-      repeats: timings of which the median is taken.
-      generations: of a segment in the exact cases.
+      chains: chains of the exact cases on our side.
+      repeats: number of timings, whose median is reported.
+      generations: generations of a segment in the exact cases.
       few, many: the sample sizes M of the exact cases.
       rows: M of the rows case.
       rows_chains, rows_generations: size of the rows case, the same on both sides.
-      prngs: of the rows case, of which the best counts.
+      prngs: generators of the rows case, of which the fastest is reported.
     """
-    yield from _exact_cases(chains, repeats, generations, few, many)
-    yield _rows_case(rows, rows_chains, rows_generations, repeats, prngs)
+    yield from _exact_cases(
+        chains=chains, repeats=repeats, generations=generations, few=few, many=many
+    )
+    yield _rows_case(
+        samples=rows, chains=rows_chains, generations=rows_generations, repeats=repeats, prngs=prngs
+    )
 
 
 def _exact_cases(
@@ -76,23 +80,58 @@ def _exact_cases(
     facts = {"chains": chains, "generations": generations, "batch": ours.batch, "keep": ours.keep}
     compiling = {"compile_seconds": significant(ours.compile_seconds)}
     compiling_many = {"compile_seconds": significant(ours_many.compile_seconds)}
-    yield Case("gaussian", f"exact M={few}", fast, rows_few, "numpy rows", RATE,
-               {"target": ">= 15", **compiling, **facts})  # fmt: skip
-    yield Case("gaussian", f"exact M={many}", fast_many, rows_many, "numpy rows", RATE,
-               {"target": ">= 1000", "note": "algorithmic: O(1) against O(M)",
-                **compiling_many, **facts})  # fmt: skip
+    yield Case(
+        suite="gaussian",
+        case=f"exact M={few}",
+        ours=fast,
+        peer=rows_few,
+        peer_name="numpy rows",
+        unit=RATE,
+        extra={"target": ">= 15", **compiling, **facts},
+    )
+    yield Case(
+        suite="gaussian",
+        case=f"exact M={many}",
+        ours=fast_many,
+        peer=rows_many,
+        peer_name="numpy rows",
+        unit=RATE,
+        extra={
+            "target": ">= 1000",
+            "note": "algorithmic: O(1) against O(M)",
+            **compiling_many,
+            **facts,
+        },
+    )
     shares = breakdown(family, regimes.replace(few), ours, repeats)
-    yield Case("gaussian", "exact against exact", fast, exact, "numpy exact", RATE,
-               {"target": "aim >= 1", **compiling, **facts, "breakdown": shares})  # fmt: skip
-    yield Case("gaussian", "flat in M", fast_many, fast, f"ours, M={few}", RATE,
-               {"target": "0.8 to 1.2", "note": f"ours at M={many}"})  # fmt: skip
+    yield Case(
+        suite="gaussian",
+        case="exact against exact",
+        ours=fast,
+        peer=exact,
+        peer_name="numpy exact",
+        unit=RATE,
+        extra={"target": "aim >= 1", **compiling, **facts, "breakdown": shares},
+    )
+    yield Case(
+        suite="gaussian",
+        case="flat in M",
+        ours=fast_many,
+        peer=fast,
+        peer_name=f"ours, M={few}",
+        unit=RATE,
+        extra={"target": "0.8 to 1.2", "note": f"ours at M={many}"},
+    )
 
 
 def _rows_case(
     samples: int, chains: int, generations: int, repeats: int, prngs: Sequence[Prng]
 ) -> Case:
     family, regime = families.gaussian(sampler="rows"), regimes.replace(samples)
-    segments = {prng: Segment(family, regime, chains, generations, prng) for prng in prngs}
+    segments = {
+        prng: Segment(family, regime, chains=chains, generations=generations, prng=prng)
+        for prng in prngs
+    }
     peer = NumpyGaussian(draw_rows, samples, chains, generations)
     *times, peer_time = interleaved([*segments.values(), peer], repeats)
     rates = {
@@ -108,7 +147,15 @@ def _rows_case(
         "generations": generations,
     }
     peer_rate = peer.rows / peer_time
-    return Case("gaussian", f"rows M={samples}", rates[best], peer_rate, "numpy rows", RATE, extra)
+    return Case(
+        suite="gaussian",
+        case=f"rows M={samples}",
+        ours=rates[best],
+        peer=peer_rate,
+        peer_name="numpy rows",
+        unit=RATE,
+        extra=extra,
+    )
 
 
 class NumpyGaussian:
@@ -157,7 +204,7 @@ def draw_rows(rng: np.random.Generator, n: int, samples: int) -> tuple[np.ndarra
 
 
 def draw_moments(rng: np.random.Generator, n: int, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same two from their laws: N(0, 1/M) and chi-square with M - 1 degrees of freedom."""
+    """Both from their distributions: N(0, 1/M), and chi-square with M - 1 degrees of freedom."""
     half = 0.5 * (samples - 1)
     mean = rng.standard_normal(n, dtype=np.float32) / np.float32(np.sqrt(samples))
     gamma = rng.standard_gamma(half, n, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Mixtures under replace: our segment against scikit-learn's GaussianMixture in a loop over chains.
 
-Both sides fit with the same tolerance, each generation from the model before; ours also measures
-and records the family's metrics, which the peer does not. Axis legend: t generations, N samples.
+Both sides fit with the same tolerance, starting from the previous generation's model; only ours
+measures and records the family's metrics. Axis legend: t generations, N samples.
 """
 
 import copy
@@ -45,16 +45,23 @@ def cases(
     """All cases of the suite.
 
     Args:
-      chains: of our side.
-      repeats: timings of which the median is taken.
-      generations: of a segment, the same on both sides, so that EM finds the same work.
+      chains: chains of our side.
+      repeats: number of timings, whose median is reported.
+      generations: generations of a segment, the same on both sides for equal work of EM.
       samples: N of the speed cases.
       many: N of the memory case.
-      peer_chains: of the peer, one after the other.
-      originals: what is fitted first.
+      peer_chains: chains of the peer, one after the other.
+      originals: names of the original mixtures.
     """
     for name in originals:
-        yield from _speed(name, chains, repeats, generations, samples, peer_chains)
+        yield from _speed(
+            name,
+            chains=chains,
+            repeats=repeats,
+            generations=generations,
+            samples=samples,
+            peer_chains=peer_chains,
+        )
     yield _memory(chains, many)
 
 
@@ -70,7 +77,9 @@ def _speed(
     family, regime = _family(original), regimes.replace(samples)
     ours = Segment(family, regime, chains, generations)
     peers = [
-        ScikitLearnGmm(original, samples, peer_chains, generations, dtype)
+        ScikitLearnGmm(
+            original, samples=samples, chains=peer_chains, generations=generations, dtype=dtype
+        )
         for dtype in (np.float64, np.float32)
     ]
     works: list[Work] = [ours, *peers]
@@ -87,18 +96,23 @@ def _speed(
     }
     for dtype, peer, peer_rate in zip(("float64", "float32"), peers, (double, single), strict=True):
         yield Case(
-            "gmm", f"{original}, N={samples}", rate, peer_rate, f"scikit-learn {dtype}", RATE,
-            {**extra, "peer_em_iterations": significant(peer.iterations)},
-        )  # fmt: skip
+            suite="gmm",
+            case=f"{original}, N={samples}",
+            ours=rate,
+            peer=peer_rate,
+            peer_name=f"scikit-learn {dtype}",
+            unit=RATE,
+            extra={**extra, "peer_em_iterations": significant(peer.iterations)},
+        )
 
 
 class ScikitLearnGmm:
-    """Chains in a loop: sample the mixture, refit it from where it stands."""
+    """Chains in a loop: each model is refitted to its samples from its parameters."""
 
     def __init__(
         self, original: str, samples: int, chains: int, generations: int, dtype: DTypeLike
     ) -> None:
-        """Fits generation 0, which is not timed."""
+        """Fits generation 0, untimed."""
         from sklearn.mixture import GaussianMixture
 
         self._samples, self._generations, self._dtype = samples, generations, dtype
@@ -126,19 +140,26 @@ class ScikitLearnGmm:
 
 
 def _memory(chains: int, samples: int) -> Case:
-    """Peak memory of a process of its own that runs two generations."""
+    """Peak memory of a separate process that runs two generations."""
     code = f"from {__package__} import gmm; gmm.print_peak({chains}, {samples})"
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )  # fmt: skip
     peak = float(done.stdout)
-    extra = {"target": "< 4 GB", "note": "ratio: of the limit to ours", "peak_gigabytes": peak}
-    return Case("gmm", f"chains that fit into 4 GB at N={samples}", chains * 4.0 / peak,
-                float(chains), "those that ran", "chains", extra)  # fmt: skip
+    extra = {"target": "< 4 GB", "note": "ratio of the limit to ours", "peak_gigabytes": peak}
+    return Case(
+        suite="gmm",
+        case=f"chains that fit into 4 GB at N={samples}",
+        ours=chains * 4.0 / peak,
+        peer=float(chains),
+        peer_name="chains run",
+        unit="chains",
+        extra=extra,
+    )
 
 
 def print_peak(chains: int, samples: int) -> None:
-    """Runs two generations and prints the most memory this process ever held, GB."""
+    """Runs two generations and prints the peak memory of this process, GB."""
     import collapse_jax
 
     from .. import launch
@@ -147,5 +168,5 @@ def print_peak(chains: int, samples: int) -> None:
     regime = regimes.replace(samples)
     result: Any = collapse_jax.run(_family("two-gaussians"), regime, chains=chains, generations=2)
     if not bool(result.history["finite"].all()):
-        raise AssertionError("the run has chains that are not finite")
+        raise AssertionError("expected finite chains only")
     print(significant(peak_gigabytes()))

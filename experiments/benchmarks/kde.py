@@ -1,8 +1,8 @@
 """Kernel densities under replace, 1-D, Scott's rule: our segment against NumPy and scikit-learn.
 
-All draw rows from a kernel density and fit the next one to them. scikit-learn's is a loop over
-chains; NumPy does all chains at once, with and without our metrics. Axis legend: n chains, t
-generations, M rows.
+All draw rows from a kernel density and fit the next one to them. scikit-learn runs in a loop over
+chains, NumPy on all chains at once, with and without our metrics. Axis legend: n chains,
+t generations, M rows.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ from .timing import (
     significant,
 )
 
-# Numbers that NumPy draws at a time: few enough to stay in cache, faster than all at once.
+# Numbers that NumPy draws at a time, few enough to stay in cache: faster than all at once.
 _BLOCK = 2**17
 _TAIL = 0.02
 _NOTES = {
-    "numpy": "the peer measures nothing",
-    "scikit-learn": "the peer measures nothing",
+    "numpy": "the peer computes no metrics",
+    "scikit-learn": "the peer computes no metrics",
 }
 
 
@@ -46,12 +46,12 @@ def cases(
     """All cases of the suite, as they are measured.
 
     Args:
-      chains: of our side at `few` rows; with more rows as many fewer, so that the work is the same.
-      repeats: timings of which the median is taken.
-      generations: of a segment; a quarter of it for NumPy, an eighth for scikit-learn.
+      chains: chains of our side at `few` rows; inversely proportional to the number of rows.
+      repeats: number of timings, whose median is reported.
+      generations: generations of a segment; a quarter for NumPy, an eighth for scikit-learn.
       few, many: numbers of rows M.
-      peer_chains: of scikit-learn at `few` rows, one after the other.
-      with_breakdown: whether to measure where the time goes.
+      peer_chains: chains of scikit-learn at `few` rows, one after the other.
+      with_breakdown: whether to measure the shares of drawing, metrics and recording.
     """
     for samples in (few, many):
         scaled, scaled_peer = (max(1, n * few // samples) for n in (chains, peer_chains))
@@ -75,7 +75,15 @@ def cases(
             facts["breakdown"] = breakdown(family, regime, ours, repeats)
         for name, peer_rate in zip(peers, rates, strict=True):
             extra = {**facts, "note": _NOTES.get(name, "")}
-            yield Case("kde", f"M={samples}", rate, peer_rate, name, RATE, extra)
+            yield Case(
+                suite="kde",
+                case=f"M={samples}",
+                ours=rate,
+                peer=peer_rate,
+                peer_name=name,
+                unit=RATE,
+                extra=extra,
+            )
 
 
 class NumpyKde:
@@ -84,7 +92,7 @@ class NumpyKde:
     def __init__(
         self, samples: int, chains: int, generations: int, with_metrics: bool = True
     ) -> None:
-        """Draws the real rows, which is not timed; `with_metrics` adds the family's defaults."""
+        """Draws the original rows, untimed; `with_metrics` adds the family's default metrics."""
         self._samples, self._generations, self._with_metrics = samples, generations, with_metrics
         self._rng = np.random.default_rng(0)
         self._first = self._rng.standard_normal((chains, samples), dtype=np.float32)
@@ -115,7 +123,7 @@ class NumpyKde:
 
 
 def measure(rows: np.ndarray, bandwidth: np.ndarray) -> dict[str, np.ndarray]:
-    """The default metrics, of densities on rows f32[n, M], against N(0, 1); f32[n]."""
+    """The default metrics f32[n], against N(0, 1), of densities with kernels at rows f32[n, M]."""
     quantile = np.float32(-ndtri(_TAIL / 2))
     mean, variance = rows.mean(axis=1), rows.var(axis=1) + bandwidth**2
     log_variance, width = np.log(variance), bandwidth[:, None]
@@ -132,10 +140,10 @@ def measure(rows: np.ndarray, bandwidth: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class ScikitLearnKde:
-    """Chains in a loop: sample the density, fit the next one to the rows."""
+    """Chains in a loop: each density is fitted to rows sampled from the previous one."""
 
     def __init__(self, samples: int, chains: int, generations: int) -> None:
-        """Draws the real rows, which is not timed."""
+        """Draws the original rows, untimed."""
         self._first = np.random.default_rng(0).standard_normal((chains, samples, 1))
         self._factor = float(theory.kde_bandwidth_factor("scott", samples))
         self._generations = generations
@@ -148,7 +156,7 @@ class ScikitLearnKde:
         random, last = np.random.RandomState(0), []  # noqa: NPY002
         for rows in self._first:
             for _ in range(self._generations):
-                # Its own "scott" leaves the rows' standard deviation out.
+                # Its own "scott" omits the rows' standard deviation.
                 bandwidth = self._factor * rows.std(ddof=1)
                 model = KernelDensity(bandwidth=bandwidth).fit(rows)
                 rows = model.sample(len(rows), random_state=random)

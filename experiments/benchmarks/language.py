@@ -1,7 +1,7 @@
-"""One whole generation of a language model, stage by stage, beside transformers with PyTorch.
+"""One whole generation of a language model, by stage, against transformers with PyTorch.
 
-Fit, decode and measure are those of the family, as the engine drives them; the other side does the
-same work by the means that its users have. Weights are random and the same on both sides.
+Fit, decode and measure are the family's, called by the engine; the other side does the same work
+with the public interface of transformers. Weights are random and the same on both sides.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ _BEAMS = 5
 def cases(
     repeats: int = 5, config: Config | None = None, blocks: int = 16, length: int = 64
 ) -> Iterator[Case]:
-    """Tokens a second of a training set's blocks, by stage and of all of a generation.
+    """Tokens of the training set per second, by stage and for the whole generation.
 
     Args:
-      repeats: timings of which the median is taken.
-      config: of the model; OPT-125m's if None.
-      blocks: of the training set, one step of the optimizer; as many are validation and test.
+      repeats: number of timings, whose median is reported.
+      config: configuration of the model; OPT-125m's if None.
+      blocks: blocks of the training set, all in one step; as many for validation and test.
       length: tokens of a block.
     """
     config = config or Config(dropout=0.0)
@@ -51,7 +51,7 @@ def cases(
             "length": length, "blocks": blocks, "epochs": 1, "batch": blocks, "beams": _BEAMS,
             "decode_batch": blocks, "test_blocks": blocks, "kept_blocks": 0, "prompt": "",
         }  # fmt: skip
-        family = language(base, text, **grouped(language, settings))
+        family = language(base, **grouped(language, {**settings, "dataset": text}))
         regime = regimes.replace(blocks)
         ours, peers = _Generation(family, regime), _peer(family, base, text, settings)
         times: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
@@ -66,9 +66,14 @@ def cases(
         )
         extra = {"seconds": significant(seconds), "peer_seconds": significant(peer_seconds)}
         yield Case(
-            "language", f"{name}, {blocks} blocks", tokens / seconds, tokens / peer_seconds,
-            "transformers", "tokens/s", extra,
-        )  # fmt: skip
+            suite="language",
+            case=f"{name}, {blocks} blocks",
+            ours=tokens / seconds,
+            peer=tokens / peer_seconds,
+            peer_name="transformers",
+            unit="tokens/s",
+            extra=extra,
+        )
 
 
 def _total(seconds: Mapping[str, float], name: str) -> float:
@@ -77,7 +82,7 @@ def _total(seconds: Mapping[str, float], name: str) -> float:
 
 @contextlib.contextmanager
 def _places(config: Config, blocks: int, length: int) -> Iterator[tuple[str, str]]:
-    """A model of random weights with a tokenizer, and a text of which there is enough."""
+    """Directories of a random model with its tokenizer, and of a text that is long enough."""
     from collapse_jax.data.text_splits import load_text
 
     rows = load_text("pydoc-topics").train
@@ -86,14 +91,14 @@ def _places(config: Config, blocks: int, length: int) -> Iterator[tuple[str, str
         text.mkdir()
         tokenizer.train(rows, min(4096, config.vocabulary)).save(base)
         weights.save(base, config, opt.init(config, jax.random.key(0)))
-        part = "".join(rows)[: 8 * blocks * length]  # a token has a few letters
+        part = "".join(rows)[: 8 * blocks * length]  # a token has fewer than 8 letters on average
         for split in ("train", "validation", "test"):
             (text / f"{split}.txt").write_text(part)
         yield str(base), str(text)
 
 
 class _Generation:
-    """Generation 1 of one chain, from the same state each time: seconds by stage."""
+    """Runs generation 1 of one chain, always from the same state; returns seconds by stage."""
 
     def __init__(self, family: Family, regime: Regime) -> None:
         self._names = [
@@ -112,11 +117,11 @@ class _Generation:
         def pause(flight: Flight) -> None:
             jax.block_until_ready((flight.work, flight.carry))
             now = time.perf_counter()
-            # Time up to a piece's end is that of the stage it is in; up to a stage's end, too.
+            # The time up to the end of a piece or a stage belongs to the stage that was running.
             seconds[self._names[int(last[1])]] += now - last[0]
             last[:] = [now, flight.stage]
 
-        result = self._engine.advance(self._root, 1, 2, *self._place, self._state, None, pause)
+        result = self._engine.advance(self._root, 1, 2, *self._place, self._state, pause=pause)
         jax.block_until_ready(result)
         seconds[self._names[-1]] += time.perf_counter() - last[0]
         return {name: sum(seconds[stage] for stage in stages) for name, stages in _STAGES.items()}
@@ -125,7 +130,7 @@ class _Generation:
 def _peer(
     family: Family, base: str, text: str, settings: Mapping[str, Any]
 ) -> Callable[[], dict[str, float]]:
-    """The same stages in transformers: seconds by stage."""
+    """A function that runs the same stages in transformers and returns seconds by stage."""
     import torch
     from transformers import OPTForCausalLM
 

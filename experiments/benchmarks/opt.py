@@ -1,7 +1,7 @@
 """Beam search and fine-tuning of OPT against transformers with PyTorch, at OPT-125m's size.
 
-Weights are random and the same on both sides, read from one directory. Peak memory is that of a
-process of its own that does nothing else.
+Weights are random and the same on both sides, read from one directory. Peak memory is measured in
+a separate process.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ _UNIT = "tokens/s"
 _PEER = "transformers"
 _BEAMS = 5
 _TARGETS = {4: ">= 1.5", 16: ">= 2.0, aim 2.5", 64: ">= 4"}
-# A step from random weights with these settings, dropout off on both sides.
+# Settings of a step; dropout is off on both sides.
 _SETTINGS = finetune.FineTuning(learning_rate=2e-5, clip=1.0, chunk=256)
 _DTYPES = ("float32", "bfloat16")
 
@@ -51,27 +51,34 @@ def beam_cases(
     length: int = 64,
     memory: bool = True,
 ) -> Iterator[Case]:
-    """`length` tokens to `length` new ones with 5 beams, by prompts of a batch.
+    """Beam search with 5 beams from `length` tokens to `length` new ones, by size of a batch.
 
     Args:
-      repeats: timings of which the median is taken; three for 64 prompts.
+      repeats: number of timings, whose median is reported; at most three from 64 prompts on.
       batches: numbers of prompts; the middle one is measured in bfloat16 too.
-      config: of the model; OPT-125m's if None.
-      length: tokens of a prompt, and new ones.
-      memory: whether peak memory and the time of a second start are measured.
+      config: configuration of the model; OPT-125m's if None.
+      length: number of prompt tokens, and of new tokens.
+      memory: whether to measure peak memory, and compile time with a warm cache.
     """
     _check_peer("beam")
     config = config or Config()
     middle = batches[len(batches) // 2]
     cases = [(batch, "float32") for batch in batches] + [(middle, "bfloat16")]
-    # Every prompt is read once, but for logits; then every beam reads all new tokens but one.
+    # Each prompt is read once, without logits; then each beam reads all new tokens but the last.
     inner = opt.multiply_adds(config) - config.vocabulary * config.embedding
     of_prompt = length * inner + _BEAMS * (length - 1) * opt.multiply_adds(config)
     with _directory(config) as directory:
         for batch, dtype in cases:
-            how = _How(directory, "search", batch, length, dtype)
+            task = _Task(directory, "search", batch, length, dtype)
             count = min(repeats, 3) if batch >= 64 else repeats
-            yield _case("beam", how, count, of_prompt / length, _TARGETS.get(batch, ""), memory)
+            yield _case(
+                "beam",
+                task,
+                repeats=count,
+                work=of_prompt / length,
+                target=_TARGETS.get(batch, ""),
+                memory=memory,
+            )
 
 
 def finetune_cases(
@@ -81,55 +88,65 @@ def finetune_cases(
     length: int = 64,
     memory: bool = True,
 ) -> Iterator[Case]:
-    """One step of AdamW on `batch` blocks of `length` tokens; arguments as of `beam_cases`."""
+    """One step of AdamW on `batch` blocks of `length` tokens; arguments as in `beam_cases`."""
     _check_peer("finetune")
     config = config or Config(dropout=0.0)
     with _directory(config) as directory:
         for dtype in _DTYPES:
-            how = _How(directory, "step", batch, length, dtype)
-            work = 3 * opt.multiply_adds(config)  # forward, and twice that backward
-            yield _case("finetune", how, repeats, work, ">= 1.2", memory)
+            task = _Task(directory, "step", batch, length, dtype)
+            work = 3 * opt.multiply_adds(config)  # the backward pass costs two forward passes
+            yield _case(
+                "finetune", task, repeats=repeats, work=work, target=">= 1.2", memory=memory
+            )
 
 
-class _How(NamedTuple):
-    """One case: what is done, with the model of which directory."""
+class _Task(NamedTuple):
+    """One case: kind of work, and directory of the model."""
 
     directory: str
-    what: str  # "search" or "step"
+    kind: str  # "search" or "step"
     batch: int
     length: int
     dtype: str
 
     def ours(self) -> Callable[[], None]:
-        return (_search if self.what == "search" else _step)(self)
+        return (_search if self.kind == "search" else _step)(self)
 
     def peer(self) -> Callable[[], None]:
-        return (_peer_search if self.what == "search" else _peer_step)(self)
+        return (_peer_search if self.kind == "search" else _peer_step)(self)
 
     def ids(self, vocabulary: int) -> np.ndarray:
         shape = self.batch, self.length
         return np.random.default_rng(0).integers(4, vocabulary, shape).astype(np.int32)
 
 
-def _case(suite: str, how: _How, repeats: int, work: float, target: str, memory: bool) -> Case:
-    """A case of `work` multiply-adds a token."""
-    ours = how.ours()
+def _case(suite: str, task: _Task, repeats: int, work: float, target: str, memory: bool) -> Case:
+    """A case with `work` multiply-adds per token."""
+    ours = task.ours()
     began = time.perf_counter()
     ours()
     first = time.perf_counter() - began
-    seconds, peer_seconds = interleaved([ours, how.peer()], repeats)
-    tokens, peak = how.batch * how.length, peak_rate()
+    seconds, peer_seconds = interleaved([ours, task.peer()], repeats)
+    tokens, peak = task.batch * task.length, peak_rate()
     extra = {
-        "target": target if how.dtype == "float32" else "",
+        "target": target if task.dtype == "float32" else "",
         "compile_seconds": significant(max(0.0, first - seconds)),
         "share_of_floor": significant(tokens / seconds * work / peak),
         "peak_gigaflops": significant(2 * peak / 1e9),
     }
     if memory:
-        extra["peak_gigabytes"], extra["cached_compile_seconds"] = _alone(how, "ours")
-        extra["peer_peak_gigabytes"], _ = _alone(how, "peer")
-    name = f"batch={how.batch}" + (", bfloat16" if how.dtype == "bfloat16" else "")
-    return Case(suite, name, tokens / seconds, tokens / peer_seconds, _PEER, _UNIT, extra)
+        extra["peak_gigabytes"], extra["cached_compile_seconds"] = _alone(task, "ours")
+        extra["peer_peak_gigabytes"], _ = _alone(task, "peer")
+    name = f"batch={task.batch}" + (", bfloat16" if task.dtype == "bfloat16" else "")
+    return Case(
+        suite=suite,
+        case=name,
+        ours=tokens / seconds,
+        peer=tokens / peer_seconds,
+        peer_name=_PEER,
+        unit=_UNIT,
+        extra=extra,
+    )
 
 
 def _check_peer(suite: str) -> None:
@@ -142,30 +159,30 @@ def _check_peer(suite: str) -> None:
 
 @contextlib.contextmanager
 def _directory(config: Config) -> Iterator[str]:
-    """A model of random weights, as transformers reads it."""
+    """A directory with a random model in transformers' format."""
     with tempfile.TemporaryDirectory() as directory:
         params = jax.jit(lambda key: opt.init(config, key))(jax.random.key(0))
         weights.save(directory, config, params)
         yield directory
 
 
-def _search(how: _How) -> Callable[[], None]:
-    config, params = weights.load(how.directory)
+def _search(task: _Task) -> Callable[[], None]:
+    config, params = weights.load(task.directory)
     params = jax.tree.map(jnp.asarray, params)
-    model, given = opt.model(config, how.dtype), prompts(config, how.ids(config.vocabulary))
+    model, given = opt.model(config, task.dtype), prompts(config, task.ids(config.vocabulary))
 
     def work() -> None:
         found = beam.search(
-            model, params, given, beams=_BEAMS, new_tokens=how.length, min_new_tokens=how.length
+            model, params, given, beams=_BEAMS, new_tokens=task.length, min_new_tokens=task.length
         )
         jax.block_until_ready(found)
 
     return work
 
 
-def _step(how: _How) -> Callable[[], None]:
-    config, params = weights.load(how.directory)
-    model, blocks = opt.model(config, how.dtype), how.ids(config.vocabulary)
+def _step(task: _Task) -> Callable[[], None]:
+    config, params = weights.load(task.directory)
+    model, blocks = opt.model(config, task.dtype), task.ids(config.vocabulary)
     transformation = finetune.optimizer(_SETTINGS, 1000)
     step = compiled(
         lambda params, moments, blocks: finetune.step(
@@ -182,40 +199,40 @@ def _step(how: _How) -> Callable[[], None]:
     return work
 
 
-def _twin(how: _How) -> tuple[Any, Any]:
-    """The same model in transformers, and its ids."""
+def _twin(task: _Task) -> tuple[Any, Any]:
+    """The same model in transformers, and its token ids."""
     import torch
     from transformers import OPTForCausalLM
 
-    model: Any = OPTForCausalLM.from_pretrained(how.directory, dtype=how.dtype)
+    model: Any = OPTForCausalLM.from_pretrained(task.directory, dtype=task.dtype)
     model.to(peer_device())
-    ids = how.ids(model.config.vocab_size).astype(np.int64)
+    ids = task.ids(model.config.vocab_size).astype(np.int64)
     return model, torch.tensor(ids, device=peer_device())
 
 
-def _peer_search(how: _How) -> Callable[[], None]:
+def _peer_search(task: _Task) -> Callable[[], None]:
     import torch
 
-    model, ids = _twin(how)
+    model, ids = _twin(task)
     model.eval()
 
     def work() -> None:
         with torch.no_grad():
             model.generate(
                 ids, attention_mask=torch.ones_like(ids), num_beams=_BEAMS, do_sample=False,
-                min_new_tokens=how.length, max_new_tokens=how.length,
+                min_new_tokens=task.length, max_new_tokens=task.length,
             )  # fmt: skip
         finish_peer()
 
     return work
 
 
-def _peer_step(how: _How) -> Callable[[], None]:
+def _peer_step(task: _Task) -> Callable[[], None]:
     import torch
 
-    model, ids = _twin(how)
+    model, ids = _twin(task)
     model.train()
-    # As ours: biases and LayerNorm do not decay.
+    # As ours: no weight decay of biases and LayerNorm.
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1],
          "weight_decay": _SETTINGS.weight_decay},
@@ -233,11 +250,11 @@ def _peer_step(how: _How) -> Callable[[], None]:
     return work
 
 
-def _alone(how: _How, side: str) -> tuple[float, float]:
-    """Peak memory of a process of its own, gigabytes; and how long it compiles with a cache."""
+def _alone(task: _Task, side: str) -> tuple[float, float]:
+    """Peak memory of a separate process, GB, and its compile time with a warm cache, seconds."""
     code = (
         f"from {__package__} import opt; opt.print_alone"
-        f"(opt._How(*{json.dumps(list(how))}), {side!r})"
+        f"(opt._Task(*{json.dumps(list(task))}), {side!r})"
     )
     with tempfile.TemporaryDirectory() as cache:
         variables = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
@@ -250,9 +267,9 @@ def _alone(how: _How, side: str) -> tuple[float, float]:
     return significant(peak), significant(extra)
 
 
-def print_alone(how: _How, side: str) -> None:
-    """Does it twice; prints this process' peak memory and how much longer the first took."""
-    work = getattr(how, side)()
+def print_alone(task: _Task, side: str) -> None:
+    """Runs the work twice; prints peak memory, and the first run's time in excess of the second."""
+    work = getattr(task, side)()
     seconds = []
     for _ in range(2):
         began = time.perf_counter()

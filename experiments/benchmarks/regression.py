@@ -1,8 +1,8 @@
-"""Linear regression under replace, new rows X: our segment against NumPy by rows and exact.
+"""Linear regression under replace with new X: our segment against NumPy, by rows and exact.
 
-By rows: T rows drawn anew, then `lstsq` chain by chain, or the normal equations of all chains at
-once. Exact: the same law from X'X = L L' by d (d + 1) / 2 + d random numbers, with L Bartlett's
-factor. Peers too work relative to the true weights and record all metrics.
+By rows: T new rows, then `lstsq` chain by chain, or the normal equations of all chains at once.
+Exact: the same distribution from X'X = L L' with Bartlett's factor L, by d (d + 1) / 2 + d random
+numbers. Peers also work relative to the original weights and record all metrics.
 Axis legend: n chains, t generations, T rows, d dimension.
 """
 
@@ -26,7 +26,7 @@ from .timing import (
     significant,
 )
 
-# Numbers that NumPy draws at a time: few enough to stay in cache, faster than all at once.
+# Numbers that NumPy draws at a time, few enough to stay in cache: faster than all at once.
 _BLOCK = 2**17
 
 # (rng, error f32[n, d], T) -> the next error; the noise's standard deviation is 1.
@@ -46,13 +46,13 @@ def cases(
     """All cases of the suite, as they are measured.
 
     Args:
-      chains: of our side and of the exact peers.
-      repeats: timings of which the median is taken.
-      generations: of a segment.
+      chains: chains of our side and of the exact peers.
+      repeats: number of timings, whose median is reported.
+      generations: generations of a segment.
       few, many: numbers of rows T.
       dim: d.
-      peer_chains: of the peers by rows at `few`, for an eighth of the generations.
-      with_breakdown: whether to measure where the time goes.
+      peer_chains: chains of the peers by rows at `few`, for an eighth of the generations.
+      with_breakdown: whether to measure the shares of drawing, metrics and recording.
     """
     family, shorter = families.regression(dim), max(1, generations // 8)
     ours = Segment(family, regimes.replace(few), chains, generations)
@@ -60,11 +60,25 @@ def cases(
     works: list[Work] = [
         ours,
         ours_many,
-        NumpyRegression(refit_by_lstsq, few, dim, peer_chains, shorter),
-        NumpyRegression(refit_by_normal_equations, few, dim, 5 * peer_chains, shorter),
-        NumpyRegression(refit_by_normal_equations, many, dim, max(1, peer_chains // 10), 1),
-        NumpyRegression(refit_by_gram, few, dim, chains, shorter),
-        NumpyRegression(refit_by_factor, few, dim, chains, shorter),
+        NumpyRegression(
+            refit_by_lstsq, samples=few, dim=dim, chains=peer_chains, generations=shorter
+        ),
+        NumpyRegression(
+            refit_by_normal_equations,
+            samples=few,
+            dim=dim,
+            chains=5 * peer_chains,
+            generations=shorter,
+        ),
+        NumpyRegression(
+            refit_by_normal_equations,
+            samples=many,
+            dim=dim,
+            chains=max(1, peer_chains // 10),
+            generations=1,
+        ),
+        NumpyRegression(refit_by_gram, samples=few, dim=dim, chains=chains, generations=shorter),
+        NumpyRegression(refit_by_factor, samples=few, dim=dim, chains=chains, generations=shorter),
     ]
     times = interleaved(works, repeats)
     rate, rate_many, *rates = (work.rows / time for work, time in zip(works, times, strict=True))
@@ -72,7 +86,7 @@ def cases(
     if with_breakdown:
         facts["breakdown"] = breakdown(family, regimes.replace(few), ours, repeats)
     order = "O(d^2) random numbers against O(T d)"
-    more = "ours forms X'X, since data sets are added up; the peer need not"
+    more = "ours forms X'X, since data sets are summed; the peer does not"
     for (samples, name, note), peer_rate in zip(
         [
             (few, "lstsq in a loop", order),
@@ -86,8 +100,15 @@ def cases(
     ):
         segment, our_rate = (ours, rate) if samples == few else (ours_many, rate_many)
         compiling = {"compile_seconds": significant(segment.compile_seconds)}
-        yield Case("regression", f"T={samples}, d={dim}", our_rate, peer_rate, f"numpy {name}",
-                   RATE, {"note": note, **compiling, **facts})  # fmt: skip
+        yield Case(
+            suite="regression",
+            case=f"T={samples}, d={dim}",
+            ours=our_rate,
+            peer=peer_rate,
+            peer_name=f"numpy {name}",
+            unit=RATE,
+            extra={"note": note, **compiling, **facts},
+        )
 
 
 class NumpyRegression:
@@ -132,7 +153,7 @@ def _rows(rng: Generator, error: np.ndarray, samples: int) -> tuple[np.ndarray, 
 
 
 def refit_by_lstsq(rng: Generator, error: np.ndarray, samples: int) -> np.ndarray:
-    """One chain after the other."""
+    """Least squares for one chain after the other."""
     fitted = []
     for one in error:
         design, labels = _rows(rng, one[None], samples)
@@ -141,20 +162,20 @@ def refit_by_lstsq(rng: Generator, error: np.ndarray, samples: int) -> np.ndarra
 
 
 def refit_by_normal_equations(rng: Generator, error: np.ndarray, samples: int) -> np.ndarray:
-    """All chains at once."""
+    """Normal equations for all chains at once."""
     design, labels = _rows(rng, error, samples)
     transposed = design.transpose(0, 2, 1)
     return np.linalg.solve(transposed @ design, transposed @ labels)[:, :, 0]
 
 
 def refit_by_factor(rng: Generator, error: np.ndarray, samples: int) -> np.ndarray:
-    """With X'X = L L' the fit is off by L'^-1 z, z ~ N(0, I): no need of X'X itself."""
+    """With X'X = L L' the fit's error changes by L'^-1 z, z ~ N(0, I); X'X itself is not needed."""
     factor, normals = _bartlett(rng, error, samples)
     return error + np.linalg.solve(factor.transpose(0, 2, 1), normals)[:, :, 0]
 
 
 def refit_by_gram(rng: Generator, error: np.ndarray, samples: int) -> np.ndarray:
-    """The normal equations of X'X and X'y, which of several data sets could be added up."""
+    """The normal equations of X'X and X'y, which can be summed over data sets."""
     factor, normals = _bartlett(rng, error, samples)
     gram = factor @ factor.transpose(0, 2, 1)
     return np.linalg.solve(gram, gram @ error[:, :, None] + factor @ normals)[:, :, 0]

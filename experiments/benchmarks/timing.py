@@ -1,4 +1,4 @@
-"""The clock that all suites share, and the compiled segment of `run()` as something to be timed.
+"""Timing code shared by all suites, and the compiled segment of `run()` as a unit of work.
 
 Axis legend: n chains of a batch, t generations of a segment.
 """
@@ -23,7 +23,7 @@ from collapse_jax.family import Family, Metric, Steps
 from collapse_jax.regimes import Regime
 
 RATE = "chain-generations/s"
-# Side of the product whose rate is taken for the machine's peak: two cores', an accelerator's.
+# Sides of the matrices whose product gives the peak rate, of a CPU and of an accelerator.
 _MATRIX = 2048
 _LARGE_MATRIX = 8192
 
@@ -40,7 +40,7 @@ class Case(NamedTuple):
     extra: Mapping[str, Any] = {}
 
     def record(self) -> dict[str, Any]:
-        """What is printed as one line of JSON."""
+        """The content of a line of JSON."""
         return {
             "suite": self.suite,
             "case": self.case,
@@ -59,7 +59,7 @@ def significant(value: float) -> float:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall-clock of one call."""
+    """Wall-clock seconds of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -70,7 +70,7 @@ def interleaved(
     repeats: int,
     centre: Callable[[Sequence[float]], float] = statistics.median,
 ) -> list[float]:
-    """Median seconds of each, called in turn (a, b, a, b, ...) after one call to warm up."""
+    """Median seconds of each work, alternating (a, b, a, b, ...) after one call to warm up."""
     for work in works:
         work()
     rounds = [[seconds(work) for work in works] for _ in range(repeats)]
@@ -78,12 +78,12 @@ def interleaved(
 
 
 def peak_gigabytes(peer: bool = False) -> float:
-    """The most memory that this program has had: of a GPU, where it works on one, else of the host.
+    """Peak memory of this process, GB: of the GPU if it uses one, else of the host.
 
-    Not getrusage's maximum, which a process inherits from the one that started it.
+    It is not taken from getrusage, whose maximum a process inherits from its parent.
 
     Args:
-      peer: whether PyTorch is the one that works.
+      peer: whether PyTorch does the work, rather than JAX.
     """
     if peer and peer_device() == "cuda":
         import torch
@@ -96,12 +96,12 @@ def peak_gigabytes(peer: bool = False) -> float:
 
 
 def peer_device() -> str:
-    """Where PyTorch works: on a GPU if JAX does."""
+    """PyTorch's device: a GPU if JAX uses one."""
     return "cuda" if jax.default_backend() == "gpu" else "cpu"
 
 
 def finish_peer() -> None:
-    """Waits until PyTorch is done."""
+    """Waits until PyTorch has finished."""
     if peer_device() == "cuda":
         import torch
 
@@ -109,7 +109,7 @@ def finish_peer() -> None:
 
 
 def peak_rate() -> float:
-    """Multiply-adds a second of a large float32 matrix product, the best of several."""
+    """Multiply-adds per second of a large float32 matrix product, the best of several."""
     side = _MATRIX if jax.default_backend() == "cpu" else _LARGE_MATRIX
     matrix, product = jnp.ones((side, side)), compiled(jnp.matmul)
     product(matrix, matrix).block_until_ready()
@@ -118,21 +118,21 @@ def peak_rate() -> float:
 
 
 class Work(Protocol):
-    """Something to be timed that says how much it does."""
+    """A function to time, with its amount of work."""
 
     @property
     def rows(self) -> int:
         """Chain-generations of a call."""
 
     def __call__(self) -> Any:
-        """Does it once."""
+        """Does the work once."""
 
 
 class Segment:
-    """Generations 1 ... `generations` of all batches as `run()` does them, fetched to the host.
+    """Generations 1 ... `generations` of all batches as in `run()`, fetched to the host.
 
     Attributes:
-      compile_seconds: of the first call of the program, for a single generation.
+      compile_seconds: seconds of the program's first call, for a single generation.
       keep: "chains" or "summary", as `run()` would choose for a run of this length.
       batch: chains of a batch, as `run()` would choose.
     """
@@ -146,7 +146,7 @@ class Segment:
         prng: Prng = "philox4x32",
         recorder: Recorder | None = None,
     ) -> None:
-        """Compiles, and runs generation 0; `recorder` in place of the one `run()` would choose."""
+        """Compiles, and runs generation 0; `recorder` replaces the one chosen by `run()`."""
         self.chains, self.generations = chains, generations
         self._root = jax.random.key(0, impl=prng)
         config = RunConfig(chains=chains, generations=generations + 1, prng=prng)
@@ -169,7 +169,7 @@ class Segment:
 
     @property
     def rows(self) -> int:
-        """Chain-generations of a call, those that only fill up the last batch left out."""
+        """Chain-generations of a call, without those that only pad the last batch."""
         return self.chains * self.generations
 
     def __call__(self) -> list[Any]:
@@ -180,7 +180,7 @@ class Segment:
             states.append(state)
             records.append(record)
             behind = i - len(self._devices)
-            if behind >= 0:  # as in cohort.py: fetched while every device has work
+            if behind >= 0:  # as in cohort.py: fetch while every device has work
                 records[behind] = jax.device_get(records[behind])
         records = jax.device_get(records)
         jax.block_until_ready(states)
@@ -190,8 +190,9 @@ class Segment:
 def breakdown(family: Family, regime: Regime, whole: Segment, repeats: int) -> dict[str, float]:
     """Shares of a segment's time: drawing and fitting, metrics, recording and fetching.
 
-    By leaving parts out: first metrics and record, then only the record (metrics are still
-    computed, since their sum is kept). Shortest times, so that differences are not of noise.
+    They are differences between the segment, the segment without the record (metrics are still
+    computed, since their sum is kept), and the segment without record and metrics. Shortest times
+    are used, to reduce noise.
     """
     fit = family.fit
     assert not isinstance(fit, Steps)

@@ -1,7 +1,7 @@
-"""Training autoencoders: our pieces of training against PyTorch's eager loop of the same model.
+"""Training of autoencoders: our pieces of training against PyTorch's eager loop of the same model.
 
-Both sides train on the same random images of MNIST's size with the same losses, optimizer and
-minibatches, each epoch in a new order; ours is what a run compiles for one piece of a fit.
+Both sides train on the same random images of MNIST's size with the same loss, optimizer and size of
+minibatches, in a new order each epoch; ours is the compiled program of one piece of a fit in a run.
 """
 
 import importlib.util
@@ -36,9 +36,9 @@ def cases(repeats: int = 7, images: int = 10_240, chains: int = 8) -> Iterator[C
     """All cases of the suite.
 
     Args:
-      repeats: timings of which the median is taken.
-      images: of the training set.
-      chains: of the case with many chains.
+      repeats: number of timings, whose median is reported.
+      images: images of the training set.
+      chains: chains of the case with many chains.
     """
     if not importlib.util.find_spec("torch"):
         raise SettingError(
@@ -46,7 +46,15 @@ def cases(repeats: int = 7, images: int = 10_240, chains: int = 8) -> Iterator[C
         )
     peak = peak_rate()
     for name, batch, target in (("mlp", 128, ">= 1.6"), ("conv", 256, ">= 1.0, aim 1.3")):
-        yield from _speed(name, batch, target, repeats, images, chains, peak)
+        yield from _speed(
+            name,
+            batch=batch,
+            target=target,
+            repeats=repeats,
+            images=images,
+            chains=chains,
+            peak=peak,
+        )
 
 
 def _speed(
@@ -59,29 +67,47 @@ def _speed(
     rate, peer_rate, rate_of_many = (
         count / elapsed for count, elapsed in zip(counts, times, strict=True)
     )
-    floor = peak / (3 * networks.multiply_adds(one.model))  # forward, and twice that backward
+    floor = peak / (
+        3 * networks.multiply_adds(one.model)
+    )  # the backward pass costs two forward ones
     extra = {
         "compile_seconds": significant(one.compile_seconds),
         "arithmetic_floor": significant(floor),
         "peak_gigaflops": significant(2 * peak / 1e9),
     }
-    yield Case("vae", name, rate, peer_rate, "PyTorch eager", _UNIT,
-               {**extra, "target": target,
-                "share_of_floor": significant(rate / floor)})  # fmt: skip
-    yield Case("vae", f"{name}, {chains} chains", rate_of_many, rate, "one chain", _UNIT,
-               {**extra, "target": ">= 0.91 (8 chains cost <= 8.8 x one)",
-                "compile_seconds": significant(many.compile_seconds)})  # fmt: skip
+    yield Case(
+        suite="vae",
+        case=name,
+        ours=rate,
+        peer=peer_rate,
+        peer_name="PyTorch eager",
+        unit=_UNIT,
+        extra={**extra, "target": target, "share_of_floor": significant(rate / floor)},
+    )
+    yield Case(
+        suite="vae",
+        case=f"{name}, {chains} chains",
+        ours=rate_of_many,
+        peer=rate,
+        peer_name="one chain",
+        unit=_UNIT,
+        extra={
+            **extra,
+            "target": ">= 0.91 (8 chains cost <= 8.8 x one)",
+            "compile_seconds": significant(many.compile_seconds),
+        },
+    )
 
 
 class Ours:
     """One piece of training of every chain.
 
     Attributes:
-      images: that a call trains on.
+      images: number of images that a call trains on.
     """
 
     def __init__(self, name: str, batch: int, images: int, chains: int) -> None:
-        """Compiles."""
+        """Compiles, and measures `compile_seconds`."""
         if name == "conv":
             self.model = networks.convolutional(_SIDE, _LATENT)
         else:
@@ -118,11 +144,13 @@ class PyTorch:
         self._batch, self.images = batch, -(-at_least // batch) * batch
         self._module, self._loss = twin(name)
         self._module.to(peer_device())
-        torch.backends.cudnn.allow_tf32 = False  # as its products of matrices, and as ours
+        torch.backends.cudnn.allow_tf32 = (
+            False  # full float32, as in its matrix products and in ours
+        )
         self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, weight_decay=1e-5)
 
     def __call__(self) -> None:
-        """As many minibatches as ours."""
+        """Trains on as many minibatches as ours."""
         import torch
 
         order = torch.randperm(len(self._values), device=peer_device())

@@ -1,4 +1,4 @@
-"""One generation of one chain: its keys, its stages, and what crosses a threshold when."""
+"""One generation of one chain: keys, stages, and first passages below thresholds."""
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ def test_stages_in_their_order(regime, first, later):
 
 
 def test_stages_one_by_one_are_a_generation():
-    """Each from no more of the workspace than it says that it reads."""
+    """Each stage gets only those entries of the workspace that it declares to read."""
     family, regime = walker(), regimes.mixture(5, 0.4, 0.4, 0.2)
     number, state, _ = 0, None, None
     for number in range(2):
@@ -57,7 +57,9 @@ def test_stages_one_by_one_are_a_generation():
         found, metrics, _ = chain.conclude(family, work, number, state and state.passages)
         sizes = regime.sizes(number)
         key = chain.chain_key(ROOT, 3)
-        whole, expected, finite = chain.generation(family, regime, sizes, key, number, state)
+        whole, expected, finite = chain.generation(
+            family, regime, sizes, key=key, number=number, state=state
+        )
         assert finite
         for name, value in expected.items():
             np.testing.assert_allclose(metrics[name], value, rtol=1e-6)

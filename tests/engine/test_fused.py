@@ -1,4 +1,4 @@
-"""Many generations in one call: where segments end, and that where they end changes nothing."""
+"""Many generations in one call: ends of segments, which do not affect results."""
 
 import jax
 import jax.numpy as jnp

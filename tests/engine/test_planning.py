@@ -1,4 +1,4 @@
-"""What is decided before a run starts: batches, what is kept, and what is refused."""
+"""Decisions before a run: size of batches, history mode, rejected runs."""
 
 import jax
 import numpy as np
@@ -21,7 +21,8 @@ def test_batches_are_larger_on_a_gpu_but_for_fits_in_steps(monkeypatch):
 
     def sizes():
         return {
-            name: planning.batch_size(shapes, *pair, 100_000, 1) for name, pair in cases.items()
+            name: planning.batch_size(shapes, *pair, chains=100_000, generation=1)
+            for name, pair in cases.items()
         }
 
     on_cpu = sizes()
@@ -65,7 +66,7 @@ def test_choices_of_the_stored_run_are_kept():
     assert (plan.batch, plan.keep) == (5, "chains")
 
 
-def test_several_processes_are_refused(monkeypatch, tmp_path):
+def test_several_processes_are_rejected(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match=r"^processes: expected one process of JAX, got 2"):
         collapse_jax.run(

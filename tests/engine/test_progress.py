@@ -1,4 +1,4 @@
-"""What a run says of how far it is."""
+"""Progress shown during a run."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def no_wait(monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
 
 
-def test_lines_where_nobody_watches(no_wait, capsys):
+def test_lines_without_a_terminal(no_wait, capsys):
     with Progress("walk / replace", 8, shown=True) as bar:
         bar.advance(2, "generation 1")
         bar.advance(0, "generation 1, fit")

@@ -1,4 +1,4 @@
-"""What a segment writes down, against NumPy over the same chains."""
+"""Records of a segment against NumPy over the same chains."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def inside_bins(rng, metric, shape):
 
 @pytest.fixture(scope="module")
 def generations():
-    """Metrics [WRITTEN, n, ...], finite and valid [WRITTEN, n]; unused chains hold what is not."""
+    """Metrics [WRITTEN, n, ...], finite and valid [WRITTEN, n]; unused chains hold junk."""
     rng = np.random.default_rng(0)
     metrics = {
         name: inside_bins(rng, metric, (WRITTEN, CHAINS, *SHAPES[name].shape)).astype(np.float32)
@@ -45,7 +45,7 @@ def generations():
     }
     finite = rng.random((WRITTEN, CHAINS)) < 0.8
     valid = np.broadcast_to(np.arange(CHAINS) < 170, finite.shape).copy()
-    valid[2] = False  # no chain at all
+    valid[2] = False  # no chain
     for values in metrics.values():
         values[~finite] = rng.choice([np.nan, np.inf, -np.inf], values[~finite].shape)
         values[finite & ~valid] = 1e30

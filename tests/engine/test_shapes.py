@@ -1,4 +1,4 @@
-"""The sizes that programs are compiled for, and the counts they are given at run time."""
+"""The sizes for which programs are compiled, and the counts passed at run time."""
 
 import jax
 import jax.numpy as jnp
@@ -40,17 +40,17 @@ def test_constant_sizes_are_constants_of_the_program():
 
 @pytest.mark.parametrize(("family", "programs"), [(ROWS, 4), (EXACT, 1)])
 def test_one_shape_a_capacity(family, programs):
-    """Rows double their room at generations 1, 2, 4 and 8; moments need none."""
+    """Rows double their capacity at generations 1, 2, 4 and 8; moments need none."""
     found = {shapes.shape_of(family, regimes.accumulate(5), number) for number in range(1, 16)}
     assert len(found) == programs
 
 
-def test_room_grows_with_the_shape():
+def test_capacity_grows_with_the_shape():
     root, regime = jax.random.key(0, impl="philox4x32"), regimes.accumulate(5)
     state, _ = shapes.abstract_chain(ROWS, regime, 0, root)
     for number in range(1, 6):
         shape = shapes.shape_of(ROWS, regime, number)
-        state = jax.eval_shape(lambda s, shape=shape: shapes.with_room(ROWS, s, shape), state)
+        state = jax.eval_shape(lambda s, shape=shape: shapes.with_capacity(ROWS, s, shape), state)
         assert state.kept.values.shape == (regime.sizes(number).capacity, 1)
         expected, metrics = shapes.abstract_chain(ROWS, regime, number, root)
         assert state.kept.values.shape == expected.kept.values.shape

@@ -1,4 +1,4 @@
-"""The engine of families that are cut into steps: what it compiles, and where it works."""
+"""The engine for families with `Steps`: what it compiles, and on which devices it runs."""
 
 import jax
 import pytest
@@ -31,7 +31,7 @@ def test_what_does_not_depend_on_sizes_is_compiled_once(monkeypatch):
 
 @pytest.mark.multidevice
 def test_a_run_resumed_inside_a_generation_works_where_it_did(tmp_path, monkeypatch):
-    """Batch 1 stopped inside its fit goes on on device 1, as do the batches beside it."""
+    """Batch 1, stopped within its fit, continues on device 1, and other batches on theirs."""
     devices = jax.devices()[:2]
     settings = {**SETTINGS, "devices": devices}
     whole = collapse_jax.run(walker(), regimes.replace(5), **settings)

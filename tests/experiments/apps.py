@@ -1,4 +1,4 @@
-"""The experiments that have a command line, by name."""
+"""The experiments with a command line, by name."""
 
 import importlib
 import pkgutil

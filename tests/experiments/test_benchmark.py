@@ -1,4 +1,4 @@
-"""Every suite of the benchmark runs, in miniature, and prints what it promises."""
+"""Every suite of the benchmark in miniature: cases, printed fields, and peers' correctness."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ KEYS = {"suite", "case", "ours", "peer", "peer_name", "unit", "ratio"}
 
 @pytest.fixture(autouse=True)
 def _quick_compilation():
-    """Nothing here is judged by its speed, and compiling is nearly all there is to do."""
+    """Compiling takes most of the time here, and speed is not tested."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -178,7 +178,7 @@ def test_mixture_peer_takes_as_many_steps_unless_it_may_stop():
     assert error_sources.ScikitLearnFits(100, 1, 1, tolerance=1e-3).iterations < EXACT_STEPS["gmm"]
 
 
-def test_numpy_peer_follows_the_same_law():
+def test_numpy_peer_follows_the_same_distribution():
     exact, rows = (
         gaussian.NumpyGaussian(draw, samples=20, chains=20_000, generations=3)()["log_variance"][-1]
         for draw in (gaussian.draw_moments, gaussian.draw_rows)
@@ -188,19 +188,19 @@ def test_numpy_peer_follows_the_same_law():
 
 
 def test_numpy_peer_computes_our_metrics():
-    law = discrete.zipf(50, 3000)
-    family = families.discrete(law)
-    counts = np.random.default_rng(0).multinomial(3000, law / 3000)
+    weights = discrete.zipf(50, 3000)
+    family = families.discrete(weights)
+    counts = np.random.default_rng(0).multinomial(3000, weights / 3000)
     params = Counts(jnp.asarray(counts, jnp.int32), jnp.int32(3000))
     assert callable(family.measure)
     ours = family.measure(None, params, Training(None), Origin(None))
-    peer = discrete.NumpyDiscrete(family, law, 1, 1, with_metrics=True).measure(counts, 3000)
+    peer = discrete.NumpyDiscrete(family, weights, 1, 1, with_metrics=True).measure(counts, 3000)
     assert ours.keys() == peer.keys()
     for name, value in peer.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_zipf_law_has_the_size_of_wikitext():
+def test_zipf_counts_have_the_size_of_wikitext():
     counts = discrete.zipf(33_278, 2_088_628)
     assert counts.sum() == 2_088_628
     assert counts.min() >= 1

@@ -1,6 +1,6 @@
 """`collapse-jax` as a module: it lists experiments without JAX and runs them by name.
 
-That a wheel brings it, and no top-level `experiments`, is a phase of .ci/run.
+.ci/run checks that a wheel contains it, and no top-level `experiments`.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What command lines print of an error: one line of what a user can mend, a traceback of a bug."""
+"""Errors on the command line: one line if a user can fix them, else a traceback."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ launch.start(main, keep_compiled=False)
 
 
 def errors_of(error):
-    """What a run prints whose family raises this error from its fit."""
+    """Standard error of a run whose family raises this error in its fit."""
     found = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(error=error)],
         cwd=ROOT,
@@ -45,7 +45,7 @@ def errors_of(error):
 
 
 @pytest.mark.parametrize("error", ["SettingError", "MissingFileError", "CheckpointError"])
-def test_an_error_that_a_user_can_mend_is_one_line(error):
+def test_an_error_that_a_user_can_fix_is_one_line(error):
     assert errors_of(error) == "error: temperature: expected more\n"
 
 

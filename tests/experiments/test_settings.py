@@ -1,4 +1,4 @@
-"""Settings once: flags are what signatures and docstrings say, groups what factories take."""
+"""Flags agree with signatures and docstrings, and groups with the arguments of factories."""
 
 import inspect
 import re
@@ -38,7 +38,7 @@ def test_flags_are_the_parameters_of_functions(app):
     given, values, expected = getattr(app, "GIVEN", ()), flags.FlagValues(), {}
     for function in app.SETTINGS:
         define_flags(function, values, given)
-        # What no flag can say is not on the command line.
+        # Sequences cannot be set by a flag.
         expected |= {
             name: parameter for name, parameter in parameters(function).items()
             if name not in given and "Sequence" not in str(parameter[0])
@@ -154,14 +154,14 @@ def test_a_group_stands_for_its_fields():
 
 
 @pytest.mark.parametrize(("text", "water"), [("dark", "dark"), ("90", 90.0)])
-def test_what_may_be_a_number_is_one_where_it_reads_as_one(tmp_path, text, water):
+def test_a_number_or_string_is_a_number_if_it_reads_as_one(tmp_path, text, water):
     path = tmp_path / "brew.flags"
     path.write_text(f"--water={text}\n--nohandle\n")
     (found,) = from_flagfile(path, brew, given=("size",), cups=3)
     assert found == {"water": water, "cups": 3, "cup": Cup(0.3, False), "names": ()}
 
 
-def test_a_setting_without_a_line_is_refused():
+def test_a_setting_without_a_line_is_rejected():
     def brew(cups: int = 2) -> None:
         """Brews."""
 

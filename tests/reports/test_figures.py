@@ -1,4 +1,4 @@
-"""Figures hold the data they were given; odd inputs draw without a warning."""
+"""Figures show the given data, and unusual inputs are drawn without warnings."""
 
 import json
 import types
@@ -39,7 +39,7 @@ def attributes(family: str, chains: int, **extra: object) -> dict[str, object]:
 def gaussian(
     chains: int = 40, generations: int = 20, dim: int = 1, nan: bool = False
 ) -> tuple[xr.Dataset, xr.Dataset]:
-    """History and summary of random numbers laid out as a run's."""
+    """History and summary of random numbers, in the layout of a run."""
     rng = np.random.default_rng(0)
     shape = (chains, generations)
     dims: dict[str, tuple[str, ...]] = {"mean": ("dimension",) if dim > 1 else ()}
@@ -179,8 +179,8 @@ def test_estimation_error_agrees_between_history_and_summary() -> None:
         ]
         for run in (whole, short)
     )
-    truth = np.median(np.abs(1 - np.exp(whole["log_variance"] / 2)), axis=0)
-    np.testing.assert_allclose(from_history[0], truth)
+    exact = np.median(np.abs(1 - np.exp(whole["log_variance"] / 2)), axis=0)
+    np.testing.assert_allclose(from_history[0], exact)
     np.testing.assert_allclose(from_summary, from_history, rtol=0.05)
 
 

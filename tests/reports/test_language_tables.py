@@ -1,4 +1,4 @@
-"""Arms beside each other: tables, words and figures, and the command that makes all of them."""
+"""Comparison of conditions: tables, text and figures, and the experiment that makes them."""
 
 import csv
 
@@ -23,8 +23,8 @@ from tests.families.language import small
 CHAINS, GENERATIONS = 4, 3
 
 
-def arm(seed, shift, lost=()):
-    """A history and a summary of made-up perplexities; `lost` are (chain, generation)."""
+def made_up_run(seed, shift, lost=()):
+    """A run with random perplexities; `lost` lists non-finite (chain, generation)."""
     rng = np.random.default_rng(seed)
     values = 30.0 + shift * np.arange(GENERATIONS) + rng.standard_normal((CHAINS, GENERATIONS))
     finite = np.ones((CHAINS, GENERATIONS), bool)
@@ -42,14 +42,25 @@ def arm(seed, shift, lost=()):
     ends = np.where(finite.all(axis=1), -1, np.argmin(finite, axis=1))
     found["nonfinite"] = ("chain", ends)
     config = RunConfig(chains=CHAINS, generations=GENERATIONS)
-    return Result(history, xr.Dataset(found), [], None, regimes.replace(9), config, 0.0)
+    return Result(
+        history=history,
+        summary=xr.Dataset(found),
+        params=[],
+        family=None,
+        regime=regimes.replace(9),
+        config=config,
+        seconds=0.0,
+    )
 
 
-ARMS = {"replace, 5 epochs": arm(0, 5.0), "preserve, 5 epochs": arm(1, 1.0, lost=[(2, 1)])}
+RUNS = {
+    "replace, 5 epochs": made_up_run(0, 5.0),
+    "preserve, 5 epochs": made_up_run(1, 1.0, lost=[(2, 1)]),
+}
 
 
 def test_differences_are_paired_and_leave_out_what_is_lost_in_either():
-    one, other = ARMS.values()
+    one, other = RUNS.values()
     found = language_tables.difference(one.history, other.history, language_tables.PERPLEXITY)
     assert found.pairs.tolist() == [4, 3, 4]
     kept = [0, 1, 3]
@@ -61,53 +72,55 @@ def test_differences_are_paired_and_leave_out_what_is_lost_in_either():
 
 
 def test_one_chain_has_no_interval():
-    one, other = (each.history.isel(chain=[2]) for each in ARMS.values())
+    one, other = (each.history.isel(chain=[2]) for each in RUNS.values())
     found = language_tables.difference(one, other, language_tables.PERPLEXITY)
     assert np.isnan(found.half).all()
     assert np.isnan(found.mean).tolist() == [False, True, False]
 
 
 def test_table_holds_means_deviations_and_differences():
-    table = language_tables.perplexities(ARMS)
+    table = language_tables.perplexities(RUNS)
     assert list(table.columns) == [
         "generation", "replace, 5 epochs", "sd", "chains", "preserve, 5 epochs", "sd", "chains",
         "replace, 5 epochs − preserve, 5 epochs", "± 95 %",
     ]  # fmt: skip
     assert [row[0] for row in table.rows] == [0, 1, 2]
     assert table.rows[1][6] == 3
-    summary = ARMS["replace, 5 epochs"].summary
+    summary = RUNS["replace, 5 epochs"].summary
     np.testing.assert_allclose(table.rows[2][1], summary["test_perplexity_mean"][2])
 
 
 def test_words_name_sources_zero_shot_and_ends():
-    text = language_tables.in_words(ARMS, Perplexity(115.0, 90.0), {"train": "wiki.valid.raw.xz"})
+    text = language_tables.summary_text(
+        RUNS, Perplexity(115.0, 90.0), {"train": "wiki.valid.raw.xz"}
+    )
     assert "train: wiki.valid.raw.xz" in text
     assert "115 (mean of blocks), 90 (exp of the mean loss)" in text
-    first = float(ARMS["replace, 5 epochs"].summary["test_perplexity_mean"][0])
+    first = float(RUNS["replace, 5 epochs"].summary["test_perplexity_mean"][0])
     assert f"replace, 5 epochs: {first:.4g} at generation 0" in text
     assert "preserve, 5 epochs: 1 of 4 chains diverged." in text
     assert text.count("diverged") == 1
 
 
 def test_csv_has_every_chain():
-    rows = list(csv.DictReader(language_tables.as_csv(ARMS).splitlines()))
+    rows = list(csv.DictReader(language_tables.as_csv(RUNS).splitlines()))
     assert len(rows) == 2 * CHAINS * GENERATIONS
-    assert {row["arm"] for row in rows} == set(ARMS)
+    assert {row["arm"] for row in rows} == set(RUNS)
     order = [(row["arm"], row["generation"], row["chain"]) for row in rows]
     assert order[:2] == [("replace, 5 epochs", "0", "0"), ("replace, 5 epochs", "0", "1")]
     for row in rows:
-        history = ARMS[row["arm"]].history
+        history = RUNS[row["arm"]].history
         place = {"generation": int(row["generation"]), "chain": int(row["chain"])}
         for name in (language_tables.PERPLEXITY, language_tables.OF_CORPUS):
             assert float(row[name]) == float(history[name].isel(place))
 
 
 def test_csv_has_means_where_no_chain_is_kept():
-    label, run = "preserve, 5 epochs", ARMS["preserve, 5 epochs"]
+    label, run = "preserve, 5 epochs", RUNS["preserve, 5 epochs"]
     summary = run.summary.copy(deep=True)
     summary[f"{language_tables.OF_CORPUS}_mean"][1] = np.nan
     run = run._replace(history=run.history[["finite"]], summary=summary)
-    text = language_tables.as_csv({**ARMS, label: run})
+    text = language_tables.as_csv({**RUNS, label: run})
     rows = [row for row in csv.DictReader(text.splitlines()) if row["arm"] == label]
     assert [(row["generation"], row["chain"]) for row in rows] == [
         (str(g), "mean") for g in range(GENERATIONS)
@@ -118,14 +131,14 @@ def test_csv_has_means_where_no_chain_is_kept():
 
 
 def test_white_space_is_seen_in_the_table_of_continuations():
-    class Words:
+    class Decoder:
         def decode(self, ids):
             return " \n" if ids[0] else "tower"
 
     written = xr.DataArray(np.array([[[0], [1]]]), dims=("chain", "generation", "token"))
-    run = ARMS["replace, 5 epochs"]
-    arms = {"one": run._replace(history=xr.Dataset({"continuation": written}))}
-    table = language_tables.continuations(arms, Words(), [0, 1], "a")
+    run = RUNS["replace, 5 epochs"]
+    runs = {"one": run._replace(history=xr.Dataset({"continuation": written}))}
+    table = language_tables.continuations(runs, Decoder(), [0, 1], "a")
     assert [row[2] for row in table.rows] == ["tower", "(white space)"]
 
 
@@ -185,7 +198,7 @@ def test_the_experiment_from_end_to_end(tmp_path, capsys):
     assert len(perplexities.rows) == len(corpus.rows) == 2
     assert len(continued.rows) == 4
     assert all(isinstance(row[2], str) and row[2] for row in continued.rows)
-    # Before anything synthetic was seen, both arms are the same.
+    # Both conditions are the same before any synthetic text.
     assert perplexities.rows[0][1] == perplexities.rows[0][4]
     assert perplexities.rows[0][7] == 0
     page = (tmp_path / "run" / "report.html").read_text()

@@ -1,4 +1,4 @@
-"""The report is well-formed HTML that shows what it was given; the table's numbers by hand."""
+"""The report is well-formed HTML that shows its input; the table's numbers are checked by hand."""
 
 import base64
 import csv
@@ -23,7 +23,7 @@ VOID = {"meta", "img"}
 
 
 class Page(html.parser.HTMLParser):
-    """Checks that tags nest, and collects them."""
+    """Collects tags and checks that they nest."""
 
     def __init__(self) -> None:
         super().__init__()

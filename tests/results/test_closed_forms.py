@@ -1,4 +1,4 @@
-"""Closed forms as families name them: what is drawn, what is compared, under which regimes."""
+"""Closed forms of families: values for figures and for comparisons, under which regimes."""
 
 import numpy as np
 import pytest

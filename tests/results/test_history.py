@@ -1,4 +1,4 @@
-"""Records to labelled datasets."""
+"""Labelled datasets from records."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ FAMILY = Family(
 
 
 def coded(chains, generations):
-    """Values that say which chain, generation and entry they are of."""
+    """Values that encode their chain, generation and entry."""
     chain, generation, entry = np.ix_(np.asarray(chains), np.arange(generations), np.arange(3))
     return {
         "loss": (100.0 * chain + generation)[..., 0].astype(np.float32),
@@ -47,7 +47,7 @@ def test_parts_and_cohorts_are_put_together_in_order():
             (start, stop, {k: np.moveaxis(v[:, start:stop], 0, 1) for k, v in whole.items()})
             for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
         ]
-        # A part says which generations it is of: their order must not matter.
+        # A part names its generations, so the order of parts must not matter.
         cohorts.append(parts[::-1] if size == 3 else parts)
         first += size
     dataset = history.every_chain(cohorts, FAMILY, generations)
@@ -62,7 +62,7 @@ def test_parts_and_cohorts_are_put_together_in_order():
 
 
 def totals_of(values):
-    """Totals of f64[chain, generation], with the sign of each value in the outer bins."""
+    """Totals of f64[chain, generation], with values counted in the outer bins by sign."""
     histogram = np.zeros((values.shape[1], BINS), np.int32)
     histogram[:, 0], histogram[:, -1] = (values < 0).sum(axis=0), (values >= 0).sum(axis=0)
     mean = values.mean(axis=0)
@@ -87,7 +87,7 @@ def test_totals_of_parts_and_cohorts_are_those_of_all_chains():
     np.testing.assert_array_equal(merged.histogram, totals_of(values).histogram)
 
 
-def test_totals_of_too_few_generations_are_refused():
+def test_totals_of_too_few_generations_are_rejected():
     part = cut(totals_of(np.ones((4, 5))), (0, 2, 5))
     with pytest.raises(ValueError, match="loss: expected 6 generations, got 5"):
         history.totals([part], 6)

@@ -1,4 +1,4 @@
-"""Statistics over chains against NumPy in one pass, from all values and from totals."""
+"""Statistics over chains, from all values and from totals, against NumPy in one pass."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def values():
 
 
 def with_lost(values):
-    """The same with a fifth of the chains not finite, all of them at generation 2."""
+    """The same values with a fifth of the chains non-finite, and all of them at generation 2."""
     finite = np.random.default_rng(1).random((CHAINS, GENERATIONS)) < 0.8
     finite[:, 2] = False
     masked = {}
@@ -102,7 +102,7 @@ def test_merging_float32_batches_loses_nothing_to_their_number():
 
 
 def assert_statistics(dataset, name, values):
-    """Count, mean and sd of [chain, generation, ...] with NaN for what is left out."""
+    """Checks count, mean and sd of [chain, generation, ...], ignoring NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
         count = (~np.isnan(values)).sum(axis=0)
         filled = np.where(np.isnan(values), 0.0, values)
@@ -172,8 +172,8 @@ def test_statistics_from_totals(values, lost):
         assert_statistics(dataset, name, x)
         found, exact = dataset[f"{name}_quantile"].values, exact_quantiles(x)
         np.testing.assert_array_equal(np.isnan(found), np.isnan(exact))
-        there = ~np.isnan(exact)
-        apart = bins_of(found[there], METRICS[name]) - bins_of(exact[there], METRICS[name])
+        valid = ~np.isnan(exact)
+        apart = bins_of(found[valid], METRICS[name]) - bins_of(exact[valid], METRICS[name])
         assert np.abs(apart).max() <= 1
         assert (np.diff(found, axis=-1)[~np.isnan(found).any(axis=-1)] >= 0).all()
     assert dataset.attrs["chains"] == CHAINS

@@ -1,4 +1,4 @@
-"""Kaplan-Meier curves and their intervals against the definition, counted chain by chain."""
+"""Kaplan-Meier curves and their intervals against the definition, counting chain by chain."""
 
 import math
 
@@ -10,9 +10,9 @@ from collapse_jax.results import survival
 
 
 def seen_and_crossing(event, generations, lost):
-    """By generation, how many chains are at risk, and how many of these cross, counted one by one.
+    """Numbers of chains at risk, and of these with the event, by generation, counted one by one.
 
-    A chain is at risk at t if it is observed at t and has not crossed before.
+    A chain is at risk at t if it is observed at t and has had no event before.
     """
     for t in range(generations):
         at_risk = crossing = 0
@@ -26,7 +26,7 @@ def seen_and_crossing(event, generations, lost):
 
 
 def product_limit(event, generations, lost):
-    """Kaplan-Meier from its definition."""
+    """The Kaplan-Meier curve from its definition."""
     survival, curve = 1.0, []
     for at_risk, crossing in seen_and_crossing(event, generations, lost):
         if at_risk:

@@ -7,9 +7,9 @@ from tests.saving.processes import COMMAND, finish
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """The uninterrupted run of COMMAND."""
-    directory = tmp_path_factory.mktemp("reference")
+    directory = tmp_path_factory.mktemp("uninterrupted")
     code, errors = finish([*COMMAND, f"--workdir={directory / 'run'}"])
     assert code == 0, errors
     assert errors == []

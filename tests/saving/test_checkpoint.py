@@ -1,4 +1,4 @@
-"""Damaged and missing files: a run falls back with a warning or says what is wrong."""
+"""Damaged and missing files: a run falls back with a warning or explains the error."""
 
 import json
 import random
@@ -67,7 +67,7 @@ DAMAGE = {"truncated": truncate, "empty": empty, "flipped": flip, "missing": rem
 
 
 def outcome(workdir, expected):
-    """How the resume of a damaged run ends: "error", "warned" or "unnoticed"."""
+    """Outcome of resuming a damaged run: "error", "warned" or "unnoticed"."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -109,7 +109,7 @@ def test_damaged_newest_checkpoint(original, tmp_path, kind, damage):
     }[kind]
     for path in paths:
         DAMAGE[damage](path)
-    # The log only adds to what the directories say.
+    # The log only supplements the directories.
     wanted = {"unnoticed", "warned"} if kind == "log" else {"warned"}
     assert outcome(workdir, expected) in wanted
     assert committed(workdir)[-1] >= int(step.name)
@@ -156,7 +156,7 @@ def test_flipped_bytes_anywhere(original, tmp_path, capsys):
 
 
 def test_a_changed_position_is_noticed(original, tmp_path):
-    # Valid JSON and intact arrays, but of another generation than it says.
+    # Valid JSON and intact arrays, but with the number of another generation.
     workdir, expected = copied(original, tmp_path)
     path = newest(workdir) / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
@@ -166,7 +166,7 @@ def test_a_changed_position_is_noticed(original, tmp_path):
 
 
 @pytest.mark.parametrize("place", [-1, 0], ids=["newest", "oldest"])
-def test_metadata_that_orbax_refuses_to_open(original, tmp_path, place):
+def test_metadata_that_orbax_cannot_open(original, tmp_path, place):
     workdir, expected = copied(original, tmp_path)
     step = newest(workdir).parent / str(committed(workdir)[place])
     path = step / "_CHECKPOINT_METADATA"

@@ -1,4 +1,4 @@
-"""Killed, stopped, out of space: a run resumes to the same bits or says why it cannot."""
+"""Killed, stopped, out of space: a run resumes to the same bits or explains why it cannot."""
 
 import contextlib
 import random
@@ -43,7 +43,7 @@ np.savez(sys.argv[2], **{name: result.history[name].values for name in result.hi
 def test_killed_at_20_random_moments(tmp_path, capsys):
     nursery = Nursery(SCRIPT)
     nursery.finish(tmp_path / "whole", tmp_path / "whole.npz")
-    began = time.monotonic()  # with all programs in the cache, as those that are killed
+    began = time.monotonic()  # with all programs in the cache, as in the killed runs
     nursery.finish(tmp_path / "again", tmp_path / "again.npz")
     duration = time.monotonic() - began
     expected = dict(np.load(tmp_path / "whole.npz"))
@@ -56,7 +56,7 @@ def test_killed_at_20_random_moments(tmp_path, capsys):
         nursery.start(workdir, output)
         if kind == "time":
             nursery.running(when)
-        else:  # as soon as anything of this checkpoint, also its temporary directory, is there
+        else:  # once this checkpoint, or its temporary directory, exists
             names = (str(when), f"{when}.")
             while nursery.running(0.002) and not any(
                 n == names[0] or n.startswith(names[1]) for n in states(workdir)
@@ -117,14 +117,14 @@ def test_crashed_inside_a_generation(tmp_path, monkeypatch, regime, keep, crashe
         crash_at = None
         resumed = collapse_jax.run(family, regime, **settings, workdir=workdir).history
         assert_same_bits(resumed, expected)
-        # It went on with the very next piece of work.
+        # It continued with the very next piece of work.
         assert before + saved == whole
         saved[:] = []
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function that mounts a file system of so many bytes, or enlarges it."""
+    """A function that mounts a file system of a given size, or enlarges it."""
     path, mounted = tmp_path / "disk", []
     path.mkdir()
 
@@ -149,7 +149,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [200, *range(0, 600, 60)])
 def test_full_disk(small_disk, kilobytes):
-    # Different sizes run out in different places.
+    # Different sizes run out of space in different places.
     workdir = small_disk("4m") / "run"
     family, regime = families.gaussian(), regimes.replace(20)
 
@@ -183,8 +183,8 @@ def test_disk_full_from_the_start(small_disk):
 
 
 @pytest.mark.slow
-def test_full_disk_on_the_command_line(small_disk, reference):
-    expected = reference
+def test_full_disk_on_the_command_line(small_disk, uninterrupted):
+    expected = uninterrupted
     workdir = small_disk("1m") / "run"
     command = [*COMMAND, f"--workdir={workdir}"]
     code, errors = finish(command)

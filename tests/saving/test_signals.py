@@ -55,8 +55,8 @@ def test_a_second_signal_is_not_held_back():
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_same_command_continues(tmp_path, reference):
-    expected = reference
+def test_sigterm_saves_and_the_same_command_continues(tmp_path, uninterrupted):
+    expected = uninterrupted
     command = [*COMMAND, f"--workdir={tmp_path / 'run'}"]
     process = start(command)
     wait_for(lambda: len(committed(tmp_path / "run")) > 1, process)

@@ -1,4 +1,4 @@
-"""A workdir belongs to one process at a time, and to the next once that has ended, even killed."""
+"""Only one process at a time uses a workdir, and its lock ends with it, even if it is killed."""
 
 import json
 import signal
@@ -52,16 +52,16 @@ def assert_held(path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_workdir_in_use_is_refused_until_its_process_ends(tmp_path, holder):
+def test_a_workdir_in_use_is_rejected_until_its_process_ends(tmp_path, holder):
     assert_held(tmp_path)
-    assert_held(tmp_path)  # a refusal does not free it
+    assert_held(tmp_path)  # a failed attempt does not free it
     holder.communicate("\n")
     for _ in range(2):
         with Workdir(str(tmp_path)).lock():
-            assert_held(tmp_path)  # not to be had twice in one process either
+            assert_held(tmp_path)  # nor can one process lock it twice
 
 
-def test_the_lock_of_a_killed_process_falls_with_it(tmp_path, holder):
+def test_the_lock_of_a_killed_process_is_released(tmp_path, holder):
     assert_held(tmp_path)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
@@ -70,7 +70,7 @@ def test_the_lock_of_a_killed_process_falls_with_it(tmp_path, holder):
 
 
 def test_the_lock_is_the_kernels(tmp_path, holder):
-    """What other programs, and earlier versions of this one, see and respect."""
+    """Other programs, and earlier versions of this one, respect it."""
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / "lock").open("a") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: what is there after an error, and on an object store."""
+"""Atomic writes: what is on disk after an error, and on an object store."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from etils.epath import testing
 
-from collapse_jax.data import files
+from collapse_jax.atomic import replacing
 
 
 def names(directory):
@@ -16,7 +16,7 @@ def names(directory):
 def test_a_file_is_replaced_once_it_is_whole(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("old")
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text("ne")
         assert path.read_text() == "old"
         with temporary.open("a") as file:
@@ -27,7 +27,7 @@ def test_a_file_is_replaced_once_it_is_whole(tmp_path):
 
 
 def write_half(path, error):
-    with files.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text("half")
         raise error
 
@@ -43,7 +43,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 def test_nothing_written_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), files.replacing(tmp_path / "config.json"):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "config.json"):
         pass
     assert names(tmp_path) == []
 
@@ -57,7 +57,7 @@ def test_a_file_is_flushed_before_it_takes_its_place(tmp_path, monkeypatch):
         flushed.append(os.path.samestat(os.fstat(file), os.stat(temporary)))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with files.replacing(str(path)) as temporary:
+    with replacing(str(path)) as temporary:
         temporary.write_text("whole")
     assert flushed == [True]
 
@@ -74,7 +74,7 @@ def test_an_object_store(tmp_path):
         "remove": lambda original, path: here(path).unlink(),
     }
     with testing.mock_epath(**store):
-        with files.replacing("gs://bucket/config.json") as temporary:
+        with replacing("gs://bucket/config.json") as temporary:
             temporary.write_text("whole")
         with pytest.raises(OSError):  # noqa: PT011
             write_half("gs://bucket/config.json", OSError)
