@@ -47,12 +47,7 @@ Suite = Literal[
     "language", "checkpoint", "all",
 ]  # fmt: skip
 SUITES: tuple[Suite, ...] = get_args(Suite)
-WITH_PEERS = (
-    "vae",
-    "beam",
-    "finetune",
-    "language",
-)  # their peers come with the extra `benchmark`
+WITH_PEERS = ("vae", "beam", "finetune", "language")  # peers from the extra `benchmark`
 
 
 @dataclasses.dataclass(frozen=True)

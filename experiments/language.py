@@ -304,11 +304,11 @@ def main() -> None:
     """Runs the experiment that the flags describe."""
     how = call_with_flags(RunConfig)
     section = run(
-        call_with_flags(Comparison),
-        from_flags(language),
-        call_with_flags(SmallModel),
-        call_with_flags(SnapshotConfig),
-        how,
+        compared=call_with_flags(Comparison),
+        settings=from_flags(language),
+        small=call_with_flags(SmallModel),
+        snapshots=call_with_flags(SnapshotConfig),
+        how=how,
     )
     print(section.text.replace("\n\n", "\n"))
     print(f"written to {how.workdir}")

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collapse_jax.runner import Result
 
 
-_COMPILED_BYTES = (
-    1 << 30
-)  # size of the cache of compiled programs; the least recently used go first
+# Size of the cache of compiled programs; the least recently used are removed first.
+_COMPILED_BYTES = 1 << 30
 
 
 def define(*functions: Callable[..., Any], given: Collection[str] = (), **defaults: Any) -> None:

@@ -268,11 +268,11 @@ def language_sections(quick: bool, workdir: Path, data_dir: str | None) -> "Iter
         )
         try:
             yield language.run(
-                language.Comparison(**compared),
-                {**settings, "data_dir": data_dir},
-                language.SmallModel(**small),
-                SnapshotConfig(**snapshots),
-                RunConfig(**how),
+                compared=language.Comparison(**compared),
+                settings={**settings, "data_dir": data_dir},
+                small=language.SmallModel(**small),
+                snapshots=SnapshotConfig(**snapshots),
+                how=RunConfig(**how),
             )
         except FileNotFoundError as missing:
             print(f"skipped: {missing}")

@@ -82,28 +82,31 @@ def generation_keys(key: jax.Array, generation: jax.Array | int) -> Keys:
 def stages(family: Family, regime: Regime, sizes: Sizes, first: bool) -> list[Stage]:
     """The stages of generation 0 (`first`) or of any later one, in order."""
     fit = Stage(
-        "fit",
-        family.fit,
-        _reads("params", "training"),
-        lambda keys, work: (keys(Purpose.FIT), work["params"], work["training"]),
-        lambda work, result: {"params": result[0], "info": result[1]},
+        name="fit",
+        task=family.fit,
+        reads=_reads("params", "training"),
+        inputs=lambda keys, work: (keys(Purpose.FIT), work["params"], work["training"]),
+        outputs=lambda work, result: {"params": result[0], "info": result[1]},
     )
     anchor = Stage(
-        "anchor",
-        family.anchor or (lambda key, params, training: None),
-        _reads("params", "training"),
-        lambda keys, work: (keys(Purpose.ANCHOR), work["params"], work["training"]),
-        lambda work, result: {"origin": work["origin"]._replace(anchor=result)},
+        name="anchor",
+        task=family.anchor or (lambda key, params, training: None),
+        reads=_reads("params", "training"),
+        inputs=lambda keys, work: (keys(Purpose.ANCHOR), work["params"], work["training"]),
+        outputs=lambda work, result: {"origin": work["origin"]._replace(anchor=result)},
     )
     measure = Stage(
-        "measure",
-        family.measure,
-        _measured,
-        lambda keys, work: (
-            keys(Purpose.MEASURE), work["params"], work["training"], work["origin"]
+        name="measure",
+        task=family.measure,
+        reads=_measured,
+        inputs=lambda keys, work: (
+            keys(Purpose.MEASURE),
+            work["params"],
+            work["training"],
+            work["origin"],
         ),
-        lambda work, result: {"metrics": {**work["info"], **result}},
-    )  # fmt: skip
+        outputs=lambda work, result: {"metrics": {**work["info"], **result}},
+    )
     if first:
         return [
             _original(family, regime, sizes),
@@ -153,11 +156,11 @@ def _original(family: Family, regime: Regime, sizes: Sizes) -> Stage:
         }
 
     return Stage(
-        "original",
-        draw,
-        _reads(),
-        lambda keys, work: (keys(Purpose.INIT), keys(Purpose.ORIGINAL)),
-        outputs,
+        name="original",
+        task=draw,
+        reads=_reads(),
+        inputs=lambda keys, work: (keys(Purpose.INIT), keys(Purpose.ORIGINAL)),
+        outputs=outputs,
         sized=True,
     )
 
@@ -181,19 +184,19 @@ def _later_data(family: Family, regime: Regime, sizes: Sizes) -> list[Stage]:
         return {"training": Training(pool, teacher=work["params"]), "kept": kept}
 
     sample = Stage(
-        "sample",
-        family.sample,
-        _reads("params"),
-        lambda keys, work: (keys(Purpose.SAMPLE), work["params"], realised(keys).synthetic),
-        lambda work, result: {"synthetic": result},
+        name="sample",
+        task=family.sample,
+        reads=_reads("params"),
+        inputs=lambda keys, work: (keys(Purpose.SAMPLE), work["params"], realised(keys).synthetic),
+        outputs=lambda work, result: {"synthetic": result},
         sized=True,
     )
     assembling = Stage(
-        "assemble",
-        assemble,
-        _reads(*(["synthetic"] if sizes.synthetic else []), "kept", "origin"),
-        lambda keys, work: (keys, work),
-        outputs,
+        name="assemble",
+        task=assemble,
+        reads=_reads(*(["synthetic"] if sizes.synthetic else []), "kept", "origin"),
+        inputs=lambda keys, work: (keys, work),
+        outputs=outputs,
         sized=True,
     )
     return [*([sample] if sizes.synthetic else []), assembling]

@@ -48,10 +48,11 @@ def cases(
     config = config or Config(dropout=0.0)
     with _places(config, blocks, length) as (base, text):
         settings: dict[str, Any] = {
-            "length": length, "blocks": blocks, "epochs": 1, "batch": blocks, "beams": _BEAMS,
-            "decode_batch": blocks, "test_blocks": blocks, "kept_blocks": 0, "prompt": "",
+            "dataset": text, "length": length, "blocks": blocks, "epochs": 1, "batch": blocks,
+            "beams": _BEAMS, "decode_batch": blocks, "test_blocks": blocks, "kept_blocks": 0,
+            "prompt": "",
         }  # fmt: skip
-        family = language(base, **grouped(language, {**settings, "dataset": text}))
+        family = language(base, **grouped(language, settings))
         regime = regimes.replace(blocks)
         ours, peers = _Generation(family, regime), _peer(family, base, text, settings)
         times: list[tuple[Mapping[str, float], Mapping[str, float]]] = []

@@ -69,7 +69,9 @@ def beam_cases(
     of_prompt = length * inner + _BEAMS * (length - 1) * opt.multiply_adds(config)
     with _directory(config) as directory:
         for batch, dtype in cases:
-            task = _Task(directory, "search", batch, length, dtype)
+            task = _Task(
+                directory=directory, kind="search", batch=batch, length=length, dtype=dtype
+            )
             count = min(repeats, 3) if batch >= 64 else repeats
             yield _case(
                 "beam",
@@ -93,7 +95,7 @@ def finetune_cases(
     config = config or Config(dropout=0.0)
     with _directory(config) as directory:
         for dtype in _DTYPES:
-            task = _Task(directory, "step", batch, length, dtype)
+            task = _Task(directory=directory, kind="step", batch=batch, length=length, dtype=dtype)
             work = 3 * opt.multiply_adds(config)  # the backward pass costs two forward passes
             yield _case(
                 "finetune", task, repeats=repeats, work=work, target=">= 1.2", memory=memory
@@ -186,7 +188,13 @@ def _step(task: _Task) -> Callable[[], None]:
     transformation = finetune.optimizer(_SETTINGS, 1000)
     step = compiled(
         lambda params, moments, blocks: finetune.step(
-            model, _SETTINGS, transformation, params, moments, blocks, None
+            model,
+            _SETTINGS,
+            transformation,
+            params=params,
+            moments=moments,
+            blocks=blocks,
+            k_dropout=None,
         ),
         donate=(0, 1),
     )

@@ -193,7 +193,9 @@ def test_the_experiment_from_end_to_end(tmp_path, capsys):
         workdir=str(tmp_path / "run"),
     )  # fmt: skip
     snapshots = SnapshotConfig("0,1")
-    section = language.run(compared, settings, model, snapshots, how)
+    section = language.run(
+        compared=compared, settings=settings, small=model, snapshots=snapshots, how=how
+    )
     perplexities, corpus, continued = section.tables
     assert len(perplexities.rows) == len(corpus.rows) == 2
     assert len(continued.rows) == 4
@@ -204,9 +206,11 @@ def test_the_experiment_from_end_to_end(tmp_path, capsys):
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("<img") == len(section.figures) == 8
     (tmp_path / "run" / "zero_shot.json").write_text("{")  # cut short: found anew
-    again = language.run(compared, settings, model, snapshots, how)
+    again = language.run(
+        compared=compared, settings=settings, small=model, snapshots=snapshots, how=how
+    )
     assert again.tables == section.tables
     changed = grouped(families.language, {**values, "learning_rate": 1e-3})
     with pytest.raises(ValueError, match="family.training.learning_rate: was 0.003, now 0.001"):
-        language.run(compared, changed, model, snapshots, how)
+        language.run(compared=compared, settings=changed, small=model, snapshots=snapshots, how=how)
     capsys.readouterr()
