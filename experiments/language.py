@@ -188,11 +188,11 @@ def _pretrain(settings: dict[str, Any], small: SmallModel, directory: Path, seed
     from . import pretraining
 
     text, length = _text(settings), settings["length"]
-    words = pretraining.tokenizer_of(directory, text, small)
+    tokenizer = pretraining.tokenizer_of(directory, text, small)
     # The chains' text is checked before hours of training, not after.
-    chains = blocks.cut_blocks(words, text, length, small.pretraining_share, settings["counts"])
+    chains = blocks.cut_blocks(tokenizer, text, length, small.pretraining_share, settings["counts"])
     finetune.check_batch(len(chains.train), settings["training"].batch)
-    pretraining.pretrain(directory, words, text, small, length, seed)
+    pretraining.pretrain(directory, tokenizer, text, small, length, seed)
 
 
 def _text(settings: dict[str, Any]) -> "Text":
@@ -234,7 +234,7 @@ def _zero_shot(
     if (stored := _stored(path, identity)) is not None:
         return stored
     pretrained, text = load(base, settings["revision"]), _text(settings)
-    cut = blocks.cut_blocks(pretrained.words, text, settings["length"], skip, settings["counts"])
+    cut = blocks.cut_blocks(pretrained.tokenizer, text, settings["length"], skip, settings["counts"])
     network = opt.model(pretrained.config, settings["dtype"])
     found = finetune.evaluate(network, pretrained.params, cut.test)
     with replacing(path) as temporary:
@@ -269,7 +269,7 @@ def _write(
     from collapse_jax.families.language.base import load
     from collapse_jax.reports import figures, language_tables, page
 
-    words = load(base, settings["revision"]).words
+    tokenizer = load(base, settings["revision"]).tokenizer
     family = next(iter(runs.values())).family.config
     text = _text(settings)
     summaries = {label: result.summary for label, result in runs.items()}
@@ -286,8 +286,8 @@ def _write(
         language_tables.perplexities(runs),
         language_tables.perplexities(runs, language_tables.OF_CORPUS),
     ]
-    prompt = words.decode(family["prompt_ids"])
-    if (table := language_tables.continuations(runs, words, generations, prompt)) is not None:
+    prompt = tokenizer.decode(family["prompt_ids"])
+    if (table := language_tables.continuations(runs, tokenizer, generations, prompt)) is not None:
         tables.append(table)
     section = page.Section(
         f"Language models on {text.title}",

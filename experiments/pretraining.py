@@ -78,19 +78,19 @@ def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
     place = workdir / "tokenizer"
     if (workdir / "pretraining" / "config.json").is_file():
         return tokenizer.load(place)
-    words = tokenizer.train(blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary)
-    words.save(place)
-    return words
+    trained = tokenizer.train(blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary)
+    trained.save(place)
+    return trained
 
 
 def pretrain(
-    workdir: Path, words: Tokenizer, text: Text, small: SmallModel, length: int, seed: int
+    workdir: Path, tokenizer: Tokenizer, text: Text, small: SmallModel, length: int, seed: int
 ) -> None:
     """Trains a model into `workdir`/base, or resumes its training.
 
     Args:
       workdir: also holds the checkpoints, in pretraining/.
-      words: of `tokenizer_of`.
+      tokenizer: the tokenizer that `tokenizer_of` returns.
       text: the text; the first `small.pretraining_share` of its training rows is used.
       small: the model and its training.
       length: tokens of a block, T; the model has positions for twice as many.
@@ -106,12 +106,12 @@ def pretrain(
     check(small)
     rows = blocks.part(text.train, 0.0, small.pretraining_share)
     config = Config(
-        vocabulary=words.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
+        vocabulary=tokenizer.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
         inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
-        begin=words.begin, end=words.begin, pad=words.pad,
+        begin=tokenizer.begin, end=tokenizer.begin, pad=tokenizer.pad,
     )  # fmt: skip
-    train = blocks.of_rows(words, rows, length, "train")
-    validation = blocks.of_rows(words, text.validation, length, "validation")
+    train = blocks.of_rows(tokenizer, rows, length, "train")
+    validation = blocks.of_rows(tokenizer, text.validation, length, "validation")
     if len(train) < small.pretraining_batch:
         raise SettingError(
             f"pretraining_batch: expected at most the {len(train)} blocks for pretraining, got"
@@ -121,7 +121,7 @@ def pretrain(
         epochs=small.pretraining_epochs, batch=small.pretraining_batch,
         learning_rate=small.pretraining_rate, schedule="cosine", warmup=0.1,
     )  # fmt: skip
-    family = _family(small, config, training, words, text, train, validation)
+    family = _family(small, config, training, tokenizer, text, train, validation)
     result = runner.run(
         family, regimes.replace(len(train)), chains=1, generations=1, seed=seed, keep="chains",
         workdir=str(workdir / "pretraining"), checkpoint_seconds=120.0, progress=True,
@@ -140,7 +140,7 @@ def pretrain(
     )
     base = workdir / "base"
     if not (base / "config.json").is_file():
-        words.save(base)
+        tokenizer.save(base)
         weights.save(base, config, jax.tree.map(lambda leaf: leaf[0], result.params[0]))
 
 
@@ -148,7 +148,7 @@ def _family(
     small: SmallModel,
     config: Config,
     training: FineTuning,
-    words: Tokenizer,
+    tokenizer: Tokenizer,
     text: Text,
     train: np.ndarray,
     validation: np.ndarray,
@@ -159,7 +159,7 @@ def _family(
     def unused(*inputs: object) -> None:
         raise AssertionError("one generation samples nothing")
 
-    vocabulary = sorted(words.library.get_vocab().items())
+    vocabulary = sorted(tokenizer.library.get_vocab().items())
     return Family(
         name="pretraining",
         config={

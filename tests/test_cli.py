@@ -223,7 +223,7 @@ OTHER = {
         (["--base="], ["model: expected a directory or an id on the hub, got ''"]),
         (["--dataset="], ["dataset: expected wikitext-2-raw", "got ''"]),
         (["--beams=1"], ["beams: expected an integer >= 2, got 1"]),
-        (["--temperature=0.5"], ["temperature: beam search has none"]),
+        (["--temperature=0.5"], ["temperature: expected decoder sample, got beam search"]),
         (["--length=1"], ["length: expected an integer >= 4, got 1"]),
         # Before the small model is trained.
         (["--blocks=0", "--workdir={missing}"], ["blocks: expected 1 to the", "got 0"]),

@@ -1,6 +1,6 @@
-"""Model families: one factory a file, or a folder, of the same name.
+"""Model families: one factory per file or folder of the same name.
 
-Factories are loaded when they are first used: a Gaussian chain needs no language model.
+Factories are loaded on first use: a Gaussian chain needs no language model.
 """
 
 import importlib
@@ -23,7 +23,7 @@ _FOLDERS = ("discrete", "gaussian", "gmm", "kde", "language", "vae")
 
 
 class _Families(ModuleType):
-    """`families.gmm` is the factory, also once the module of that name has been imported."""
+    """Keeps `families.gmm` the factory even after the module of that name has been imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in __all__ and isinstance(value, ModuleType)):

@@ -1,8 +1,8 @@
 """The linear regression family: weights refitted by least squares to their own predictions.
 
-Rows X ~ N(0, I_d), y = X w + noise. A data set is its Gram matrix X'X and X'y: O(d^2) numbers,
-drawn by Bartlett's factor whatever its number of rows is. Nothing depends on the true w but by the
-weights' error, so data and models are kept relative to w, and no digit is lost to its size.
+Rows X ~ N(0, I_d), y = X w + noise. A data set is represented by X'X and X'y: O(d^2) numbers for
+any number of rows, drawn by the Bartlett decomposition. Results depend on the true w only through
+the error of the weights, so data and models are stored relative to w, without loss of precision.
 Axis legend: d dimension, T rows.
 """
 
@@ -45,11 +45,11 @@ class Weights(NamedTuple):
     """A fitted regression."""
 
     error: jax.Array  # f32[d], fitted weights less the true ones
-    factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, where it is used for ever
+    factor: jax.Array | None  # f32[d, d], lower factor of the first X'X, if X is always the same
 
 
 def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Family:
-    r"""Chains of linear regressions fitted to what earlier ones predict, plus noise.
+    r"""Chains of linear regressions fitted to predictions of earlier ones, plus noise.
 
     A generation's labels are $y = X \hat w_{n-1} + \sigma \epsilon$. Under replace $E |\hat w_n -
     w|^2 = n \sigma^2 d / (T - d - 1)$; under accumulate it stays bounded (Gerstgrasser et al.,
@@ -57,16 +57,16 @@ def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Fam
 
     Args:
       dim: number of weights d, at least 1.
-      noise: sigma > 0, the standard deviation of the noise, in units of y.
-      design: "new" rows X every generation, or the "same" as the first (replace, accumulate).
+      noise: standard deviation sigma > 0 of the noise, in units of y.
+      design: rows X: "new" every generation, or always the "same" (under replace, accumulate).
 
     Returns:
       A family with metrics excess_risk $|\hat w - w|^2$ (of predictions at x ~ N(0, I)), its
       logarithm log_excess_risk, noise_share $\sigma^2 / (\sigma^2 + |\hat w - w|^2)$ and
-      weights_error (one entry a dimension).
+      weights_error (one entry per dimension).
 
     Raises:
-      ValueError: for an argument outside its range, saying what was expected and what came.
+      ValueError: if an argument is outside its range.
     """
     dim = arguments.integer("dim", dim, at_least=1)
     noise = arguments.number("noise", noise, above=0)
@@ -128,7 +128,7 @@ def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Fam
 
 
 def _closed_forms(dim: int, noise: float, design: str, regime: Regime, generations: int) -> Curves:
-    """The excess risk; its variance over chains is finite for T > d + 3 alone."""
+    """The mean excess risk; its variance over chains is finite only for T > d + 3."""
     fits, samples = np.arange(1, generations + 1), training_sizes(regime, generations)
     options: dict[str, Any] = {"dimension": dim, "noise_variance": noise**2}
     if regime.name == "replace":
@@ -143,7 +143,7 @@ def _closed_forms(dim: int, noise: float, design: str, regime: Regime, generatio
 
 
 def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
-    """`count` rows of new X, labelled by weights with this error."""
+    """Draws `count` rows of new X, labelled by weights with this error."""
     dim = error.shape[0]
     k_design, k_noise = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     normals = random.normal(jax.random.bits(k_noise, (dim,)))
@@ -159,7 +159,7 @@ def _labelled(
 
 
 def _additive() -> Pools:
-    """X'X and X'y of two data sets add up; which rows they are of is not known."""
+    """The pool algebra: X'X and X'y add up; single rows are unknown."""
 
     def merge(a: Gram, b: Gram, capacity: int) -> Gram:
         del capacity
@@ -194,7 +194,7 @@ def _metrics(noise: float) -> dict[str, Metric]:
             symbol=r"\ln|\hat w_n-w|^2",
         ),
         "noise_share": Metric(
-            "noise's share of the squared error of predictions",
+            "share of the noise in the squared error of predictions",
             scale=1e-2,
             limit=1.0,
             nonnegative=True,
@@ -206,16 +206,16 @@ def _metrics(noise: float) -> dict[str, Metric]:
 
 
 def _check_sizes(dim: int, sizes: Sizes) -> None:
-    """The expected excess risk of a fit to T rows is finite for T > d + 1 alone."""
+    """Requires T > d + 1, so that the expected excess risk is finite."""
     if sizes.training.count <= dim + 1:
         raise SettingError(
-            f"samples: a regression of dim {dim} needs more than {dim + 1} samples a generation,"
+            f"samples: a regression of dim {dim} needs more than {dim + 1} samples per generation,"
             f" got {sizes.training.count}"
         )
 
 
 def _check_same_design(regime: Regime) -> None:
-    """The same X can only be labelled anew as a whole."""
+    """Requires that each generation relabels all rows of the same X."""
     later = regime.sizes(1)
     if later.fresh or later.reused or not regime.constant_samples:
         raise SettingError(

@@ -115,12 +115,12 @@ def test_the_guide_works_as_it_stands(tmp_path, capsys, monkeypatch):
     """Runs docs/language_models.md with a small model instead of the published one."""
     guide = Path(__file__).parents[2].joinpath("docs", "language_models.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
-    words = tokenizer.train(TEXTS, 300)
-    config = dataclasses.replace(SMALL, vocabulary=words.vocabulary, positions=128)
+    trained = tokenizer.train(TEXTS, 300)
+    config = dataclasses.replace(SMALL, vocabulary=trained.vocabulary, positions=128)
     weights.save(tmp_path, config, made(config))
-    words.save(tmp_path)
+    trained.save(tmp_path)
     monkeypatch.chdir(tmp_path)
     code = "\n".join(blocks).replace("facebook/opt-125m", str(tmp_path))
     exec(compile(code, "docs/language_models.md", "exec"), {})
     assert capsys.readouterr().out.splitlines()[-1].startswith("1.0 Perplexity(mean_of_blocks=")
-    assert weights.load("mine")[0].vocabulary == words.vocabulary
+    assert weights.load("mine")[0].vocabulary == trained.vocabulary

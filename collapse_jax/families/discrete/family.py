@@ -1,7 +1,7 @@
-"""The discrete family: frequencies of symbols, refitted to counts of draws from themselves.
+"""The discrete family: symbol frequencies, refitted to counts of their own draws.
 
-Exactly the haploid Wright-Fisher model of population genetics: symbols drift until all but one are
-lost. Axis legend: symbol K, frequency_bin.
+This is the haploid Wright-Fisher model of population genetics: frequencies drift until all symbols
+but one are lost. Axis legend: symbol K, frequency_bin.
 """
 
 import functools
@@ -33,17 +33,16 @@ from collapse_jax.pools import Counts
 from collapse_jax.regimes import Regime
 from collapse_jax.results.closed_forms import settled
 
-# Up to this many symbols the config lists the probabilities themselves.
-_LISTED = 64
+_LISTED = 64  # largest number of symbols whose probabilities the config lists
 
 
-class _Population(NamedTuple):
+class _Original(NamedTuple):
     """The original distribution, on the host."""
 
-    weights: np.ndarray  # i32[K] counts where they are whole numbers, else f32[K]
+    weights: np.ndarray  # i32[K] if given as counts, else f32[K]
     probabilities: np.ndarray  # f64[K]
     tail: np.ndarray  # bool[K], the rarest symbols
-    bins: np.ndarray  # i64[K], index of each symbol's bin of initial frequency, or the last + 1
+    bins: np.ndarray  # i64[K], bin of each symbol's original frequency; frequency_bin if it is 0
     edges: np.ndarray  # f64[frequency_bin], lower edges
 
 
@@ -54,31 +53,29 @@ def discrete(
     sha256: str | None = None,
     frequencies: bool = False,
 ) -> Family:
-    """Chains of categorical distributions fitted (by maximum likelihood) to draws of themselves.
+    """Chains of categorical distributions fitted by maximum likelihood to their own draws.
 
     Args:
-      probabilities: of the original, [K]; counts will do, they are normalised.
-      tail: the rarest symbols that together have at most this probability (but at least the
-        rarest one) are the tail; in (0, 1).
-      title: of the corpus, for plots.
-      sha256: of the corpus that the probabilities were counted in.
-      frequencies: whether to record every symbol's frequency (small K).
+      probabilities: probabilities of the original, [K]; counts are normalised.
+      tail: largest total probability of the tail, the rarest symbols (at least one), in (0, 1).
+      title: title of the corpus, for plots.
+      sha256: checksum of the corpus from which the probabilities were counted.
+      frequencies: whether to record every symbol's frequency (for small K).
 
     Returns:
       A family with metrics support, entropy, heterozygosity, tail_mass, total_variation (which is
       also the squared 2-Wasserstein distance under the 0-1 metric), kl and surviving_share.
 
     Raises:
-      ValueError: for an argument outside its range, saying what was expected and what came.
+      ValueError: if an argument is outside its range.
     """
     tail = arguments.share("tail", tail, above=0, below=1)
-    population = _population(np.asarray(probabilities), tail)
-    law = population.probabilities
-    heterozygosity = 1.0 - float(np.sum(law**2))
-    tail_probability = float(law[population.tail].sum())
+    given = _original(np.asarray(probabilities), tail)
+    heterozygosity = 1.0 - float(np.sum(given.probabilities**2))
+    tail_probability = float(given.probabilities[given.tail].sum())
 
     def original(key: jax.Array, request: Request) -> Counts:
-        drawn = multinomial(key, jnp.asarray(population.weights), request.count)
+        drawn = multinomial(key, jnp.asarray(given.weights), request.count)
         return Counts(drawn, request.count)
 
     def sample(key: jax.Array, params: Counts, request: Request) -> Counts:
@@ -86,7 +83,7 @@ def discrete(
 
     def init(key: jax.Array) -> Counts:
         del key
-        return Counts(jnp.zeros(law.shape, jnp.int32), jnp.int32(0))
+        return Counts(jnp.zeros(given.probabilities.shape, jnp.int32), jnp.int32(0))
 
     def fit(key: jax.Array, params: Counts, training: Training) -> tuple[Counts, Metrics]:
         del key, params
@@ -95,7 +92,7 @@ def discrete(
 
     def measure(key: jax.Array, params: Counts, training: Training, origin: Origin) -> Metrics:
         del key, training, origin
-        metrics = _measure(params, population)
+        metrics = _measure(params, given)
         if frequencies:
             metrics["frequency"] = _frequency(params)
         return metrics
@@ -104,15 +101,15 @@ def discrete(
         total = max(sizes.training.count, sizes.previous.count + sizes.synthetic.count)
         if total >= 2**31:
             raise SettingError(
-                f"samples: counts are exact below 2^31 draws in all, got {total}; use fewer samples"
-                " or generations"
+                f"samples: expected fewer than 2^31 draws in all, up to which counts are exact, got"
+                f" {total}; use fewer samples or generations"
             )
 
     return Family(
         name="discrete",
-        config=_config(population, tail, title, sha256, frequencies),
+        config=_config(given, tail, title=title, sha256=sha256, frequencies=frequencies),
         pools=pools.counts(),
-        metrics=_metrics(len(law), frequencies),
+        metrics=_metrics(len(probabilities), frequencies),
         thresholds={
             "early": Threshold(
                 "tail_mass", 0.5 * tail_probability, "tail mass below half the original's"
@@ -129,27 +126,31 @@ def discrete(
         sample=sample,
         measure=measure,
         coords={
-            "frequency_bin": population.edges,
-            **({"symbol": np.arange(len(law))} if frequencies else {}),
+            "frequency_bin": given.edges,
+            **({"symbol": np.arange(len(probabilities))} if frequencies else {}),
         },
         check=check,
         description=title,
-        closed_forms=functools.partial(_closed_forms, law, tail_probability),
+        closed_forms=functools.partial(_closed_forms, given.probabilities, tail_probability),
         figures=_figures,
     )
 
 
-def _closed_forms(law: np.ndarray, tail: float, regime: Regime, generations: int) -> Curves:
-    """Curves of chains whose original is `law`, of which the tail's symbols have probability."""
+def _closed_forms(
+    probabilities: np.ndarray, tail: float, regime: Regime, generations: int
+) -> Curves:
+    """Closed forms for an original f64[K], whose rarest symbols have total probability `tail`."""
     if not (regime.name in ("replace", "fresh") and regime.constant_samples):
         return {}
     samples = regime.config["samples"]
     if regime.name == "replace":
         fits = np.arange(1, generations + 1)
         support = np.full(generations, np.nan)
-        support[0] = theory.expected_support(samples, law)
+        support[0] = theory.expected_support(samples, probabilities)
         return {
-            ("heterozygosity", "mean"): theory.expected_heterozygosity(samples, fits, law),
+            ("heterozygosity", "mean"): theory.expected_heterozygosity(
+                samples, fits, probabilities
+            ),
             ("support", "mean"): support,
             ("tail_mass", "mean"): np.full(generations, tail),
             ("tail_mass", "variance"): theory.variance_of_frequency(samples, fits, tail),
@@ -158,11 +159,11 @@ def _closed_forms(law: np.ndarray, tail: float, regime: Regime, generations: int
     if share == 0:
         return {}
     if regime.config["independent"]:
-        steady = theory.random_count_steady_homozygosity(samples, share, law)
+        steady = theory.random_count_steady_homozygosity(samples, share, probabilities)
     else:
         real = int(regime.sizes(1).fresh.count)
         share = real / samples
-        steady = theory.fixed_count_steady_homozygosity(samples, real, law)
+        steady = theory.fixed_count_steady_homozygosity(samples, real, probabilities)
     evenness = np.where(settled(share, generations), 1.0 - steady, np.nan)
     return {("heterozygosity", "mean"): evenness}
 
@@ -179,20 +180,20 @@ def _frequency(params: Counts) -> jax.Array:
     return params.counts.astype(jnp.float32) / jnp.float32(params.total)
 
 
-def _measure(params: Counts, population: _Population) -> Metrics:
-    law = population.probabilities
+def _measure(params: Counts, original: _Original) -> Metrics:
+    probabilities = original.probabilities
     frequency = _frequency(params)
     alive = params.counts > 0
-    # 0 ln 0 = 0; an extinct symbol's logarithm is taken of something harmless.
+    # 0 ln 0 = 0; the logarithm of an extinct symbol is taken at 1 instead.
     entropy = -jnp.sum(jnp.where(alive, frequency * jnp.log(jnp.where(alive, frequency, 1.0)), 0.0))
-    possible = law > 0
-    log_law = np.log(np.where(possible, law, 1.0)).astype(np.float32)
-    cross = -jnp.sum(frequency * log_law)
-    edges = population.edges
-    sizes = np.bincount(population.bins, minlength=len(edges) + 1)[: len(edges)]
+    possible = probabilities > 0
+    log_probabilities = np.log(np.where(possible, probabilities, 1.0)).astype(np.float32)
+    cross = -jnp.sum(frequency * log_probabilities)
+    edges = original.edges
+    sizes = np.bincount(original.bins, minlength=len(edges) + 1)[: len(edges)]
     survivors = jnp.stack(
         [
-            jnp.sum(alive & (population.bins == i), dtype=jnp.int32) / max(int(size), 1)
+            jnp.sum(alive & (original.bins == i), dtype=jnp.int32) / max(int(size), 1)
             for i, size in enumerate(sizes)
         ]
     )
@@ -200,8 +201,8 @@ def _measure(params: Counts, population: _Population) -> Metrics:
         "support": jnp.sum(alive, dtype=jnp.int32).astype(jnp.float32),
         "entropy": entropy,
         "heterozygosity": 1.0 - jnp.sum(frequency**2),
-        "tail_mass": jnp.sum(jnp.where(population.tail, frequency, 0.0)),
-        "total_variation": 0.5 * jnp.sum(jnp.abs(frequency - law.astype(np.float32))),
+        "tail_mass": jnp.sum(jnp.where(original.tail, frequency, 0.0)),
+        "total_variation": 0.5 * jnp.sum(jnp.abs(frequency - probabilities.astype(np.float32))),
         "kl": jnp.maximum(cross - entropy, 0.0),
         "surviving_share": survivors,
     }
@@ -215,7 +216,7 @@ def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
 
     largest = math.log(max(symbols, 2))
     metrics = {
-        "support": positive("number of symbols that are left", "symbols", 10.0, float(symbols)),
+        "support": positive("number of surviving symbols", "symbols", 10.0, float(symbols)),
         "entropy": positive("entropy of the model", "nats", 0.1 * largest, largest),
         "heterozygosity": positive(
             "heterozygosity 1 - sum p^2 of the model", scale=0.05, symbol="H_n"
@@ -224,7 +225,12 @@ def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
         "total_variation": positive("total variation (W2^2 under the 0-1 metric) to the original"),
         "kl": positive("KL(model || original)", "nats", 1e-3, 40.0, symbol=r"\mathrm{KL}"),
         "surviving_share": Metric(
-            "share of symbols left, by initial frequency", "1", ("frequency_bin",), 1e-2, 1.0, True
+            "share of surviving symbols, by initial frequency",
+            "1",
+            ("frequency_bin",),
+            1e-2,
+            1.0,
+            True,
         ),
     }
     if frequencies:
@@ -234,41 +240,48 @@ def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
     return metrics
 
 
-def _population(given: np.ndarray, tail: float) -> _Population:
+def _original(given: np.ndarray, tail: float) -> _Original:
     if given.ndim != 1 or given.size < 2:
         raise SettingError(
             f"probabilities: expected a vector of at least 2 symbols, got shape {given.shape}"
         )
     values = given.astype(np.float64)
     if not np.all(np.isfinite(values)) or np.any(values < 0) or values.sum() <= 0:
-        raise SettingError("probabilities: expected finite numbers >= 0 with a positive sum")
-    law = values / values.sum()
+        raise arguments.refusal(
+            "probabilities", "finite numbers >= 0 with a positive sum", values.tolist()
+        )
+    probabilities = values / values.sum()
     whole = np.all(values == np.round(values)) and 1 < values.sum() < 2**31
     weights = values.astype(np.int32) if whole else values.astype(np.float32)
-    order = np.lexsort((np.arange(law.size), law))
-    order = order[law[order] > 0]
-    rare = order[: max(1, int(np.searchsorted(np.cumsum(law[order]), tail, side="right")))]
-    in_tail = np.zeros(law.shape, bool)
+    order = np.lexsort((np.arange(probabilities.size), probabilities))
+    order = order[probabilities[order] > 0]
+    rare = order[
+        : max(1, int(np.searchsorted(np.cumsum(probabilities[order]), tail, side="right")))
+    ]
+    in_tail = np.zeros(probabilities.shape, bool)
     in_tail[rare] = True
-    lowest, highest = law[law > 0].min(), law.max()
+    lowest, highest = probabilities[probabilities > 0].min(), probabilities.max()
     decades = np.arange(math.floor(math.log10(lowest)), math.floor(math.log10(highest)) + 1)
     edges = 10.0 ** np.array(decades, np.float64)
-    bins = np.searchsorted(edges, law, side="right") - 1
-    return _Population(weights, law, in_tail, np.where(law > 0, bins, len(edges)), edges)
+    bins = np.searchsorted(edges, probabilities, side="right") - 1
+    bins = np.where(probabilities > 0, bins, len(edges))
+    return _Original(
+        weights=weights, probabilities=probabilities, tail=in_tail, bins=bins, edges=edges
+    )
 
 
 def _config(
-    population: _Population, tail: float, title: str, sha256: str | None, frequencies: bool
+    original: _Original, tail: float, title: str, sha256: str | None, frequencies: bool
 ) -> dict[str, Any]:
-    law = population.probabilities
-    listed = law.tolist() if law.size <= _LISTED else None
+    probabilities = original.probabilities
+    listed = probabilities.tolist() if probabilities.size <= _LISTED else None
     return {
         "title": title,
         "corpus_sha256": sha256,
-        "symbols": int(law.size),
+        "symbols": int(probabilities.size),
         "probabilities": listed,
-        "probabilities_sha256": hashlib.sha256(law.tobytes()).hexdigest(),
+        "probabilities_sha256": hashlib.sha256(probabilities.tobytes()).hexdigest(),
         "tail": tail,
-        "tail_probability": float(law[population.tail].sum()),
+        "tail_probability": float(probabilities[original.tail].sum()),
         "frequencies": frequencies,
     }

@@ -1,4 +1,4 @@
-"""Figures of discrete chains: which symbols survive."""
+"""Figures of discrete chains: survival of symbols."""
 
 import matplotlib
 import numpy as np
@@ -13,9 +13,9 @@ from collapse_jax.results.table import describe
 
 @matplotlib.rc_context(STYLE)
 def symbol_survival(summary: xr.Dataset, curves: Curves) -> Figure:
-    """Share of words still in use, by how frequent they were: one line a bin of frequency.
+    """Share of surviving words, one line per bin of initial frequency.
 
-    Bins of which no chain's first fit saw a word (empty ones, too) are left out.
+    Bins without words, or without a word in any chain's first fit, are omitted.
     """
     figure, (ax,) = style.figure("Survival of words by initial frequency", describe(summary))
     x = style.generations(ax, summary)
@@ -29,5 +29,5 @@ def symbol_survival(summary: xr.Dataset, curves: Curves) -> Figure:
         curve = np.asarray(curve)[:, seen]
     style.entries(ax, x, lines, curve, "expected share")
     ax.set_ylim(-0.02, 1.02)
-    ax.set_ylabel("share of words left, mean over chains")
+    ax.set_ylabel("share of surviving words, mean over chains")
     return style.legend(figure, title="initial frequency")

@@ -1,4 +1,4 @@
-"""Which closed forms of `theory` hold for Gaussian chains, by regime."""
+"""Closed forms of `theory` that hold for Gaussian chains, by regime."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ def _replace(config: Mapping[str, Any], samples: list[int]) -> Curves:
     options = {"estimator": config["estimator"], "sampling_bias": config["sampling_bias"]}
     variance = _variance(config)
     drift = theory.mean_squared_drift(samples, fits, variance=variance, **options)
-    # Raw moments of sigma and mu do not settle once sigma spreads over orders of magnitude.
+    # Means of raw moments do not converge once sigma spreads over orders of magnitude.
     spread = theory.variance_of_log_variance(samples, fits)
     heavy_tailed = spread > HEAVY_TAILED
     found: dict[tuple[str, str], np.ndarray] = {
@@ -67,7 +67,7 @@ def _replace(config: Mapping[str, Any], samples: list[int]) -> Curves:
 
 
 def _fresh(options: Mapping[str, Any], regime: Regime, generations: int) -> Curves:
-    """The steady state, over the generations by which its approach is over to 1e-4."""
+    """The steady state, from the generation at which chains have approached it to 1e-4."""
     samples, share = regime.config["samples"], regime.config["fraction"]
     if share == 0:
         return {}

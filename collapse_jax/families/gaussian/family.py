@@ -1,8 +1,8 @@
 """The Gaussian family: mean and covariance, refitted to samples of itself (Shumailov et al. 2024).
 
-Two samplers of the same process. "exact" draws a sample's moments (normal mean, Bartlett factor of
-the scatter): O(d^2), whatever M is. "rows" draws the M rows. In both, a fit multiplies the model's
-factor by that of standardised draws, so log-scales add and no variance underflows.
+Two samplers simulate the same process. "exact" draws a sample's moments (normal mean, Bartlett
+factor of the scatter matrix), O(d^2) for any M. "rows" draws the M rows. In both, a fit multiplies
+the model's factor by that of standardised draws, so log-scales add and variances never underflow.
 Axis legend: d dimension.
 """
 
@@ -55,20 +55,21 @@ def gaussian(
 
     Args:
       dim: dimension d, at least 1.
-      estimator: of the covariance: "unbiased" divides by M - 1 (the paper's theorem), "ml" by M
-        (its notebook).
+      estimator: estimator of the covariance: "unbiased" divides by M - 1 (the paper's theorem),
+        "ml" by M (its notebook).
       sampler: "exact" draws a sample's moments (O(1) in M), "rows" its rows.
-      mean: of the original distribution, [d]; default 0.
-      covariance: of the original distribution, [d, d]; default I.
-      sampling_bias: lambda > 0; synthetic data are drawn from N(mu, lambda Sigma).
-      tail: the original's probability beyond both tail quantiles together, in (0, 1).
+      mean: mean of the original distribution, [d]; default 0.
+      covariance: covariance of the original distribution, [d, d]; default I.
+      sampling_bias: factor lambda > 0; synthetic data are drawn from N(mu, lambda Sigma).
+      tail: probability of the original's two tails together, in (0, 1).
 
     Returns:
-      A family with metrics mean (one entry a dimension if d > 1), log_variance (ln of the mean
-      marginal variance), w2_squared, kl and tail_mass to the original; log_determinant if d > 1.
+      A family with metrics mean (one entry per dimension if d > 1), log_variance (ln of the mean
+      marginal variance), w2_squared and kl to the original, and tail_mass; log_determinant if
+      d > 1.
 
     Raises:
-      ValueError: for an argument outside its range, saying what was expected and what came.
+      ValueError: if an argument is outside its range.
     """
     dim = arguments.integer("dim", dim, at_least=1)
     estimator = arguments.choice("estimator", estimator, get_args(Estimator))
@@ -76,14 +77,14 @@ def gaussian(
     sampling_bias = arguments.number("sampling_bias", sampling_bias, above=0)
     tail = arguments.share("tail", tail, above=0, below=1)
     location, spread = _original_moments(dim, mean, covariance)
-    population = affine.from_factor(
+    start = affine.from_factor(
         jnp.asarray(location, jnp.float32), jnp.asarray(np.linalg.cholesky(spread), jnp.float32)
     )
-    population = jax.tree.map(np.asarray, population)  # constants of the program, on no device
+    start = jax.tree.map(np.asarray, start)  # constants of the program, on no device
     widen = 0.5 * math.log(sampling_bias)
 
     def original(key: jax.Array, request: Request) -> pools.Pool:
-        return _draw(sampler, key, population, request)
+        return _draw(sampler, key, start, request)
 
     def sample(key: jax.Array, params: Affine, request: Request) -> pools.Pool:
         widened = params._replace(log_scale=params.log_scale + widen)
@@ -124,7 +125,7 @@ def gaussian(
             ),
         },
         original=original,
-        init=lambda key: jax.tree.map(jnp.asarray, population),
+        init=lambda key: jax.tree.map(jnp.asarray, start),
         fit=fit,
         sample=sample,
         measure=measure,
@@ -160,7 +161,7 @@ def _draw(sampler: str, key: jax.Array, model: Affine, request: Request) -> pool
 
 
 def _fit_rows(pool: pools.Rows) -> Affine:
-    """Mean and ddof=0 covariance of rows; computed on residuals, so at the scale of 1."""
+    """Mean and ddof=0 covariance of rows, computed in the pool's frame, where scales are near 1."""
     mask = pools.live(pool)
     values = pool.values if mask is None else jnp.where(mask[:, None], pool.values, 0.0)
     count = jnp.float32(pool.count)
@@ -172,7 +173,7 @@ def _fit_rows(pool: pools.Rows) -> Affine:
         factor = jnp.sqrt(jnp.sum(residuals**2, axis=0) / count)[:, None]
     else:
         factor = linalg.cholesky(residuals.T @ residuals / count)
-    assert pool.frame is not None, "Gaussian rows are residuals in a frame"
+    assert pool.frame is not None, "Gaussian rows always have a frame"
     return affine.compose(pool.frame, affine.from_factor(mean, factor))
 
 
@@ -186,16 +187,18 @@ def _original_moments(
     if spread.shape != (dim, dim):
         raise SettingError(f"covariance: expected shape ({dim}, {dim}), got {spread.shape}")
     if not np.allclose(spread, spread.T) or np.min(np.linalg.eigvalsh(spread)) <= 0:
-        raise SettingError("covariance: expected a symmetric positive definite matrix")
+        raise arguments.refusal(
+            "covariance", "a symmetric positive definite matrix", spread.tolist()
+        )
     return location, spread
 
 
 def _check_moments(regime: Regime) -> None:
-    """Moments tell no members apart, and are drawn of a number that the program knows."""
+    """Rejects regimes that subsample pools or draw random counts, which moments cannot do."""
     if regime.subsamples:
         raise SettingError(
             f"regime: {regime.name} draws from a pool without replacement, which gaussian with"
-            " moments cannot (a subsample of merged moments would be wrong); use sampler=rows"
+            " moments cannot do (moments do not contain single samples); use sampler=rows"
         )
     if regime.realise is not None:
         raise SettingError(
@@ -205,15 +208,15 @@ def _check_moments(regime: Regime) -> None:
 
 
 def _check_sizes(dim: int, estimator: str, sampler: str, sizes: Sizes) -> None:
-    """Every fit must have full rank."""
+    """Requires that every fit has full rank."""
     if sizes.training.count - 1 < dim:
         raise SettingError(
-            f"samples: a Gaussian of dim {dim} needs at least {dim + 1} samples a generation,"
+            f"samples: a Gaussian of dim {dim} needs at least {dim + 1} samples per generation,"
             f" got {sizes.training.count}"
         )
     drawn = [sizes.synthetic.count, sizes.fresh.count, sizes.reused.count]
     if sampler == "exact" and max(drawn) - 1 < dim:
         raise SettingError(
-            f"samples: the exact sampler at dim {dim} needs a part of at least {dim + 1} samples"
-            f" from one source, got at most {max(drawn)}; use sampler=rows"
+            f"samples: the exact sampler at dim {dim} needs at least {dim + 1} samples from one"
+            f" source, got at most {max(drawn)}; use sampler=rows"
         )

@@ -1,4 +1,4 @@
-"""What is measured of a Gaussian: its moments, and its distances to the original in closed form.
+"""Measures of a Gaussian: its moments, and its closed-form distances to the original.
 
 Axis legend: d dimension.
 """
@@ -17,7 +17,7 @@ from collapse_jax.numerics.affine import Affine
 
 
 def measure(params: Affine, location: np.ndarray, spread: np.ndarray, tail: float) -> Metrics:
-    """A model beside an original of this mean, f64[d], and covariance, f64[d, d]."""
+    """Metrics of a model, for an original with this mean, f64[d], and covariance, f64[d, d]."""
     dim = location.shape[0]
     log_marginal = affine.log_marginal_variances(params)
     log_variance = jax.nn.logsumexp(log_marginal) - math.log(dim) if dim > 1 else log_marginal[0]
@@ -39,7 +39,7 @@ def measure(params: Affine, location: np.ndarray, spread: np.ndarray, tail: floa
 def _tail_mass(
     shift: jax.Array, log_variances: jax.Array, scale: np.ndarray, tail: float
 ) -> jax.Array:
-    """The model's marginal probability beyond the original's two quantiles, f32[d]."""
+    """The model's marginal probability beyond the original's tail quantiles, f32[d]."""
     quantile = np.float32(-ndtri(tail / 2) / math.sqrt(2.0))
     ratio = scale * jnp.exp(-0.5 * log_variances)
     offset = shift * np.float32(math.sqrt(0.5))
@@ -49,7 +49,7 @@ def _tail_mass(
 
 
 def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Squared 2-Wasserstein distance and KL(model || original), closed forms.
+    """Squared 2-Wasserstein distance and KL(model || original), in closed form.
 
     W2^2 = |mu - mu0|^2 + tr S + tr S0 - 2 tr (S0^1/2 S S0^1/2)^1/2, the last the nuclear norm of
     L0' L; KL = (tr S0^-1 S + (mu - mu0)' S0^-1 (mu - mu0) - d - ln(|S| / |S0|)) / 2.
@@ -77,7 +77,7 @@ def _distances(params: Affine, shift: jax.Array, spread: np.ndarray) -> tuple[ja
 
 
 def metrics(location: np.ndarray, spread: np.ndarray) -> dict[str, Metric]:
-    """Metrics of a family whose original has this mean, f64[d], and covariance, f64[d, d]."""
+    """Metrics for an original with this mean, f64[d], and covariance, f64[d, d]."""
     dim = len(location)
     found = {
         "mean": Metric(

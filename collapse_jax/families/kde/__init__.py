@@ -1,1 +1,1 @@
-"""Kernel densities."""
+"""Kernel density estimates."""

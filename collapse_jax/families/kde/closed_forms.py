@@ -1,4 +1,4 @@
-"""Which closed forms of `theory` hold for chains of kernel densities, by regime."""
+"""Closed forms of `theory` that hold for chains of kernel density estimates, by regime."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from collapse_jax.results.closed_forms import HEAVY_TAILED, training_sizes
 def closed_forms(
     dim: int, bandwidth: float | str, tail: float, regime: Regime, generations: int
 ) -> Curves:
-    """Second moments; with a fixed bandwidth the expected tail mass, which is bounded, too."""
+    """Closed forms of second moments, and of the expected tail mass if the bandwidth is fixed."""
     fits, samples = np.arange(1, generations + 1), training_sizes(regime, generations)
     options: dict[str, Any] = {"bandwidth": bandwidth, "dimension": dim}
     if regime.name == "accumulate" and regime.constant_samples:
@@ -26,7 +26,7 @@ def closed_forms(
     else:
         return {}
     pooled = regime.name == "accumulate"
-    # A variance of M draws spreads at most as that of M normal ones, generation by generation.
+    # The variance of M draws spreads at most as much per generation as that of M normal draws.
     spread = theory.variance_of_log_variance(samples, fits)
     heavy_tailed = (spread > HEAVY_TAILED) & (not pooled)
     found: dict[tuple[str, str], np.ndarray] = {

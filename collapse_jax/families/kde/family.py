@@ -1,9 +1,9 @@
 """The kernel density family: a normal kernel on each row of the training set (Scott 1992).
 
-A draw is a row, chosen with replacement, and noise of the bandwidth. The rows of the next
-generation's draws are chosen when the model is fitted, one for each draw to come: exactly the law
-of draws from the full density, in a state whose size does not grow with the pool. As in the
-Gaussian family, rows are kept in a frame, so that no scale underflows.
+A draw is a random row (with replacement) plus normal noise of the bandwidth. A fit already chooses
+the rows of the next generation's draws, one per draw. Draws then have exactly the distribution of
+the full density, while the size of the state does not grow with the pool. As in the Gaussian
+family, rows are stored in a frame, so that scales never underflow.
 Axis legend: d dimension, C centres, M rows.
 """
 
@@ -41,10 +41,10 @@ Rule = Literal["scott", "silverman"]
 
 
 class Kernels(NamedTuple):
-    """A kernel density: what the next draws need of it, and its exact moments."""
+    """A kernel density: the centres of the next draws, and its exact moments."""
 
-    centres: jax.Array  # f32[C, d], in the frame; the i-th draw's kernel is at the i-th
-    frame: Affine  # the mean and the standard deviations of all rows; shear None
+    centres: jax.Array  # f32[C, d], in the frame; the i-th is that of the i-th draw
+    frame: Affine  # mean and standard deviations of all rows; shear None
     log_bandwidth: jax.Array  # f32[d], ln h
     log_variance: jax.Array  # f32[d], ln (ddof=0 variance of all rows + h^2)
 
@@ -52,29 +52,29 @@ class Kernels(NamedTuple):
 def kde(
     centres: int, dim: int = 1, bandwidth: float | Rule = "scott", tail: float = 0.02
 ) -> Family:
-    r"""Chains of kernel density estimates fitted to draws of themselves; the original is N(0, I).
+    r"""Chains of kernel density estimates fitted to their own draws; the original is N(0, I).
 
-    The density is $\frac1M \sum_i \prod_j N(x_j; x_{ij}, h_j^2)$. Fixed h: the variance tends to
-    M h^2; with h in proportion to the standard deviation it grows, by 1 - 1/M + c^2 a generation.
-    By rule h_j = c s_j, with s_j dimension j's unbiased standard deviation and M the size of the
-    training set. (scipy.stats.gaussian_kde has the same c, but the kernel of the whole covariance
-    where d > 1.)
+    The density is $\frac1M \sum_i \prod_j N(x_j; x_{ij}, h_j^2)$. For fixed h the variance tends to
+    M h^2; for h proportional to the standard deviation it grows by 1 - 1/M + c^2 per generation.
+    The rules set h_j = c s_j, with s_j the unbiased standard deviation of dimension j and M the
+    size of the training set. (scipy.stats.gaussian_kde uses the same c, but the full covariance as
+    kernel if d > 1.)
 
     Args:
-      centres: the most draws of a generation that a model can serve; more are refused.
+      centres: largest number of synthetic draws per generation.
       dim: dimension d, at least 1.
       bandwidth: h > 0 in data units, the same in every dimension; or a rule, a factor c times each
         standard deviation: "scott", c = M^(-1/(d+4)), or "silverman",
         c = (M (d+2) / 4)^(-1/(d+4)).
-      tail: the original's probability beyond both tail quantiles together, in (0, 1).
+      tail: probability of the original's two tails together, in (0, 1).
 
     Returns:
-      A family with metrics mean (one entry a dimension if d > 1), variance and log_variance (of the
-      density, mean over dimensions), log_bandwidth (mean over dimensions), tail_mass (exact, of
+      A family with metrics mean (one entry per dimension if d > 1), variance and log_variance (of
+      the density, mean over dimensions), log_bandwidth (mean over dimensions), tail_mass (exact, of
       the kernels on all rows), and lower bounds on W2^2 and KL to the original.
 
     Raises:
-      ValueError: for an argument outside its range, saying what was expected and what came.
+      ValueError: if an argument is outside its range.
     """
     centres = arguments.integer("centres", centres, at_least=1)
     dim = arguments.integer("dim", dim, at_least=1)
@@ -83,8 +83,8 @@ def kde(
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
         bits = jax.random.bits(key, (request.capacity, dim))
-        world = Affine(jnp.zeros(dim), jnp.zeros(dim), None)
-        return pools.Rows(random.normal(bits), request.count, world)
+        identity = Affine(jnp.zeros(dim), jnp.zeros(dim), None)
+        return pools.Rows(random.normal(bits), request.count, identity)
 
     def init(key: jax.Array) -> Kernels:
         del key
@@ -102,7 +102,7 @@ def kde(
     def check(sizes: Sizes) -> None:
         if sizes.synthetic.count > centres:
             raise SettingError(
-                f"centres: expected at least {sizes.synthetic.count}, the draws of a generation,"
+                f"centres: expected at least {sizes.synthetic.count}, the draws per generation,"
                 f" got {centres}"
             )
 
@@ -131,7 +131,7 @@ def kde(
 
 
 def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
-    """As for Gaussians, without the decay of the variance, which a bandwidth may make grow."""
+    """As for Gaussians, without the decay of the variance, which may grow here."""
     from collapse_jax.reports import moment_figures
 
     del generations
@@ -143,9 +143,9 @@ def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFig
 
 
 def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
-    """The i-th draw is around the i-th centre; rows beyond the count are never looked at."""
+    """Draws row i around centre i; rows beyond the count are never used."""
     dim = params.centres.shape[1]
-    # A barrier here and in the fit: XLA does not vectorise a hash that it fuses with what follows.
+    # A barrier here and in the fit: XLA does not vectorise a hash fused with its uses.
     bits = jax.lax.optimization_barrier(jax.random.bits(key, (request.capacity, dim)))
     width = jnp.exp(params.log_bandwidth - params.frame.log_scale)
     chosen = jnp.resize(params.centres, (request.capacity, dim))
@@ -154,10 +154,10 @@ def _sample(key: jax.Array, params: Kernels, request: Request) -> pools.Rows:
 
 def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str) -> Kernels:
     frame = pool.frame
-    assert frame is not None, "rows of a kernel density are in a frame"
+    assert frame is not None, "rows of a kernel density always have a frame"
     count = jnp.float32(pool.count)
     mean, log_sd = _standardising(pool)
-    # Rows that are all the same have no scale of their own: they keep that of the pool.
+    # Identical rows have no scale: they keep that of the pool.
     inner = Affine(mean, jnp.where(jnp.isfinite(log_sd), log_sd, 0.0), None)
     index = random.mulhi(jax.random.bits(key, (centres,)), jnp.uint32(pool.count))
     chosen = pool.values[jax.lax.optimization_barrier(index.astype(jnp.int32))]
@@ -179,7 +179,7 @@ def _fit(key: jax.Array, pool: pools.Rows, centres: int, bandwidth: float | str)
 
 def _standardising(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
     """Mean and log of the ddof=0 standard deviation of the live rows, in the pool's frame."""
-    # Sums along the last axis: over a middle axis XLA on CPU took seven times as long.
+    # Sums are along the last axis: on CPU, XLA took seven times as long over a middle axis.
     mask, count, columns = pools.live(pool), jnp.float32(pool.count), pool.values.T
     if mask is not None:
         columns = jnp.where(mask, columns, 0.0)
@@ -187,18 +187,18 @@ def _standardising(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
     residuals = columns - mean[:, None]
     if mask is not None:
         residuals = jnp.where(mask, residuals, 0.0)
-    # Once all rows descend from one, they lie within a bandwidth, whose square may underflow.
+    # Rows may lie within a bandwidth of each other, so that squared residuals would underflow.
     peak = jnp.max(jnp.abs(residuals), axis=1)
     relative = residuals / jnp.where(peak > 0, peak, 1.0)[:, None]
     return mean, jnp.log(peak) + 0.5 * jnp.log(jnp.sum(relative**2, axis=1) / count)
 
 
 def _measure(params: Kernels, pool: pools.Rows, tail: float) -> Metrics:
-    """Of the density on all rows, not only of the kept centres.
+    """Metrics of the density on all rows, not only on the stored centres.
 
-    The mean squared distances of two laws and their KL are at least those of the Gaussians with
-    their moments (Gelbrich 1990; a Gaussian has the largest entropy), and at least the sum over
-    marginals where the original's are independent. For one Gaussian kernel both are exact.
+    W2^2 and KL of two distributions are at least those of the Gaussians with the same moments
+    (Gelbrich 1990; a Gaussian has the largest entropy), and at least the sum over marginals if the
+    original's are independent. For a single Gaussian kernel both bounds are exact.
     """
     mean, log_variances = params.frame.centre, params.log_variance
     dim = mean.shape[0]
@@ -217,7 +217,7 @@ def _measure(params: Kernels, pool: pools.Rows, tail: float) -> Metrics:
 
 
 def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
-    """The kernels' probability beyond the original's quantiles, mean over rows and dimensions."""
+    """Probability beyond the original's tail quantiles, mean over kernels and dimensions."""
     assert pool.frame is not None
     rows = affine.apply(pool.frame, pool.values)
     precision = math.sqrt(0.5) * jnp.exp(-params.log_bandwidth)
@@ -283,7 +283,7 @@ def _metrics(dim: int) -> dict[str, Metric]:
 
 
 def _bandwidth(given: float | Rule) -> float | Rule:
-    """A positive number, or the name of a rule."""
+    """Returns a positive number or the name of a rule; rejects anything else."""
     if isinstance(given, str) and given in get_args(Rule):
         return given
     try:

@@ -1,1 +1,1 @@
-"""Language models fine-tuned on text that they wrote."""
+"""Language models fine-tuned on their own text."""

@@ -13,46 +13,47 @@ from collapse_jax.arguments import SettingError
 from collapse_jax.lm import tokenizer, weights
 from collapse_jax.lm.config import Config
 from collapse_jax.lm.opt import Params
-from collapse_jax.lm.tokenizer import Tokenizer
+from collapse_jax.lm.tokenizer import BEGIN, PAD, Tokenizer
 
 
 class Base(NamedTuple):
-    """A model, its tokenizer, and what tells them from others."""
+    """A pretrained model with its tokenizer and their checksum."""
 
     config: Config
     params: Params  # f32, on the host
-    words: Tokenizer
-    sha256: str  # of the shape, all weights and the vocabulary
+    tokenizer: Tokenizer
+    sha256: str  # of config, weights and vocabulary
 
 
 @functools.lru_cache(maxsize=2)
 def load(name: str, revision: str | None = None) -> Base:
-    """A pretrained model.
+    """Loads a pretrained model.
 
     Args:
-      name: a directory in Hugging Face's layout, or an id on the hub such as "facebook/opt-125m".
-      revision: of the hub's repository.
+      name: a directory in Hugging Face's layout, or a Hugging Face Hub id such as
+        "facebook/opt-125m".
+      revision: revision of the Hub repository.
 
     Raises:
-      FileNotFoundError: if there is no such model, or it lacks a file.
-      ValueError: for files that are damaged, or a tokenizer that does not fit the model.
+      FileNotFoundError: if the model, or one of its files, does not exist.
+      ValueError: if a file is damaged, or the tokenizer does not match the model.
     """
     directory = weights.resolve(name, revision)
     config, params = weights.load(directory)
-    words = tokenizer.load(directory)
-    _check(directory, config, params, words)
-    return Base(config, params, words, _checksum(config, params, words))
+    found = tokenizer.load(directory)
+    _check(directory, config, params, found)
+    return Base(config, params, found, _checksum(config, params, found))
 
 
-def _check(directory: Path, config: Config, params: Params, words: Tokenizer) -> None:
-    if words.vocabulary > config.vocabulary:
+def _check(directory: Path, config: Config, params: Params, tokenizer: Tokenizer) -> None:
+    if tokenizer.vocabulary > config.vocabulary:
         raise SettingError(
             f"base: {directory}: expected a tokenizer with ids below the model's"
-            f" {config.vocabulary:,}, got {words.vocabulary - 1:,}"
+            f" {config.vocabulary:,}, got {tokenizer.vocabulary - 1:,}"
         )
     for token, id_, field, expected in (
-        (tokenizer.BEGIN, words.begin, "bos_token_id", config.begin),
-        (tokenizer.PAD, words.pad, "pad_token_id", config.pad),
+        (BEGIN, tokenizer.begin, "bos_token_id", config.begin),
+        (PAD, tokenizer.pad, "pad_token_id", config.pad),
     ):
         if id_ != expected:
             raise SettingError(
@@ -62,14 +63,14 @@ def _check(directory: Path, config: Config, params: Params, words: Tokenizer) ->
     for path, leaf in jax.tree.leaves_with_path(params):
         if not np.isfinite(leaf).all():
             raise SettingError(
-                f"base: {directory}: expected finite weights, got others in"
+                f"base: {directory}: expected finite weights, got NaN or infinity in"
                 f" {weights.published_name(path)}"
             )
 
 
-def _checksum(config: Config, params: Params, words: Tokenizer) -> str:
+def _checksum(config: Config, params: Params, tokenizer: Tokenizer) -> str:
     digest = hashlib.sha256(repr(config).encode())
-    digest.update(json.dumps(sorted(words.library.get_vocab().items())).encode())
+    digest.update(json.dumps(sorted(tokenizer.library.get_vocab().items())).encode())
     for path, leaf in jax.tree.leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.ascontiguousarray(leaf).data)

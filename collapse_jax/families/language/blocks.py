@@ -1,7 +1,7 @@
-"""A text as blocks of tokens, all of one length, as models are trained on them.
+"""Cuts a text into training blocks of equal length.
 
-Rows are tokenised one by one ("</s>" in front of each), put in a row, and cut; the remainder is
-dropped, as in Shumailov et al. 2024.
+Rows are tokenised one by one (each with a leading "</s>"), concatenated, and cut into blocks; the
+remainder is dropped, as in Shumailov et al. 2024.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,13 @@ class Blocks(NamedTuple):
 
 
 class BlockCounts(NamedTuple):
-    """How many blocks of each split are used, from its start.
+    """Number of blocks to use of each split, from its start.
 
     Attributes:
-      blocks: blocks of the training text; none: all.
-      validation_blocks: blocks of the validation text, on which every epoch is judged; none: all.
-      test_blocks: blocks of the test text; none: all.
+      blocks: number of blocks of the training text; default all.
+      validation_blocks: number of blocks of the validation text, on which every epoch is evaluated;
+        default all.
+      test_blocks: number of blocks of the test text; default all.
     """
 
     blocks: int | None = None
@@ -38,39 +39,43 @@ class BlockCounts(NamedTuple):
 
 
 def cut_blocks(
-    words: Tokenizer, text: Text, length: int, skip: float, counts: BlockCounts = BlockCounts()
+    tokenizer: Tokenizer,
+    text: Text,
+    length: int,
+    skip: float,
+    counts: BlockCounts = BlockCounts(),
 ) -> Blocks:
-    """The blocks of a text.
+    """Cuts the splits of a text into blocks.
 
     Args:
-      words: the tokenizer.
-      text: what is cut.
-      length: T.
-      skip: share of the training rows, at their start, that is left out.
-      counts: of blocks.
+      tokenizer: the tokenizer.
+      text: the text.
+      length: tokens per block, T.
+      skip: share of the training rows to leave out, from the start.
+      counts: number of blocks to use of each split.
 
     Raises:
-      ValueError: for a split, or a part of one, that is shorter than a block, or has fewer blocks
-        than are asked for.
+      ValueError: if a split, after `skip`, is shorter than one block or has fewer blocks than
+        requested.
     """
     rows = part(text.train, skip, 1.0)
     splits = {"train": rows, "validation": text.validation, "test": text.test}
-    made = (of_rows(words, each, length, name) for name, each in splits.items())
+    made = (of_rows(tokenizer, each, length, name) for name, each in splits.items())
     return Blocks(*map(_first, BlockCounts._fields, made, counts))
 
 
 def part(rows: Sequence[str], start: float, stop: float) -> Sequence[str]:
-    """Rows between two shares of all of them."""
+    """Rows from share `start` to share `stop` of a text."""
     return rows[round(start * len(rows)) : round(stop * len(rows))]
 
 
-def of_rows(words: Tokenizer, rows: Sequence[str], length: int, name: str) -> np.ndarray:
-    """Blocks i32[block, token] of rows.
+def of_rows(tokenizer: Tokenizer, rows: Sequence[str], length: int, name: str) -> np.ndarray:
+    """Cuts rows of the split `name` into blocks, i32[block, token].
 
     Raises:
-      ValueError: naming the split, where there are too few tokens for one block.
+      ValueError: if there are too few tokens for one block.
     """
-    ids = np.concatenate([np.zeros(0, np.int32), *map(np.array, words.encode_all(rows))])
+    ids = np.concatenate([np.zeros(0, np.int32), *map(np.array, tokenizer.encode_all(rows))])
     count = len(ids) // length
     if not count:
         raise SettingError(
@@ -81,12 +86,12 @@ def of_rows(words: Tokenizer, rows: Sequence[str], length: int, name: str) -> np
 
 
 def check_length(length: int) -> int:
-    """The length; refuses blocks that are too short for measures of 4-grams."""
+    """Returns the block length; rejects lengths too short for measures of 4-grams."""
     return arguments.integer("length", length, at_least=4)
 
 
 def _first(name: str, rows: np.ndarray, count: int | None) -> np.ndarray:
-    """The first rows; refuses none, and more than there are."""
+    """Returns the first `count` rows; rejects 0 and more than there are."""
     if count is None:
         return rows
     if not 1 <= count <= len(rows):

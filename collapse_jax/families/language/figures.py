@@ -1,4 +1,4 @@
-"""Figures of language models: what generation 0's model makes of later texts, and what dies out."""
+"""Figures of language models: perplexity under generation 0's model, and survival of types."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,14 @@ from collapse_jax.results.table import describe
 
 @matplotlib.rc_context(STYLE)
 def histograms(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
-    """The paper's figure: perplexities of training blocks under generation 0's model.
+    """Perplexity of training blocks under generation 0's model (the paper's figure).
 
-    Means over chains of each chain's density, on a log axis; the ends hold what is beyond them.
+    Means over chains of each chain's density, on a log axis; the outermost bins include all values
+    beyond them.
 
     Args:
-      summary: of a run.
-      generations: to be shown; those beyond the run are left out, its last is always there.
+      summary: a run's summary.
+      generations: generations to show, up to the run's last, which is always included.
     """
     shown = style.reached(summary, generations)
     figure, (ax,) = style.figure(
@@ -49,7 +50,7 @@ def histograms(summary: xr.Dataset, generations: Sequence[int]) -> Figure:
 
 @matplotlib.rc_context(STYLE)
 def survival(summary: xr.Dataset) -> Figure:
-    """Share of the first text's types that still occur, by decile of their frequency."""
+    """Share of the first training text's types that still occur, by decile of frequency."""
     figure, (ax,) = style.figure(
         "Types of the first training text that still occur", describe(summary)
     )

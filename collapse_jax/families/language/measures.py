@@ -1,9 +1,8 @@
-"""What is measured of a language model and of the text that it was trained on.
+"""Measures of a language model and of its training text.
 
-Perplexities of the model on real test blocks; its training text as generation 0's model sees it
-(the paper's histograms) and as a text: how rich, how repetitive, which rare tokens are left.
-Axis legend: M blocks of the training text, N of the test, B that are read at a time, T tokens, V
-vocabulary.
+Perplexity of the model on real test blocks; perplexity of its training text under generation 0's
+model (the paper's histograms); and the training text's richness, repetition and rare tokens.
+Axis legend: M blocks of the training text, N of the test, B of a batch, T tokens, V vocabulary.
 """
 
 import functools
@@ -21,29 +20,29 @@ from collapse_jax.lm import finetune, opt
 from collapse_jax.lm.opt import Model, Params
 from collapse_jax.metrics import text_statistics
 
-# Of log10 of a block's perplexity: from 1 to a million, ten bins a decade.
+# Edges in log10 of a block's perplexity: from 1 to 10^6, ten bins per decade.
 BIN_EDGES = np.linspace(0.0, 6.0, 61)
 LEVELS = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
-_SAMPLE = 64  # blocks that self-BLEU compares with each other
+_SAMPLE = 64  # blocks compared by self-BLEU
 
 
 class TextAnchor(NamedTuple):
-    """What later generations are measured with, of generation 0."""
+    """Generation 0's model and token counts, with which later generations are compared."""
 
     params: Params
-    counts: jax.Array  # i32[V], of tokens in its training text
+    counts: jax.Array  # i32[V], tokens in its training text
 
 
 class Reading(NamedTuple):
-    """Where the measuring of one chain is."""
+    """Progress of the measures of one chain."""
 
     key: jax.Array
     params: Params
     anchor: TextAnchor
     pool: pools.Rows
-    losses: jax.Array  # f32[test's batches + training text's, B, T - 1]
-    batches: jax.Array  # i32[], read so far
-    found: Metrics  # zeros until all has been read
+    losses: jax.Array  # f32[batches of test and training text, B, T - 1]
+    batches: jax.Array  # i32[], processed so far
+    found: Metrics  # zeros until complete
     complete: jax.Array  # bool[]
 
 
@@ -52,12 +51,12 @@ class TextMeasures(NamedTuple):
 
     Attributes:
       model: the network.
-      test: real blocks i32[N, T].
-      batch: blocks that are read at a time, B.
-      tail: share of the first text's tokens that its rarest types make up, whose share is followed.
-      kept: blocks of the newest training text that are kept in the history.
-      newest: blocks that a generation adds to its training text, if it keeps what was before.
-      prompt: what every generation continues, i32[prompt]; None for nothing.
+      test: real blocks, i32[N, T].
+      batch: blocks processed at a time, B.
+      tail: share of the first training text's tokens that belong to its rarest types.
+      kept: number of the newest training blocks to keep in the history.
+      newest: number of blocks that a generation adds under a regime that accumulates.
+      prompt: tokens that every generation continues, i32[prompt], or None.
       write: (key, params, prompts i32[1, prompt]) -> continuation i32[1, T]; see `writing`.
     """
 
@@ -76,24 +75,24 @@ class TextMeasures(NamedTuple):
         return self.model.config.vocabulary
 
     def anchor(self, key: jax.Array, params: Params, training: Training) -> TextAnchor:
-        """Of generation 0's parameters and training text.
+        """The anchor from generation 0's parameters and training text.
 
-        The token that begins a row of real text counts as none of it: no decoder writes it, and
-        its absence would count as a type that was lost.
+        The token that begins a row of real text is not counted: decoders never generate it, so it
+        would appear as a lost type.
         """
         del key
         counts = text_statistics.counts(*_tokens(training.pool), self.vocabulary)
         return TextAnchor(params, counts.at[self.model.config.begin].set(0))
 
     def steps(self) -> Steps:
-        """A family's measure, in pieces: test blocks, training text, and what follows from them."""
+        """A family's measure as `Steps`: losses of test and training blocks, then all metrics."""
         return Steps(
             self._begin, self._advance, lambda carry: carry.complete, lambda carry: carry.found
         )
 
     @property
     def _of_test(self) -> int:
-        """Batches of the test."""
+        """Number of test batches."""
         return math.ceil(len(self.test) / self.batch)
 
     def _begin(self, key: jax.Array, params: Params, training: Training, origin: Origin) -> Reading:
@@ -125,7 +124,7 @@ class TextMeasures(NamedTuple):
             return losses.at[number].set(finetune.losses(self.model, params, blocks))
 
         losses = jax.lax.fori_loop(carry.batches, stop, read, carry.losses)
-        # A loop of at most one turn: under vmap, `cond` would do both of its branches each time.
+        # A loop of at most one iteration: under vmap, `cond` would always compute both branches.
         return jax.lax.while_loop(
             lambda carry: (carry.batches == last) & ~carry.complete,
             lambda carry: carry._replace(found=self._conclude(carry), complete=jnp.bool_(True)),
@@ -133,7 +132,7 @@ class TextMeasures(NamedTuple):
         )
 
     def _conclude(self, carry: Reading) -> Metrics:
-        """All metrics, once everything has been read."""
+        """All metrics, from the losses of all blocks."""
         k_write, k_sample = jax.random.split(carry.key)
         of_test, of_text = jnp.split(carry.losses, [self._of_test])
         test = _rows(of_test, len(self.test)).mean(axis=1)
@@ -148,16 +147,17 @@ class TextMeasures(NamedTuple):
             written = self.write(k_write, carry.params, jnp.asarray(self.prompt)[None])
             found["continuation"] = written[0].astype(jnp.float32)
         if self.kept:
-            # Regimes that accumulate put what is new last.
+            # Under regimes that accumulate, new blocks come last.
             start = jnp.maximum(jnp.sum(live) - self.newest, 0)
-            room = jnp.pad(tokens, ((0, self.kept), (0, 0)))
-            found["text"] = jax.lax.dynamic_slice_in_dim(room, start, self.kept).astype(jnp.float32)
+            padded = jnp.pad(tokens, ((0, self.kept), (0, 0)))
+            newest = jax.lax.dynamic_slice_in_dim(padded, start, self.kept)
+            found["text"] = newest.astype(jnp.float32)
         return found
 
     def _as_text(
         self, key: jax.Array, tokens: jax.Array, live: jax.Array, first: jax.Array
     ) -> Metrics:
-        """Statistics of the training text, beside the first one's counts."""
+        """Statistics of the training text, and of its overlap with the first one's counts."""
         now = text_statistics.counts(tokens, live, self.vocabulary)
         pairs, triples = (
             text_statistics.ngram_counts(tokens, live, self.vocabulary, n) for n in (2, 3)
@@ -183,12 +183,12 @@ class TextMeasures(NamedTuple):
 
 
 def _seen_by_first(losses: jax.Array, live: jax.Array) -> Metrics:
-    """The training text under generation 0's model, from its losses f32[M, T - 1]."""
+    """Perplexity of the training text under generation 0's model, from losses f32[M, T - 1]."""
     of_block = losses.mean(axis=1)
     share = live / jnp.maximum(jnp.sum(live), 1)
     decades = of_block / math.log(10.0)
     edges = jnp.asarray(BIN_EDGES, jnp.float32)
-    # What is beyond the ends counts at the ends.
+    # Values beyond the edges count in the outermost bins.
     counts, _ = jnp.histogram(jnp.clip(decades, edges[0], edges[-1]), edges, weights=share)
     every = jnp.where(live[:, None], -losses, jnp.nan)
     return {
@@ -201,12 +201,12 @@ def _seen_by_first(losses: jax.Array, live: jax.Array) -> Metrics:
 
 
 def _tokens(pool: pools.Rows) -> tuple[jax.Array, jax.Array]:
-    """Blocks i32[M, T], and which of them count, bool[M]."""
+    """Blocks i32[M, T] of a pool, and its mask of live ones, bool[M]."""
     return pool.values, jnp.arange(pool.values.shape[0]) < pool.count
 
 
 def _batch(rows: jax.Array, number: jax.Array, size: int) -> jax.Array:
-    """A batch of rows; where there are too few, the last one again."""
+    """Batch `number` of the rows, padded with copies of the last row."""
     places = number * size + jnp.arange(size)
     return rows[jnp.clip(places, 0, rows.shape[0] - 1)]
 
@@ -216,11 +216,11 @@ def _rows(batches: jax.Array, count: int) -> jax.Array:
 
 
 def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
-    """What `TextMeasures` and the fit give.
+    """The metrics of `TextMeasures` and of the fit.
 
     Args:
-      kept: blocks of text that are kept.
-      prompt: whether one is continued.
+      kept: number of text blocks to keep.
+      prompt: whether a prompt is continued.
       vocabulary: V.
     """
     entropy = 2.0 * math.log(vocabulary)
@@ -235,9 +235,9 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
     found = {
         "train_loss": positive("mean training loss of the last epoch", 1.0, 100.0, "nats/token"),
         "validation_loss": positive(
-            "loss on real validation text, of the epoch kept", 1.0, 100.0, "nats/token"
+            "loss of the kept epoch on real validation text", 1.0, 100.0, "nats/token"
         ),
-        "best_epoch": positive("epoch whose parameters are kept, from 0", 1.0, 1e3),
+        "best_epoch": positive("epoch of the kept parameters, from 0", 1.0, 1e3),
         "test_perplexity": positive(
             "perplexity on real test text, mean of blocks", 10.0, 1e6
         ),
@@ -294,7 +294,7 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
 
 
 def coords(length: int) -> dict[str, Any]:
-    """Values of the dims that have any."""
+    """Coordinates of the vector metrics' dims."""
     return {
         "log10_perplexity": (BIN_EDGES[:-1] + BIN_EDGES[1:]) / 2,
         "level": LEVELS,

@@ -1,4 +1,4 @@
-"""Texts that a model writes: for every prompt the next T tokens, some prompts at a time."""
+"""Generation of text: the next T tokens after each prompt, in batches of prompts."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,18 +17,17 @@ Decoder = Literal["beam", "sample"]
 
 
 class Decoding(NamedTuple):
-    """How texts are written.
+    """How text is generated.
 
     Attributes:
-      decoder: how text is written: by "beam" search, or token by token ("sample").
-      beams: beams of beam search, at least 2.
-      temperature: sampling: logits are divided by it.
-      top_k: sampling: only so many tokens with the largest logits are drawn from; 0: all.
-      top_p: sampling: only the most probable tokens that together have this probability are
-        drawn from.
-      repetition_penalty: penalty on tokens that occurred, of both decoders; the paper tries 2.0,
-        its archived code 3.0; 1: none.
-      decode_batch: prompts that are continued at a time.
+      decoder: decoding method: "beam" search, or sampling token by token ("sample").
+      beams: number of beams of beam search, at least 2.
+      temperature: temperature of sampling, by which logits are divided.
+      top_k: sampling is restricted to this number of tokens with the largest logits; 0 for all.
+      top_p: sampling is restricted to the most probable tokens whose total probability is this.
+      repetition_penalty: penalty on tokens that have occurred, for both decoders; the paper tries
+        2.0, its archived code 3.0; 1 for none.
+      decode_batch: number of prompts continued at a time.
     """
 
     decoder: Decoder = "beam"
@@ -40,7 +39,7 @@ class Decoding(NamedTuple):
     decode_batch: int = 16
 
     def check(self) -> "Decoding":
-        """The same as plain Python values; raises SettingError for one outside its range."""
+        """Returns the settings as plain Python values; rejects those outside their range."""
         checked = Decoding(
             arguments.choice("decoder", self.decoder, get_args(Decoder)),
             arguments.integer("beams", self.beams, at_least=2),
@@ -53,42 +52,44 @@ class Decoding(NamedTuple):
         unused = Decoding()
         for name in ("temperature", "top_k", "top_p"):
             if checked.decoder == "beam" and getattr(checked, name) != getattr(unused, name):
-                raise SettingError(f"{name}: beam search has none, expected decoder sample")
+                raise SettingError(
+                    f"{name}: expected decoder sample, got beam search, which does not use it"
+                )
         return checked
 
     @property
     def config(self) -> dict[str, Any]:
-        """What goes into the fingerprint."""
+        """The entries for the fingerprint."""
         fields = self._asdict()
         return {"kind": fields.pop("decoder"), "batch": fields.pop("decode_batch"), **fields}
 
 
 class Writing(NamedTuple):
-    """Where the writing of one chain is."""
+    """Progress of one chain's text generation."""
 
     key: jax.Array
     params: Params
-    chosen: jax.Array  # i32[M], numbers of prompts
+    chosen: jax.Array  # i32[M], indices of prompts
     written: jax.Array  # i32[M, T]
-    batches: jax.Array  # i32[], so far
-    asked: jax.Array | None  # i32[], how many are wanted; None for all M
+    batches: jax.Array  # i32[], completed so far
+    requested: jax.Array | None  # i32[], number of texts; None for all M
 
 
 def continuation(
     model: Model, decoding: Decoding, new_tokens: int
 ) -> Callable[[jax.Array, Params, jax.Array], jax.Array]:
-    """(key, params, prompts i32[B, T]) -> their next tokens, i32[B, new_tokens].
+    """Returns (key, params, prompts i32[B, T]) -> their continuations, i32[B, new_tokens].
 
-    None of them ends a text: as the paper has it, minimum and maximum length are the same.
+    Continuations never end early: minimum and maximum length are equal, as in the paper.
     """
-    least = jnp.int32(new_tokens)
+    min_new_tokens = jnp.int32(new_tokens)
     penalty = jnp.float32(decoding.repetition_penalty)
 
     def write(key: jax.Array, params: Params, prompts: jax.Array) -> jax.Array:
         mask = jnp.ones(prompts.shape, bool)
         if decoding.decoder == "beam":
-            early = jnp.int32(beam.WHEN_BEATEN)  # means nothing where all are of one length
-            penalties = beam.Penalties(jnp.float32(1.0), penalty, least, early)
+            early = jnp.int32(beam.WHEN_BEATEN)  # irrelevant, as all have the same length
+            penalties = beam.Penalties(jnp.float32(1.0), penalty, min_new_tokens, early)
             found = beam.search_purely(
                 model, decoding.beams, new_tokens, params, prompts, mask, penalties
             )
@@ -96,7 +97,7 @@ def continuation(
         shaping = sampling.Shaping(
             jnp.float32(decoding.temperature),
             jnp.int32(decoding.top_k or model.config.vocabulary),
-            jnp.float32(decoding.top_p), penalty, least,
+            jnp.float32(decoding.top_p), penalty, min_new_tokens,
         )  # fmt: skip
         cut = 0 < decoding.top_k < model.config.vocabulary or decoding.top_p < 1
         texts = sampling.sample_purely(
@@ -108,14 +109,14 @@ def continuation(
 
 
 def steps(model: Model, decoding: Decoding, prompts: np.ndarray) -> Steps:
-    """A family's sample: continuations of prompts, as rows of the prompts' length.
+    """A family's sample as `Steps`: continuations of prompts, as rows of the prompts' length.
 
-    All prompts in their order if all are asked for, else a random part of them.
+    If N texts are requested, all prompts are continued in order, otherwise a random subset.
 
     Args:
       model: the network.
-      decoding: how.
-      prompts: ids i32[N, T].
+      decoding: how text is generated.
+      prompts: token ids, i32[N, T].
     """
     total, length = prompts.shape
     write = continuation(model, decoding, length)
@@ -125,12 +126,12 @@ def steps(model: Model, decoding: Decoding, prompts: np.ndarray) -> Steps:
         chosen = jnp.arange(total, dtype=jnp.int32)
         if not (isinstance(request.count, int) and request.count == total):
             chosen = pools.random_order(k_order, total, total)
-            places = jnp.arange(request.capacity) % total  # a schedule's room may be for more
+            places = jnp.arange(request.capacity) % total  # a schedule's capacity may exceed N
             chosen = chosen[places]
         written = jnp.zeros((request.capacity, length), jnp.int32)
         known = isinstance(request.count, int) and request.count == request.capacity
-        asked = None if known else jnp.int32(request.count)
-        return Writing(k_write, params, chosen, written, jnp.int32(0), asked)
+        requested = None if known else jnp.int32(request.count)
+        return Writing(k_write, params, chosen, written, jnp.int32(0), requested)
 
     def advance(carry: Writing) -> Writing:
         places = carry.batches * decoding.decode_batch + jnp.arange(decoding.decode_batch)
@@ -144,7 +145,7 @@ def steps(model: Model, decoding: Decoding, prompts: np.ndarray) -> Steps:
         return carry.batches * decoding.decode_batch >= carry.chosen.shape[0]
 
     def finish(carry: Writing) -> pools.Rows:
-        count = carry.written.shape[0] if carry.asked is None else carry.asked
+        count = carry.written.shape[0] if carry.requested is None else carry.requested
         return pools.Rows(carry.written, count)
 
     return Steps(begin, advance, done, finish)

@@ -26,10 +26,10 @@ def make(directory, seed=0):
     text.mkdir(parents=True)
     for number, (split, count) in enumerate({"train": 40, "validation": 8, "test": 12}.items()):
         (text / f"{split}.txt").write_text("".join(rows(count, number)))
-    words = tokenizer.train(rows(60, 9), 280)
-    words.save(base)
+    trained = tokenizer.train(rows(60, 9), 280)
+    trained.save(base)
     config = Config(
-        vocabulary=words.vocabulary + 2, hidden=16, layers=1, heads=2, inner=24, positions=40,
+        vocabulary=trained.vocabulary + 2, hidden=16, layers=1, heads=2, inner=24, positions=40,
         embedding=16, dropout=0.0, init_std=0.1,
     )  # fmt: skip
     weights.save(base, config, opt.init(config, jax.random.key(seed)))
