@@ -234,7 +234,9 @@ def _zero_shot(
     if (stored := _stored(path, identity)) is not None:
         return stored
     pretrained, text = load(base, settings["revision"]), _text(settings)
-    cut = blocks.cut_blocks(pretrained.tokenizer, text, settings["length"], skip, settings["counts"])
+    cut = blocks.cut_blocks(
+        pretrained.tokenizer, text, settings["length"], skip, settings["counts"]
+    )
     network = opt.model(pretrained.config, settings["dtype"])
     found = finetune.evaluate(network, pretrained.params, cut.test)
     with replacing(path) as temporary:

@@ -78,7 +78,9 @@ def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
     place = workdir / "tokenizer"
     if (workdir / "pretraining" / "config.json").is_file():
         return tokenizer.load(place)
-    trained = tokenizer.train(blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary)
+    trained = tokenizer.train(
+        blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary
+    )
     trained.save(place)
     return trained
 
@@ -106,8 +108,9 @@ def pretrain(
     check(small)
     rows = blocks.part(text.train, 0.0, small.pretraining_share)
     config = Config(
-        vocabulary=tokenizer.vocabulary, hidden=small.hidden, layers=small.layers, heads=small.heads,
-        inner=4 * small.hidden, positions=2 * length, embedding=small.hidden, dropout=small.dropout,
+        vocabulary=tokenizer.vocabulary, hidden=small.hidden, layers=small.layers,
+        heads=small.heads, inner=4 * small.hidden, positions=2 * length, embedding=small.hidden,
+        dropout=small.dropout,
         begin=tokenizer.begin, end=tokenizer.begin, pad=tokenizer.pad,
     )  # fmt: skip
     train = blocks.of_rows(tokenizer, rows, length, "train")

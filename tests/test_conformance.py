@@ -229,8 +229,8 @@ def test_one_compile_per_stage_and_capacity(regime_name, monkeypatch):
     for stage in ("first_program", "later_program"):
         original = getattr(fused, stage)
 
-        def counting(*args, original=original, stage=stage):
-            program = original(*args)
+        def counting(*args, original=original, stage=stage, **settings):
+            program = original(*args, **settings)
             traces = []
 
             def call(*call_args):

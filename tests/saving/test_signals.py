@@ -45,6 +45,15 @@ def test_a_request_to_stop_is_kept(tmp_path, monkeypatch):
     assert_same_bits(run(tmp_path), run())
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C, which a process in the background begins without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_signal_is_not_held_back():
     with StopSignal(active=True) as stop:
         signal.raise_signal(signal.SIGINT)
