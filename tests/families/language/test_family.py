@@ -210,7 +210,10 @@ REFUSED = [
     ({"test_blocks": 0}, "test_blocks: expected 1 to"),
     ({"validation_blocks": 0}, "validation_blocks: expected 1 to"),
     ({"length": 2}, "length: expected an integer >= 4, got 2"),
-    ({"length": 30}, "length: expected at most 20 tokens per block .half of the model.s 40 positions"),
+    (
+        {"length": 30},
+        "length: expected at most 20 tokens per block .half of the model.s 40 positions",
+    ),
     ({"prompt": "the tower " * 30}, "prompt: expected at most 32 tokens, got"),
     ({"skip": 1.0}, r"skip: expected a share in \[0, 1\), got 1.0"),
     ({"tail": 0.0}, r"tail: expected a share in \(0, 1\)"),
@@ -279,7 +282,9 @@ def test_models_that_are_not_whole_are_refused(tmp_path):
     config, params = weights.load(base)
     params["embed_positions"]["embedding"] = params["embed_positions"]["embedding"] * np.nan
     weights.save(base, config, params)
-    with pytest.raises(ValueError, match=r"finite weights, got NaN or infinity in .*embed_positions.weight"):
+    with pytest.raises(
+        ValueError, match=r"finite weights, got NaN or infinity in .*embed_positions.weight"
+    ):
         load(str(base))
 
 
@@ -303,7 +308,7 @@ SMALL = pretraining.SmallModel(
 def pretrained(directory, text, **changed):
     settings = SMALL._replace(**changed)
     tokenizer = pretraining.tokenizer_of(directory, text, settings)
-    pretraining.pretrain(directory, tokenizer, text, settings, LENGTH, 0)
+    pretraining.pretrain(directory, tokenizer, text, small=settings, length=LENGTH, seed=0)
 
 
 @pytest.mark.slow
