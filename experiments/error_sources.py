@@ -147,7 +147,7 @@ def _identity(config: ErrorSourcesConfig, directory: Any) -> str:
 
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "workdir"}
     if config.truth is not None:  # a file's content, not its path
-        settings["truth"] = originals.truth(config.truth).config
+        settings["truth"] = originals.load_original(config.truth).config
     path = directory.path / "config.json"
     if path.exists():
         try:

@@ -190,9 +190,11 @@ def _pretrain(settings: dict[str, Any], small: SmallModel, directory: Path, seed
     text, length = _text(settings), settings["length"]
     tokenizer = pretraining.tokenizer_of(directory, text, small)
     # The chains' text is checked before hours of training, not after.
-    chains = blocks.cut_blocks(tokenizer, text, length, small.pretraining_share, settings["counts"])
+    chains = blocks.cut_blocks(
+        tokenizer, text, length, skip=small.pretraining_share, counts=settings["counts"]
+    )
     finetune.check_batch(len(chains.train), settings["training"].batch)
-    pretraining.pretrain(directory, tokenizer, text, small, length, seed)
+    pretraining.pretrain(directory, tokenizer, text, small=small, length=length, seed=seed)
 
 
 def _text(settings: dict[str, Any]) -> "Text":
@@ -235,7 +237,7 @@ def _zero_shot(
         return stored
     pretrained, text = load(base, settings["revision"]), _text(settings)
     cut = blocks.cut_blocks(
-        pretrained.tokenizer, text, settings["length"], skip, settings["counts"]
+        pretrained.tokenizer, text, length=settings["length"], skip=skip, counts=settings["counts"]
     )
     network = opt.model(pretrained.config, settings["dtype"])
     found = finetune.evaluate(network, pretrained.params, cut.test)

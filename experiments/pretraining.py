@@ -78,9 +78,8 @@ def tokenizer_of(workdir: Path, text: Text, small: SmallModel) -> Tokenizer:
     place = workdir / "tokenizer"
     if (workdir / "pretraining" / "config.json").is_file():
         return tokenizer.load(place)
-    trained = tokenizer.train(
-        blocks.part(text.train, 0.0, small.pretraining_share), small.vocabulary
-    )
+    rows = blocks.part(text.train, 0.0, small.pretraining_share)
+    trained = tokenizer.train(rows, small.vocabulary)
     trained.save(place)
     return trained
 
@@ -110,8 +109,7 @@ def pretrain(
     config = Config(
         vocabulary=tokenizer.vocabulary, hidden=small.hidden, layers=small.layers,
         heads=small.heads, inner=4 * small.hidden, positions=2 * length, embedding=small.hidden,
-        dropout=small.dropout,
-        begin=tokenizer.begin, end=tokenizer.begin, pad=tokenizer.pad,
+        dropout=small.dropout, begin=tokenizer.begin, end=tokenizer.begin, pad=tokenizer.pad,
     )  # fmt: skip
     train = blocks.of_rows(tokenizer, rows, length, "train")
     validation = blocks.of_rows(tokenizer, text.validation, length, "validation")
@@ -124,7 +122,10 @@ def pretrain(
         epochs=small.pretraining_epochs, batch=small.pretraining_batch,
         learning_rate=small.pretraining_rate, schedule="cosine", warmup=0.1,
     )  # fmt: skip
-    family = _family(small, config, training, tokenizer, text, train, validation)
+    family = _family(
+        small=small, config=config, training=training, tokenizer=tokenizer, text=text, train=train,
+        validation=validation,
+    )  # fmt: skip
     result = runner.run(
         family, regimes.replace(len(train)), chains=1, generations=1, seed=seed, keep="chains",
         workdir=str(workdir / "pretraining"), checkpoint_seconds=120.0, progress=True,
@@ -175,8 +176,8 @@ def _family(
         pools=pools.rows(train.nbytes // len(train)),
         metrics={
             "train_loss": Metric("mean training loss of the last epoch", "nats/token"),
-            "validation_loss": Metric("loss on validation text, of the epoch kept", "nats/token"),
-            "best_epoch": Metric("epoch whose parameters are kept, from 0"),
+            "validation_loss": Metric("loss of the kept epoch on validation text", "nats/token"),
+            "best_epoch": Metric("epoch of the kept parameters, from 0"),
         },
         thresholds={},
         original=lambda key, request: pools.Rows(jnp.asarray(train), len(train)),

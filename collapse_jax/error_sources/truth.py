@@ -38,14 +38,14 @@ _REACH = 4
 
 
 def parse_modes(given: str | None) -> Modes:
-    """Reads one-dimensional modes by `originals.truth`; None gives THREE_MODES.
+    """Reads one-dimensional modes by `originals.load_original`; None gives THREE_MODES.
 
     Raises:
       ValueError: with the field's name, if they are not a mixture that fits on the grid.
     """
     if given is None:
         return THREE_MODES
-    weights, means, covariances = originals.truth(given)
+    weights, means, covariances = originals.load_original(given)
     if means.shape[1] != 1:
         raise SettingError(f"truth.means: expected one dimension, got {means.shape[1]}")
     if len(weights) < 2 or min(weights) <= 0:

@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike
 
 from collapse_jax import families, regimes
 from collapse_jax.families.gmm.em import Fitting
-from collapse_jax.families.gmm.originals import truth
+from collapse_jax.families.gmm.originals import load_original
 from collapse_jax.family import Family
 
 from .timing import (
@@ -120,7 +120,9 @@ class ScikitLearnGmm:
         self.iterations = 0.0  # of EM, mean over the fits of the last call
         self._first = []
         for seed in range(chains):
-            data = truth(original).sample(np.random.default_rng(seed), samples).astype(dtype)
+            data = (
+                load_original(original).sample(np.random.default_rng(seed), samples).astype(dtype)
+            )
             model = GaussianMixture(
                 2, tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True,
                 init_params="k-means++", random_state=np.random.RandomState(seed),  # noqa: NPY002

@@ -140,7 +140,7 @@ def _peer(
 
     length, count = settings["length"], settings["blocks"]
     counts = BlockCounts(count, None, count)
-    found = cut_blocks(load(base).tokenizer, load_text(text), length, 0.0, counts)
+    found = cut_blocks(load(base).tokenizer, load_text(text), length, skip=0.0, counts=counts)
     train, validation, test = (
         torch.tensor(part.astype(np.int64), device=peer_device()) for part in found
     )

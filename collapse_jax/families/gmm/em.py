@@ -1,6 +1,6 @@
-"""Expectation-maximisation for Gaussian mixtures (Dempster, Laird and Rubin 1977), of one chain.
+"""Expectation-maximisation (EM) for one Gaussian mixture (Dempster, Laird and Rubin 1977).
 
-Axis legend: k components, d dimensions, n rows. Rows come as columns, f[d, n].
+Axis legend: k components, d dimensions, n rows. Rows are stored as columns, f[d, n].
 """
 
 from typing import Literal, NamedTuple
@@ -13,21 +13,21 @@ from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.numerics import linalg
 
 Covariance = Literal["full", "diagonal", "spherical"]
-# EM ends after so many iterations that lower the likelihood, if at all, by rounding alone. Larger
-# falls are the regularisation's doing, and EM goes on.
+# EM stops after this many iterations in which the likelihood is constant or falls by rounding only.
+# Larger falls are due to regularisation and do not stop it.
 _FALLS = 5
-_ROUNDING = 8.0  # machine epsilons, times 1 nat and the likelihood
+_ROUNDING = 8.0  # largest fall by rounding, in machine epsilons of 1 + |log-likelihood|
 
 
 class Fitting(NamedTuple):
-    """How a mixture is fitted.
+    """Settings of EM.
 
     Attributes:
-      covariance: covariances of components: "full", "diagonal" or "spherical".
-      tolerance: EM ends when the mean log-likelihood of a row changes by less, nats.
-      max_iterations: EM iterations of a fit at most.
-      regularisation: added to variances at each iteration, data units^2 (scikit-learn's reg_covar);
-        under replace it keeps them from collapsing: they settle at M times as much on average.
+      covariance: type of the components' covariances: "full", "diagonal" or "spherical".
+      tolerance: change of the mean log-likelihood per row below which EM stops, nats.
+      max_iterations: largest number of EM iterations per fit.
+      regularisation: variance added at each iteration, data units^2 (scikit-learn's reg_covar); it
+        prevents full collapse under replace, where the mean variance tends to M times this value.
     """
 
     covariance: Covariance = "full"
@@ -37,7 +37,7 @@ class Fitting(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted mixture and how it was reached."""
+    """A fitted mixture, with its log-likelihood and number of iterations."""
 
     mixture: Mixture
     log_likelihood: jax.Array  # f[], mean over rows, before the last M step; nats
@@ -50,12 +50,12 @@ def responsibilities(
     """The E step.
 
     Args:
-      mixture: at which they are computed.
+      mixture: the current mixture.
       shifted: rows relative to each component's mean, f[k, d, n].
-      weights: of the rows, f[n]; 0 for those that are not there.
+      weights: weights of the rows, f[n]; 0 for unused capacity.
 
     Returns:
-      Weighted responsibilities f[k, n], and the mean log-likelihood of a row, f[].
+      Weighted responsibilities f[k, n], and the mean log-likelihood per row, f[].
     """
     logarithms = mixtures.log_densities_of_shifted(mixture, shifted)
     total = mixtures.log_sum(logarithms)
@@ -66,13 +66,13 @@ def responsibilities(
 def maximised(shares: jax.Array, means: jax.Array, shifted: jax.Array, fitting: Fitting) -> Mixture:
     """The M step.
 
-    Second moments are about the new means: in single precision, moments about anything far off
-    would lose components that are narrow.
+    Second moments are taken about the new means: in single precision, moments about distant points
+    would lose narrow components.
 
     Args:
       shares: weighted responsibilities, f[k, n].
-      means: that `shifted` is relative to, f[k, d].
-      shifted: rows, f[k, d, n].
+      means: current means, f[k, d].
+      shifted: rows relative to `means`, f[k, d, n].
       fitting: covariance type and regularisation.
     """
     mass = jnp.sum(shares, axis=1) + 10.0 * jnp.finfo(shares.dtype).eps
@@ -85,7 +85,7 @@ def maximised(shares: jax.Array, means: jax.Array, shifted: jax.Array, fitting: 
 
 
 def _factor(covariance: jax.Array, fitting: Fitting) -> jax.Array:
-    """The Cholesky factor of a regularised covariance of the wanted type, f[d, d]."""
+    """Cholesky factor of a regularised covariance of the given type, f[d, d]."""
     dim = covariance.shape[0]
     identity = jnp.eye(dim, dtype=covariance.dtype)
     if fitting.covariance == "full":
@@ -99,29 +99,29 @@ def _factor(covariance: jax.Array, fitting: Fitting) -> jax.Array:
 def iterate(
     mixture: Mixture, columns: jax.Array, weights: jax.Array, fitting: Fitting
 ) -> tuple[Mixture, jax.Array]:
-    """One E and one M step; also the mean log-likelihood of a row before them, f[]."""
+    """One EM iteration; also returns the mean log-likelihood per row before it, f[]."""
     shifted = columns[None] - mixture.means[:, :, None]
     shares, log_likelihood = responsibilities(mixture, shifted, weights)
     return maximised(shares, mixture.means, shifted, fitting), log_likelihood
 
 
 def fit(start: Mixture, columns: jax.Array, weights: jax.Array, fitting: Fitting) -> Fit:
-    """Iterates until the likelihood changes by less than the tolerance, or only by rounding.
+    """Iterates until the log-likelihood changes by less than the tolerance, or only by rounding.
 
     Args:
-      start: where EM begins, with an E step.
+      start: initial mixture.
       columns: rows, f[d, n].
-      weights: of the rows, f[n]; 0 for those that are not there.
+      weights: weights of the rows, f[n]; 0 for unused capacity.
       fitting: see `Fitting`.
     """
 
-    def going_on(carry):
-        # Also false, hence ends, once anything is NaN.
+    def unconverged(carry):
+        # Comparisons with NaN are false, so EM also stops if anything is NaN.
         _, _, change, iterations, falls = carry
         unsettled = (jnp.abs(change) >= fitting.tolerance) & (falls < _FALLS)
         return unsettled & (iterations < fitting.max_iterations)
 
-    def turn(carry):
+    def body(carry):
         mixture, before, _, iterations, falls = carry
         mixture, log_likelihood = iterate(mixture, columns, weights, fitting)
         change = log_likelihood - before
@@ -131,19 +131,21 @@ def fit(start: Mixture, columns: jax.Array, weights: jax.Array, fitting: Fitting
 
     infinity = jnp.asarray(jnp.inf, columns.dtype)
     carry = (start, -infinity, infinity, jnp.int32(0), jnp.int32(0))
-    mixture, log_likelihood, _, iterations, _ = jax.lax.while_loop(going_on, turn, carry)
+    mixture, log_likelihood, _, iterations, _ = jax.lax.while_loop(unconverged, body, carry)
     return Fit(mixture, log_likelihood, iterations)
 
 
 def plus_plus(
     key: jax.Array, columns: jax.Array, weights: jax.Array, components: int, fitting: Fitting
 ) -> Mixture:
-    """A start by k-means++ (Arthur and Vassilvitskii 2007): far-apart rows, and the rows nearest.
+    """Initial mixture by k-means++ (Arthur and Vassilvitskii 2007).
+
+    Centres are distant rows; each component is fitted to the rows nearest to its centre.
 
     Args:
       key: typed PRNG key.
       columns: rows, f[d, n].
-      weights: of the rows, f[n].
+      weights: weights of the rows, f[n].
       components: k.
       fitting: covariance type and regularisation.
     """
@@ -152,9 +154,11 @@ def plus_plus(
     centres = []
     for i in range(components):
         chance = weights if i == 0 else weights * nearest
-        chance = jnp.where(jnp.sum(chance) > 0, chance, weights)  # fewer places than components
+        chance = jnp.where(
+            jnp.sum(chance) > 0, chance, weights
+        )  # fewer distinct rows than components
         uniform = jax.random.uniform(jax.random.fold_in(key, i), (), columns.dtype)
-        # Not beyond the last row that is there, whatever rounding does.
+        # Rounding must not select a row beyond the last one with a positive weight.
         reached = jnp.cumsum(chance)
         index = jnp.minimum(jnp.searchsorted(reached, uniform * reached[-1], side="right"),
                             _last(chance))  # fmt: skip
@@ -168,7 +172,7 @@ def plus_plus(
 
 
 def _last(chance: jax.Array) -> jax.Array:
-    """The last index with a positive chance."""
+    """The last index with a positive probability."""
     return chance.shape[0] - 1 - jnp.argmax(chance[::-1] > 0)
 
 
@@ -180,18 +184,18 @@ def best_of(
     starts: int,
     fitting: Fitting,
 ) -> Fit:
-    """The likeliest of EM's ends from several k-means++ starts."""
+    """The EM fit with the highest likelihood from several k-means++ starts."""
 
     def attempt(i: jax.Array | int) -> Fit:
         k_start = jax.random.fold_in(key, i)
         start = plus_plus(k_start, columns, weights, components, fitting)
         return fit(start, columns, weights, fitting)
 
-    def turn(i: jax.Array, best: Fit) -> Fit:
+    def body(i: jax.Array, best: Fit) -> Fit:
         new = attempt(i)
         better = ~(new.log_likelihood <= best.log_likelihood)
         better &= jnp.isfinite(new.log_likelihood) | ~jnp.isfinite(best.log_likelihood)
         chosen = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
         return chosen._replace(iterations=best.iterations + new.iterations)
 
-    return jax.lax.fori_loop(1, starts, turn, attempt(0)) if starts > 1 else attempt(0)
+    return jax.lax.fori_loop(1, starts, body, attempt(0)) if starts > 1 else attempt(0)

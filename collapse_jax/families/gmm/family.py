@@ -1,4 +1,4 @@
-"""Gaussian mixtures fitted by EM to samples of themselves (Shumailov et al. 2024).
+"""Gaussian mixtures fitted by EM to their own samples (Shumailov et al. 2024).
 
 Axis legend: k components, d dimensions, M rows.
 """
@@ -41,40 +41,40 @@ def gmm(
     fitting: Fitting = Fitting(),
     tail: float = 0.02,
 ) -> Family:
-    r"""Chains of Gaussian mixtures, maximum likelihood by EM.
+    r"""Chains of Gaussian mixtures fitted by maximum likelihood with EM.
 
     Args:
-      components: k of the model, at least 1.
-      truth: the original: "two-gaussians", "blob", or weights, means and covariances, as a mapping,
-        as JSON or in a file; see `collapse_jax.families.gmm.originals.truth`.
-      start: start of EM after generation 0: "warm" (the model before) or "k-means++". Generation 0
-        always starts from k-means++.
-      starts: how many k-means++ starts are tried, of which the likeliest end is kept.
-      fitting: covariances, and when EM ends.
-      tail: the original's marginal probability beyond both tail quantiles together, in (0, 1).
+      components: number of the model's components k, at least 1.
+      truth: original distribution: "two-gaussians", "blob", or weights, means and covariances as a
+        mapping, JSON or a JSON file; see `collapse_jax.families.gmm.originals.load_original`.
+      start: start of EM after generation 0: "warm" (the previous model) or "k-means++". Generation
+        0 always starts from k-means++.
+      starts: number of k-means++ starts, of which the fit with the highest likelihood is kept.
+      fitting: settings of EM.
+      tail: marginal probability of the original's two tails together, in (0, 1).
 
     Returns:
       A family with the metrics of `collapse_jax.families.gmm.measures.metrics`: $\int (p-q)^2$ in
       closed form, held-out log-likelihoods, weights, means, covariances and log-determinants of
-      components, tail mass, sliced W2, and EM's own likelihood and iterations.
+      components, tail mass, sliced W2, and the likelihood and iterations of EM.
 
     Raises:
-      ValueError: for an argument outside its range, saying what was expected and what came.
+      ValueError: if an argument is outside its range.
     """
     components = arguments.integer("components", components, at_least=1)
     start = arguments.choice("start", start, get_args(Start))
     starts = arguments.integer("starts", starts, at_least=1)
     fitting = Fitting(
-        arguments.choice("covariance", fitting.covariance, get_args(em.Covariance)),
-        arguments.number("tolerance", fitting.tolerance, at_least=0),
-        arguments.integer("max_iterations", fitting.max_iterations, at_least=1),
-        arguments.number("regularisation", fitting.regularisation, at_least=0),
+        covariance=arguments.choice("covariance", fitting.covariance, get_args(em.Covariance)),
+        tolerance=arguments.number("tolerance", fitting.tolerance, at_least=0),
+        max_iterations=arguments.integer("max_iterations", fitting.max_iterations, at_least=1),
+        regularisation=arguments.number("regularisation", fitting.regularisation, at_least=0),
     )
     tail = arguments.share("tail", tail, above=0, below=1)
-    reference = measures.reference(truth, tail)
+    given = measures.original(truth, tail)
 
     def original(key: jax.Array, request: Request) -> pools.Rows:
-        return _draw(key, reference.mixture, request)
+        return _draw(key, given.mixture, request)
 
     def check(sizes: Sizes) -> None:
         if sizes.training.count < components:
@@ -86,57 +86,57 @@ def gmm(
         name="gmm",
         config={
             "components": components,
-            "truth": reference.truth.config,
+            "truth": given.distribution.config,
             "start": start,
             "starts": starts,
             **fitting._asdict(),
             "tail": tail,
         },
-        pools=pools.rows(4 * reference.truth.dim),
-        metrics=measures.metrics(reference),
+        pools=pools.rows(4 * given.distribution.dim),
+        metrics=measures.metrics(given),
         thresholds={
             "early": Threshold("tail_mass", 0.5 * tail, "tail mass below half the original's"),
             "late": Threshold(
                 "log_variance",
-                math.log(0.01 * reference.truth.variance),
+                math.log(0.01 * given.distribution.variance),
                 "variance below 1 % of the original's",
             ),
         },
         original=original,
-        init=lambda key: _nothing(components, reference.truth.dim),
+        init=lambda key: _zeros(components, given.distribution.dim),
         fit=_fitting(components, start == "warm", starts, fitting),
         sample=_draw,
         measure=lambda key, params, training, origin: measures.measure(
-            key, params, training, reference
+            key, params, training, given
         ),
         coords={
             "component": np.arange(components),
-            "dimension": np.arange(reference.truth.dim),
-            "other_dimension": np.arange(reference.truth.dim),
+            "dimension": np.arange(given.distribution.dim),
+            "other_dimension": np.arange(given.distribution.dim),
         },
         check=check,
         description=f"k = {components}, {fitting.covariance} covariances, original: "
-        + originals.label(reference.truth.config),
+        + originals.label(given.distribution.config),
         figures=_figures,
     )
 
 
 def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
-    """Density panels of chain 0, if every chain was kept."""
+    """Density panels of chain 0, if single chains were kept."""
     from collapse_jax.families.gmm import figures
 
     del curves
     if "component_mean" not in run.history:
         warnings.warn(
-            "densities: left out, since the history of single chains was not kept (--keep=chains)",
+            "densities: omitted, as the history of single chains was not kept (--keep=chains)",
             stacklevel=2,
         )
         return OwnFigures()
     return OwnFigures({"densities": figures.densities(run.history, generations)})
 
 
-def _nothing(components: int, dim: int) -> Mixture:
-    """Params before the first fit, which starts without them."""
+def _zeros(components: int, dim: int) -> Mixture:
+    """Params before the first fit, which does not use them."""
     return Mixture(
         jnp.zeros(components), jnp.zeros((components, dim)), jnp.zeros((components, dim, dim))
     )
@@ -149,28 +149,28 @@ def _draw(key: jax.Array, mixture: Mixture, request: Request) -> pools.Rows:
 
 
 def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
-    """The family's fit; EM itself runs chain by chain on CPU, each for as long as it takes."""
+    """The family's fit; on CPU, EM runs sequentially: each chain stops when it converges."""
 
     @sequential
-    def from_before(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:
+    def warm_fit(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:
         return em.fit(before, columns, weights, fitting)
 
     @sequential
-    def from_nothing(key: jax.Array, columns: jax.Array, weights: jax.Array) -> em.Fit:
+    def cold_fit(key: jax.Array, columns: jax.Array, weights: jax.Array) -> em.Fit:
         return em.best_of(key, columns, weights, components, starts, fitting)
 
     def fit(key: jax.Array, params: Mixture, training: Training) -> tuple[Mixture, Metrics]:
         values, mask = training.pool.values, pools.live(training.pool)
         weights = jnp.ones(values.shape[0]) if mask is None else mask.astype(jnp.float32)
-        # About the rows' mean, so that data far from the origin lose no digits.
+        # Relative to the rows' mean, so that data far from the origin lose no precision.
         centre = weights @ values / jnp.sum(weights)
         columns = jnp.where(weights > 0, (values - centre).T, 0.0)
         if warm and training.teacher is not None:
             before = params._replace(means=params.means - centre)
-            found = from_before(before, columns, weights)
+            found = warm_fit(before, columns, weights)
         else:
-            found = from_nothing(key, columns, weights)
-            # From left to right, so that a component means the same in every chain.
+            found = cold_fit(key, columns, weights)
+            # Sorted along the first dimension, so that components correspond between chains.
             order = jnp.argsort(found.mixture.means[:, 0])
             found = found._replace(mixture=jax.tree.map(lambda x: x[order], found.mixture))
         mixture = found.mixture._replace(means=found.mixture.means + centre)

@@ -1,4 +1,4 @@
-"""Densities of a chain's mixtures at some generations, side by side as in Shumailov et al. 2024."""
+"""Density panels of a chain's mixtures by generation, as in Shumailov et al. 2024."""
 
 import json
 import textwrap
@@ -10,34 +10,34 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from collapse_jax.families.gmm.originals import GaussianMixture, truth
+from collapse_jax.families.gmm.originals import GaussianMixture, load_original
 from collapse_jax.reports import style
 from collapse_jax.reports.style import BLUE, DARK, STYLE
 from collapse_jax.results.table import describe
 
 _POINTS = 161  # of a grid, per axis
-_REACH = 3.5  # standard deviations of the original that panels show
+_REACH = 3.5  # half-width of panels, in standard deviations of the original
 _ALIVE = 1e-3  # weight above which a component's mean is marked
-_SHADES = "Shades: density, each panel from 2 % of its own peak to the peak"
+_SHADES = "Shades: density, from 2 % of each panel's peak to its peak"
 
 
 @matplotlib.rc_context(STYLE)
 def densities(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -> Figure:
-    """The density of one chain's model at each of the generations that it has reached.
+    """Density of one chain's model at each of the given generations that it has reached.
 
-    In one dimension a line beside the original's; in more, contours of the marginal density in the
-    first two. Panels of a chain that is not finite say so.
+    In one dimension, lines of the model's and the original's density; in more, contours of the
+    marginal density of the first two. Panels say "not finite" where the chain is not finite.
 
     Args:
-      history: of a mixture run, every chain kept.
-      generations: of the snapshots.
-      chain: which is drawn.
+      history: a mixture run's history, with every chain.
+      generations: generations to show.
+      chain: number of the chain to show.
     """
     shown = [g for g in dict.fromkeys(generations) if g < history.sizes["generation"]]
     shown = shown or [history.sizes["generation"] - 1]
     drawn = history.isel(chain=chain)
     models = [_model(drawn.isel(generation=g)) for g in shown]
-    original = truth(json.loads(history.attrs["family"])["truth"])
+    original = load_original(json.loads(history.attrs["family"])["truth"])
     columns = min(len(shown) + 1, 4)
     rows = -(-(len(shown) + 1) // columns)
     figure = Figure(figsize=(2.7 * columns, 2.6 * rows + 1.2), layout="constrained")
@@ -64,7 +64,7 @@ def densities(history: xr.Dataset, generations: Sequence[int], chain: int = 0) -
 
 
 def _model(at: xr.Dataset) -> GaussianMixture | None:
-    """The model of a chain at a generation; None where the chain is not finite."""
+    """The model of a chain at a generation; None if it is not finite."""
     names = ("weight", "component_mean", "component_covariance")
     return (
         GaussianMixture(*(np.asarray(at[name].values, float) for name in names))
@@ -88,7 +88,7 @@ def _panel(ax: Axes, model: GaussianMixture, original: GaussianMixture) -> None:
     peak = values.max()
     if peak > 0:
         ax.contourf(*axes, values, levels=np.linspace(0.02, 1, 9) * peak, cmap="Blues")
-    # Components narrower than the grid are seen as points.
+    # Components narrower than the grid would be invisible without markers.
     alive = model.weights > _ALIVE
     ax.plot(*model.means[alive, :2].T, linestyle="", marker="+", color=style.VERMILION,
             label=f"mean of a component of weight above {_ALIVE:g}")  # fmt: skip
@@ -98,7 +98,7 @@ def _panel(ax: Axes, model: GaussianMixture, original: GaussianMixture) -> None:
 
 
 def _density(model: GaussianMixture, grid: np.ndarray) -> np.ndarray:
-    """Of the first one or two dimensions, on f64[..., m]; 0 where a component has no extent."""
+    """Marginal density on a grid f64[..., m], without components of zero volume."""
     dims = grid.shape[-1]
     total = np.zeros(grid.shape[:-1])
     for weight, mean, covariance in zip(*model, strict=True):

@@ -1,4 +1,4 @@
-"""What is measured of a mixture, beside its original.
+"""Measures of a mixture and of its distance to the original.
 
 Axis legend: k components, d dimensions, M rows.
 """
@@ -17,58 +17,58 @@ from collapse_jax.families.gmm.mixtures import Mixture
 from collapse_jax.families.gmm.originals import GaussianMixture
 from collapse_jax.family import Metric, Metrics, Training
 
-_HELD_OUT = 1024  # rows of the original that a model's log-likelihood is averaged over
-_DRAWN = 256  # rows of a model by which its distance to the original is measured
-_DIRECTIONS = 8  # that they are projected on
+_HELD_OUT = 1024  # rows of the original over which log-likelihoods are averaged
+_DRAWN = 256  # rows of a model from which sliced W2 is estimated
+_DIRECTIONS = 8  # directions of projection of sliced W2
 
 
-class Reference(NamedTuple):
-    """The original, and what models are compared with; constants of the program, on no device."""
+class Original(NamedTuple):
+    """The original and statistics of it; constants of the program, on no device."""
 
-    truth: GaussianMixture
+    distribution: GaussianMixture
     mixture: Mixture
     held_out: np.ndarray  # f32[d, _HELD_OUT]
-    tails: tuple[np.ndarray, np.ndarray]  # lower and upper quantile by dimension, f64[d]
+    tails: tuple[np.ndarray, np.ndarray]  # lower and upper tail quantiles, f64[d]
     directions: np.ndarray  # f32[_DIRECTIONS, d], unit vectors
     projected: np.ndarray  # f32[_DIRECTIONS, _DRAWN], quantiles of the original's projections
-    self_product: float  # the integral of p^2
+    self_product: float  # integral of p^2
     log_likelihood: float  # mean log-density of the held-out rows
 
 
-def reference(given: str | Mapping[str, Any], tail: float) -> Reference:
-    """What models are compared with.
+def original(given: str | Mapping[str, Any], tail: float) -> Original:
+    """Loads the original and computes its statistics.
 
     Args:
-      given: the original, see `collapse_jax.families.gmm.originals.truth`.
-      tail: its marginal probability beyond both tail quantiles together.
+      given: the original, see `collapse_jax.families.gmm.originals.load_original`.
+      tail: marginal probability of its two tails together.
     """
-    original = originals.truth(given)
+    found = originals.load_original(given)
     rng = np.random.default_rng(0)
-    held_out = original.sample(rng, _HELD_OUT).T.astype(np.float32)
-    directions = rng.standard_normal((_DIRECTIONS if original.dim > 1 else 1, original.dim))
+    held_out = found.sample(rng, _HELD_OUT).T.astype(np.float32)
+    directions = rng.standard_normal((_DIRECTIONS if found.dim > 1 else 1, found.dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    quantiles = original.quantiles(directions, (np.arange(_DRAWN) + 0.5) / _DRAWN)
-    lower, upper = original.quantiles(np.eye(original.dim), np.array([tail / 2, 1 - tail / 2])).T
+    quantiles = found.quantiles(directions, (np.arange(_DRAWN) + 0.5) / _DRAWN)
+    lower, upper = found.quantiles(np.eye(found.dim), np.array([tail / 2, 1 - tail / 2])).T
     mixture = Mixture(
-        jnp.asarray(np.log(np.maximum(original.weights, 1e-30)), jnp.float32),
-        jnp.asarray(original.means, jnp.float32),
-        jnp.asarray(np.linalg.cholesky(original.covariances), jnp.float32),
+        jnp.asarray(np.log(np.maximum(found.weights, 1e-30)), jnp.float32),
+        jnp.asarray(found.means, jnp.float32),
+        jnp.asarray(np.linalg.cholesky(found.covariances), jnp.float32),
     )
     self_product = float(mixtures.inner_product(mixture, mixture))
     if not math.isfinite(self_product):
         raise SettingError(
-            "truth.covariances: expected an original whose integral of p^2 is finite in single"
-            f" precision, got {original.covariances.tolist()}"
+            "truth.covariances: expected a finite integral of p^2 in single precision, got"
+            f" {found.covariances.tolist()}"
         )
-    return Reference(
-        original,
+    return Original(
+        found,
         jax.tree.map(np.asarray, mixture),
         held_out,
         (lower, upper),
         directions.astype(np.float32),
         quantiles.astype(np.float32),
         self_product,
-        float(np.mean(original.log_density(held_out.T.astype(np.float64)))),
+        float(np.mean(found.log_density(held_out.T.astype(np.float64)))),
     )
 
 
@@ -77,22 +77,22 @@ def on_device(mixture: Mixture) -> Mixture:
     return Mixture(*map(jnp.asarray, mixture))
 
 
-def measure(key: jax.Array, mixture: Mixture, training: Training, reference: Reference) -> Metrics:
-    """All metrics but those of the fit itself."""
-    original = on_device(reference.mixture)
+def measure(key: jax.Array, mixture: Mixture, training: Training, given: Original) -> Metrics:
+    """All metrics except those of the fit."""
+    original_mixture = on_device(given.mixture)
     drawn = mixtures.sample(key, mixture, _DRAWN)
-    projected = jnp.sort(jnp.asarray(reference.directions) @ drawn.T, axis=1)
-    distance = mixtures.inner_product(mixture, mixture) + reference.self_product
-    distance -= 2.0 * mixtures.inner_product(mixture, original)
+    projected = jnp.sort(jnp.asarray(given.directions) @ drawn.T, axis=1)
+    distance = mixtures.inner_product(mixture, mixture) + given.self_product
+    distance -= 2.0 * mixtures.inner_product(mixture, original_mixture)
     weights = jnp.exp(mixture.log_weights)
-    held_out = mixtures.log_density(mixture, jnp.asarray(reference.held_out))
+    held_out = mixtures.log_density(mixture, jnp.asarray(given.held_out))
     return {
         "integrated_squared_error": jnp.maximum(distance, 0.0),
         "held_out_log_likelihood": jnp.mean(held_out),
-        "original_log_likelihood": jnp.mean(mixtures.log_density(original, drawn.T)),
-        "tail_mass": jnp.mean(mixtures.marginal_tail_mass(mixture, *reference.tails)),
+        "original_log_likelihood": jnp.mean(mixtures.log_density(original_mixture, drawn.T)),
+        "tail_mass": jnp.mean(mixtures.marginal_tail_mass(mixture, *given.tails)),
         "log_variance": mixtures.log_marginal_variance(mixture),
-        "w2_squared": jnp.mean((projected - reference.projected) ** 2),
+        "w2_squared": jnp.mean((projected - given.projected) ** 2),
         "live_components": jnp.sum(weights * training.pool.count >= 1.0).astype(jnp.float32),
         "weight": weights,
         "component_mean": mixture.means,
@@ -101,21 +101,21 @@ def measure(key: jax.Array, mixture: Mixture, training: Training, reference: Ref
     }
 
 
-def metrics(reference: Reference) -> dict[str, Metric]:
-    """Bins of histograms lie where the original is, in its units.
+def metrics(given: Original) -> dict[str, Metric]:
+    """Metrics with histogram edges scaled to the original.
 
-    `integrated_squared_error` is from 1e-6 of the original's integral of p^2 (about 1 / N of it is
-    sampling) to that of a component 1e4 times as narrow.
+    The edges of `integrated_squared_error` range from 1e-6 of the original's integral of p^2
+    (sampling error is about 1 / M of it) to that of a component 1e4 times as narrow.
     """
-    original, each = reference.truth, ("component",)
+    original, each = given.distribution, ("component",)
     dim, variance, sd = original.dim, original.variance, math.sqrt(original.variance)
     location = tuple((original.weights @ original.means).tolist())
-    self_product = max(reference.self_product, 1e-30)
+    self_product = max(given.self_product, 1e-30)
     log_determinant = float(original.weights @ np.linalg.slogdet(original.covariances)[1])
 
     def likelihood(text: str, known: float | None = None) -> Metric:
         return Metric(text, "nats", (), 0.01, 1e8,
-                      centre=reference.log_likelihood, original=known)  # fmt: skip
+                      centre=given.log_likelihood, original=known)  # fmt: skip
 
     return {
         "integrated_squared_error": Metric(
@@ -124,7 +124,7 @@ def metrics(reference: Reference) -> dict[str, Metric]:
         ),
         "held_out_log_likelihood": likelihood(
             f"mean log-density of {_HELD_OUT} held-out original rows under the model",
-            reference.log_likelihood,
+            given.log_likelihood,
         ),
         "original_log_likelihood": likelihood(
             f"mean log-density of {_DRAWN} rows of the model under the original"
@@ -142,7 +142,7 @@ def metrics(reference: Reference) -> dict[str, Metric]:
             "data units^2", (), 0.01 * variance, 1e6 * variance, nonnegative=True, symbol="W_2^2",
         ),
         "live_components": Metric(
-            "components of which a sample has one row or more on average", "components",
+            "components with an expected number of training rows of at least 1", "components",
             (), 1.0, 1e3, nonnegative=True,
         ),
         "weight": Metric("weight of a component", "1", each, 0.01, 1.0, nonnegative=True),

@@ -1,7 +1,7 @@
-"""Gaussian mixtures of one chain: densities, draws, and what is known of them in closed form.
+"""Gaussian mixtures: densities, draws and closed-form properties.
 
-Axis legend: k components, d dimensions, n rows. Rows come as columns, f[d, n], so that every sum
-over them runs along memory.
+Axis legend: k components, d dimensions, n rows. Rows are stored as columns, f[d, n], so that sums
+over them are contiguous in memory.
 """
 
 import math
@@ -18,7 +18,7 @@ from collapse_jax.numerics import linalg, random
 class Mixture(NamedTuple):
     """Weights, means, and Cholesky factors of covariances."""
 
-    log_weights: jax.Array  # f[k], logarithms of weights that sum to 1
+    log_weights: jax.Array  # f[k], logarithms of normalised weights
     means: jax.Array  # f[k, d]
     factors: jax.Array  # f[k, d, d], lower-triangular
 
@@ -30,7 +30,7 @@ def log_densities(mixture: Mixture, columns: jax.Array) -> jax.Array:
 
 
 def log_densities_of_shifted(mixture: Mixture, shifted: jax.Array) -> jax.Array:
-    """As `log_densities`, of columns relative to each component's mean, f[k, d, n]."""
+    """As `log_densities`, for columns relative to each component's mean, f[k, d, n]."""
     dim = shifted.shape[1]
     identity = jnp.eye(dim, dtype=shifted.dtype)
     whiten = jax.vmap(lambda factor: linalg.solve_lower(factor, identity))(mixture.factors)
@@ -46,14 +46,14 @@ def log_density(mixture: Mixture, columns: jax.Array) -> jax.Array:
 
 
 def log_sum(logarithms: jax.Array) -> jax.Array:
-    """Logarithm of the sum of exponentials over the first axis; -inf where all are."""
+    """Log-sum-exp over the first axis; -inf if all entries are -inf."""
     top = jnp.max(logarithms, axis=0)
     safe = jnp.where(jnp.isfinite(top), top, 0.0)
     return safe + jnp.log(jnp.sum(jnp.exp(logarithms - safe), axis=0))
 
 
 def sample(key: jax.Array, mixture: Mixture, count: int) -> jax.Array:
-    """Independent rows f32[count, d]: a component by its weight, then a normal draw."""
+    """Independent rows f32[count, d]: normal draws from components chosen by weight."""
     components, dim = mixture.means.shape
     bits = jax.random.bits(key, (dim + 1, count))
     below = jnp.cumsum(jnp.exp(mixture.log_weights))[:-1]
@@ -61,14 +61,14 @@ def sample(key: jax.Array, mixture: Mixture, count: int) -> jax.Array:
     chosen = jnp.sum(uniform[None] > below[:, None], axis=0)
     normal = random.normal(bits[1:])
     rows = jnp.zeros((count, dim), jnp.float32)
-    for i in range(components):  # a few masked sums beat gathers of small matrices
+    for i in range(components):  # a few masked sums are faster than gathers of small matrices
         drawn = mixture.means[i][:, None] + mixture.factors[i] @ normal
         rows = jnp.where((chosen == i)[:, None], drawn.T, rows)
     return rows
 
 
 def log_marginal_variance(mixture: Mixture) -> jax.Array:
-    """Logarithm of the mixture's variance, averaged over dimensions, f[]."""
+    """Logarithm of the mean marginal variance, f[]."""
     weights = jnp.exp(mixture.log_weights)
     mean = weights @ mixture.means
     within = weights @ jnp.sum(mixture.factors**2, axis=(1, 2))
@@ -91,7 +91,7 @@ def marginal_tail_mass(mixture: Mixture, lower: np.ndarray, upper: np.ndarray) -
 
 
 def inner_product(one: Mixture, other: Mixture) -> jax.Array:
-    """The integral of p q: sum over pairs of w_i w_j N(mu_i | mu_j, Sigma_i + Sigma_j), f[]."""
+    """Integral of p q, the sum over pairs of w_i w_j N(mu_i | mu_j, Sigma_i + Sigma_j), f[]."""
     dim = one.means.shape[1]
     covariances = [m.factors @ m.factors.swapaxes(1, 2) for m in (one, other)]
 

@@ -1,6 +1,6 @@
-"""Original distributions for mixtures: by name, or as weights, means and covariances (a file, too).
+"""Original distributions of mixtures: by name, or as weights, means and covariances.
 
-On the host, in float64. Axis legend: k components, d dimensions.
+Computed on the host in float64. Axis legend: k components, d dimensions.
 """
 
 import json
@@ -17,16 +17,16 @@ from collapse_jax.arguments import SettingError
 
 NAMES = ("two-gaussians", "blob")
 _FIELDS = ("weights", "means", "covariances")
-# Lengths may be up to 1e9, standard deviations down to 1e-9: single precision, to 1e38, then holds
-# squares of squared distances, of which summaries of chains have need.
+# Lengths up to 1e9 and standard deviations down to 1e-9 are allowed, so that squares of squared
+# distances, which summaries of chains use, stay below single precision's limit of 1e38.
 _LARGEST = {"weights": 1e18, "means": 1e9, "covariances": 1e18}
 _SMALLEST_VARIANCE = 1e-18
 
 
 class GaussianMixture(NamedTuple):
-    """A Gaussian mixture."""
+    """A Gaussian mixture on the host."""
 
-    weights: np.ndarray  # f64[k], summing to 1
+    weights: np.ndarray  # f64[k], normalised
     means: np.ndarray  # f64[k, d]
     covariances: np.ndarray  # f64[k, d, d]
 
@@ -37,7 +37,7 @@ class GaussianMixture(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any]:
-        """As JSON, which `truth` reads."""
+        """Parameters as JSON values; `load_original` reads them."""
         return {name: getattr(self, name).tolist() for name in _FIELDS}
 
     @property
@@ -56,7 +56,7 @@ class GaussianMixture(NamedTuple):
 
     def log_density(self, rows: np.ndarray) -> np.ndarray:
         """Log-density ln p(x), f64[n], of rows f64[n, d]."""
-        with np.errstate(divide="ignore"):  # components may have no weight
+        with np.errstate(divide="ignore"):  # components may have weight 0
             constants = np.log(self.weights) - 0.5 * self.dim * math.log(2 * math.pi)
         parts = []
         for constant, mean, covariance in zip(constants, self.means, self.covariances, strict=True):
@@ -67,7 +67,7 @@ class GaussianMixture(NamedTuple):
         return logsumexp(parts, axis=0)
 
     def quantiles(self, directions: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Of projections on unit vectors f64[m, d], at levels f64[q]: f64[m, q], by bisection."""
+        """Quantiles f64[m, q], at levels f64[q], of projections on unit vectors f64[m, d]."""
         centres = directions @ self.means.T  # [m, k]
         scales = np.sqrt(np.einsum("mi,kij,mj->mk", directions, self.covariances, directions))
         low = np.repeat((centres - 40 * scales).min(1)[:, None], len(levels), axis=1)
@@ -80,16 +80,16 @@ class GaussianMixture(NamedTuple):
         return 0.5 * (low + high)
 
 
-def truth(given: str | Mapping[str, Any]) -> GaussianMixture:
-    """An original distribution.
+def load_original(given: str | Mapping[str, Any]) -> GaussianMixture:
+    """Loads an original distribution.
 
     Args:
-      given: "two-gaussians" (in the plane, equal weights, means (-2, 0) and (2, 0), identity
-        covariances), "blob" (the standard normal of the plane, the published archive's data),
-        weights, means and covariances as a mapping or its JSON, or a JSON file of them.
+      given: "two-gaussians" (in two dimensions, equal weights, means (-2, 0) and (2, 0), identity
+        covariances), "blob" (the two-dimensional standard normal, the data of the paper's archive),
+        or weights, means and covariances as a mapping, JSON or the path of a JSON file.
 
     Raises:
-      ValueError: naming the field, what was expected and what came.
+      ValueError: if the file cannot be read or a field is invalid.
     """
     if isinstance(given, Mapping):
         return _checked(given)
@@ -108,10 +108,10 @@ _I = np.eye(2)
 
 
 def label(given: str | Mapping[str, Any]) -> str:
-    """An original in a few words: its name, or its size."""
-    original = truth(given)
+    """Short description of an original: its name, or its size."""
+    original = load_original(given)
     for name in NAMES:
-        if original.config == truth(name).config:
+        if original.config == load_original(name).config:
             return name
     count = len(original.weights)
     sort = f"{count} Gaussian{'' if count == 1 else 's'} in {original.dim} d"
@@ -123,7 +123,7 @@ def _read(given: str) -> Mapping[str, Any]:
     if not given.lstrip().startswith("{"):
         try:
             text = Path(given).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:  # also of a text or a path that is none
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a path
             raise SettingError(
                 f"truth: expected {', '.join(NAMES)}, JSON, or a JSON file, got {given!r}, which"
                 f" cannot be read: {getattr(error, 'strerror', None) or 'not text'}"
@@ -187,7 +187,7 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 
 def _all_real(value: Any) -> bool:
-    """Whether a number, or all in nested sequences, is real; neither a truth value nor text."""
+    """Whether a value, or each one in nested sequences, is a real number, and not a boolean."""
     if isinstance(value, np.ndarray):
         return value.dtype.kind in "iuf"
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

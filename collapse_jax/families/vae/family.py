@@ -55,34 +55,32 @@ def vae(
 ) -> Family:
     r"""Chains of variational autoencoders.
 
-    The defaults of training are the paper's: summed Bernoulli loss plus the divergence, Adam with
-    L2 weight decay, new parameters each generation, and synthetic images drawn anew for every
-    minibatch.
+    The training defaults are the paper's: summed Bernoulli loss plus KL divergence, Adam with L2
+    weight decay, new parameters each generation, and new synthetic images for every minibatch.
 
     Args:
       dataset: images: "digits" (8x8, offline), "mnist", or a directory of idx files named like
         MNIST's.
-      model: "conv" (the paper's convolutional autoencoder, 647,081 parameters at 28x28) or "mlp"
-        (one hidden layer).
-      hidden: units of mlp's hidden layers.
+      model: network: "conv" (the paper's convolutional autoencoder, 647,081 parameters at 28x28)
+        or "mlp" (one hidden layer).
+      hidden: units per hidden layer of mlp.
       latent: dimension of z.
-      synthetic: "live" (drawn anew for each minibatch) or "fixed" (a set of 8-bit images a
-        generation); "live" serves no regime that remembers synthetic images.
-      training: how the autoencoder is trained, and how its decoder makes pixels.
-      test_images: random real test images, and generated ones, that a generation is measured on.
-      pictures: generated images kept in the history, by generation.
-      tail: share of generation 0's images whose encoder mean is beyond both tail quantiles
-        together, by dimension, in (0, 1).
-      data_dir: where data sets are; none: $COLLAPSE_JAX_DATA, else a user cache directory.
+      synthetic: synthetic images: "live" (new ones for each minibatch) or "fixed" (one set of 8-bit
+        images per generation); "live" cannot be used with regimes that keep synthetic images.
+      training: how the autoencoder is trained, and how its decoder generates pixels.
+      test_images: number of random real test images, and of generated images, for the metrics.
+      pictures: number of generated images per generation to keep in the history.
+      tail: share of generation 0's images in the two tails together, per dimension of the encoder
+        mean, in (0, 1).
+      data_dir: directory of data sets; default $COLLAPSE_JAX_DATA, else a user cache directory.
 
     Returns:
-      A family with the metrics of `collapse_jax.families.vae.measures.metrics`. Original images
-      are drawn without replacement from the data set's training images, for each chain and
-      draw anew.
+      A family with the metrics of `collapse_jax.families.vae.measures.metrics`. Each draw of
+      original images is without replacement from the data set's training images.
 
     Raises:
-      ValueError: for an argument outside its range, or images that are not what they should be.
-      FileNotFoundError: if there are no images.
+      ValueError: if an argument is outside its range or an image file is invalid.
+      FileNotFoundError: if the images do not exist.
     """
     model = arguments.choice("model", model, get_args(Network))
     synthetic = arguments.choice("synthetic", synthetic, get_args(Synthetic))
@@ -94,10 +92,13 @@ def vae(
         network = networks.convolutional(images.side, latent)
     else:
         network = networks.perceptron(images.side, hidden, latent)
-    # The file's order is not random: the first half of MNIST's test images is the easier one.
+    # The file's order is not random: the first half of MNIST's test images is easier.
     shuffled = images.test[np.random.default_rng(0).permutation(len(images.test))]
     test = shuffled[:test_images]
-    measured = ImageMeasures(network, test, pictures, training.draws, training.reconstruction, tail)
+    measured = ImageMeasures(
+        model=network, test=test, pictures=pictures, draws=training.draws,
+        reconstruction=training.reconstruction, tail=tail,
+    )  # fmt: skip
     classes = classifier.classes(images)
     variance = float((test / 255.0).var(axis=0).mean())
     live = synthetic == "live"
@@ -105,8 +106,8 @@ def vae(
 
     def anchor(key: jax.Array, params: networks.Params, given: Training) -> measures.ImageAnchor:
         del given
-        judge, _ = classifier.train(dataset, data_dir)
-        return one_by_one(lambda key, params: measured.anchor(key, params, judge))(key, params)
+        trained, _ = classifier.train(dataset, data_dir)
+        return one_by_one(lambda key, params: measured.anchor(key, params, trained))(key, params)
 
     def measure(key: jax.Array, params: networks.Params, given: Training, origin: Any) -> Any:
         del given
@@ -138,22 +139,22 @@ def vae(
         original=_drawn_from(images.train),
         init=lambda key: networks.zeros(network),
         fit=steps(network, training),
-        sample=_to_be_drawn(network.pixels) if live else _generated(measured, one_by_one),
+        sample=_live(network.pixels) if live else _generated(measured, one_by_one),
         measure=measure,
         anchor=anchor,
         coords={
             "latent": (measures.BIN_EDGES[:-1] + measures.BIN_EDGES[1:]) / 2,
             "class": classes,
         },
-        check=_enough(images, training.batch),
-        serves=_without_memory if live else lambda regime: None,
+        check=_sizes_check(images, training.batch),
+        serves=_check_no_memory if live else lambda regime: None,
         description=f"{model}, {images.name}, {synthetic} images",
         figures=_figures,
     )
 
 
 def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFigures:
-    """Latent density and shares of the classes; images, if every chain was kept."""
+    """Latent density and class shares; also images, if single chains were kept."""
     from collapse_jax.families.vae import figures
 
     del curves
@@ -165,14 +166,14 @@ def _figures(run: RunData, curves: Curves, generations: Sequence[int]) -> OwnFig
         drawn["picture"] = figures.grids(run.history, generations)
     elif "picture_mean" in run.summary:
         warnings.warn(
-            "pictures: left out, since the history of single chains was not kept (--keep=chains)",
+            "pictures: omitted, as the history of single chains was not kept (--keep=chains)",
             stacklevel=2,
         )
     return OwnFigures(drawn, replaces=tuple(drawn))
 
 
 def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveRows]:
-    """Original images: all training images, or some without replacement."""
+    """Draws original images: all training images, or a subset without replacement."""
     subsample = pools.live_rows(train.shape[1]).subsample
     assert subsample is not None
 
@@ -186,8 +187,8 @@ def _drawn_from(train: np.ndarray) -> Callable[[jax.Array, Request], pools.LiveR
     return original
 
 
-def _to_be_drawn(pixels: int) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
-    """Synthetic images that training draws anew for each minibatch."""
+def _live(pixels: int) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
+    """Placeholders for synthetic images, which training draws for each minibatch."""
 
     def sample(key: jax.Array, params: networks.Params, request: Request) -> pools.LiveRows:
         del key, params
@@ -200,7 +201,7 @@ def _to_be_drawn(pixels: int) -> Callable[[jax.Array, networks.Params, Request],
 def _generated(
     measured: ImageMeasures, one_by_one: Callable[..., Any]
 ) -> Callable[[jax.Array, networks.Params, Request], pools.LiveRows]:
-    """A fixed set of synthetic images of 8 bits."""
+    """Draws a fixed set of synthetic 8-bit images."""
 
     def sample(key: jax.Array, params: networks.Params, request: Request) -> pools.LiveRows:
         draw = one_by_one(lambda key, params: measured.generate(key, params, request.capacity))
@@ -210,7 +211,9 @@ def _generated(
     return sample
 
 
-def _enough(images: ImageSet, batch: int) -> Callable[[Sizes], None]:
+def _sizes_check(images: ImageSet, batch: int) -> Callable[[Sizes], None]:
+    """Rejects training sets below a minibatch, and more original images than there are."""
+
     def check(sizes: Sizes) -> None:
         if sizes.training.count < batch:
             raise SettingError(
@@ -226,16 +229,17 @@ def _enough(images: ImageSet, batch: int) -> Callable[[Sizes], None]:
     return check
 
 
-def _without_memory(regime: Regime) -> None:
+def _check_no_memory(regime: Regime) -> None:
+    """Rejects regimes that keep earlier images, which live images cannot provide."""
     if regime.remembers:
         raise SettingError(
             f"regime: {regime.name} keeps the images of earlier generations, which vae with"
-            " images drawn anew for each minibatch cannot; use synthetic=fixed"
+            " synthetic=live cannot do; use synthetic=fixed"
         )
 
 
 def _checked(training: VaeTraining) -> VaeTraining:
-    """The same as plain Python values."""
+    """Returns the settings as plain Python values; rejects those outside their range."""
     reconstructions = get_args(networks.Reconstruction)
     return VaeTraining(
         epochs=arguments.integer("epochs", training.epochs, at_least=1),
@@ -252,11 +256,11 @@ def _checked(training: VaeTraining) -> VaeTraining:
 
 
 def _check_measures(images: ImageSet, test_images: int, pictures: int) -> None:
-    least, most = measures.features.NEIGHBOURS + 1, len(images.test)
-    if not least <= test_images <= most:
+    smallest, largest = measures.features.NEIGHBOURS + 1, len(images.test)
+    if not smallest <= test_images <= largest:
         raise SettingError(
-            f"test_images: expected {least} to the {most:,} test images of {images.title}, got"
-            f" {test_images}"
+            f"test_images: expected {smallest} to the {largest:,} test images of {images.title},"
+            f" got {test_images}"
         )
     if not 0 <= pictures <= test_images:
         raise SettingError(f"pictures: expected 0 to test_images = {test_images}, got {pictures}")

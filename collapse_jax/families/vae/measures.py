@@ -1,7 +1,7 @@
-"""What is measured of an autoencoder: on real test images, and on images that it generates.
+"""Measures of an autoencoder, on real test images and on images that it generates.
 
-Everything about generated images is seen through generation 0's encoder (its mean, as in Shumailov
-et al. 2024) or a classifier trained on real images. Axis legend: B images, L latent.
+Measures of generated images use generation 0's encoder (its mean, as in Shumailov et al. 2024) or a
+classifier trained on real images. Axis legend: B images, L latent.
 """
 
 from typing import Any, NamedTuple
@@ -17,17 +17,17 @@ from collapse_jax.families.vae.training import from_bytes
 from collapse_jax.family import Metric, Metrics
 from collapse_jax.metrics import features
 
-BIN_EDGES = np.linspace(-3.0, 3.0, 121)  # of the latent density, as far as the paper draws it
-_CHUNK = 256  # images that are worked on at a time
+BIN_EDGES = np.linspace(-3.0, 3.0, 121)  # of the latent density, the range of the paper's figure
+_CHUNK = 256  # images processed at a time
 
 
 class ImageAnchor(NamedTuple):
-    """What later generations are measured with, of generation 0 and of real images."""
+    """Generation 0's encoder and statistics, with which later generations are compared."""
 
-    encoder: Params  # of generation 0
-    manifold: features.Manifold  # of real test images in the encoder's mean
-    summary: features.Summary
-    lower: jax.Array  # f32[L], tail quantiles of the encoder's mean on generation 0's images
+    encoder: Params  # generation 0's
+    manifold: features.Manifold  # of the encoder mean on real test images
+    summary: features.Summary  # of the same
+    lower: jax.Array  # f32[L], tail quantiles of the encoder mean on generation 0's images
     upper: jax.Array  # f32[L]
     classifier: Classifier
 
@@ -37,11 +37,11 @@ class ImageMeasures(NamedTuple):
 
     Attributes:
       model: the autoencoder.
-      test: real images, u8[B, pixel]; as many are generated.
-      pictures: generated images that are kept.
+      test: real images, u8[B, pixel]; the same number is generated.
+      pictures: number of generated images to keep.
       draws: whether generated pixels are Bernoulli draws.
       reconstruction: "bernoulli" or "gaussian".
-      tail: share of generation 0's images beyond both tail quantiles together, by dimension.
+      tail: share of generation 0's images in the two tails together, per dimension.
     """
 
     model: Autoencoder
@@ -51,11 +51,11 @@ class ImageMeasures(NamedTuple):
     reconstruction: Reconstruction
     tail: float
 
-    def anchor(self, key: jax.Array, params: Params, judge: Classifier) -> ImageAnchor:
-        """Of generation 0's parameters.
+    def anchor(self, key: jax.Array, params: Params, trained: Classifier) -> ImageAnchor:
+        """The anchor from generation 0's parameters and a trained classifier.
 
-        The tails are those of what generation 0 generates: a decoder's means lie closer together
-        than real images, and collapse is what later generations lose.
+        Tails are those of generation 0's images, not of real ones, since decoder means vary less
+        than real images, and collapse is the loss in later generations.
         """
         real = self._encode(params, from_bytes(jnp.asarray(self.test)))
         generated = self._encode(params, self.generate(key, params, len(self.test)))
@@ -67,17 +67,17 @@ class ImageMeasures(NamedTuple):
             features.summary(real),
             lower,
             upper,
-            jax.tree.map(jnp.asarray, judge),
+            jax.tree.map(jnp.asarray, trained),
         )
 
     def measure(self, key: jax.Array, params: Params, anchor: ImageAnchor) -> Metrics:
-        """All metrics but those of the fit itself."""
+        """All metrics except those of the fit."""
         k_test, k_generate = jax.random.split(key)
         reconstruction, kl = self._bound(k_test, params)
         means, images = self._generate(k_generate, params, len(self.test))
         points = self._encode(anchor.encoder, images)
         near = features.neighbourhoods(anchor.manifold, features.manifold(points))
-        # Comparisons know no NaN: images of a model that diverged are in no class and in no tail.
+        # Comparisons hide NaN, so shares and tail mass of a diverged model are set to NaN here.
         known = jnp.where(jnp.all(jnp.isfinite(means)), 1.0, jnp.nan)
         shares = known * classifier.shares(anchor.classifier, images)
         outside = (points < anchor.lower) | (points > anchor.upper)
@@ -101,11 +101,11 @@ class ImageMeasures(NamedTuple):
         return found
 
     def generate(self, key: jax.Array, params: Params, count: int) -> jax.Array:
-        """Images of codes from the prior, f32[count, pixel]."""
+        """Images decoded from draws of the prior, f32[count, pixel]."""
         return self._generate(key, params, count)[1]
 
     def _generate(self, key: jax.Array, params: Params, count: int) -> tuple[jax.Array, jax.Array]:
-        """The decoder's means and, maybe drawn from them, the images; f32[count, pixel] each."""
+        """The decoder's means, and images equal to or drawn from them; f32[count, pixel] each."""
         k_codes, k_pixels = jax.random.split(key)
         codes = jax.random.normal(k_codes, (count, self.model.latent))
 
@@ -116,7 +116,7 @@ class ImageMeasures(NamedTuple):
         return means, networks.pixels(means, k_pixels if self.draws else None)
 
     def _encode(self, encoder: Params, images: jax.Array) -> jax.Array:
-        """The encoder's mean, f32[B, L]."""
+        """Encoder mean, f32[B, L]."""
 
         def chunk(number: jax.Array) -> jax.Array:
             return self.model.encode(encoder, _part(images, number))[0]
@@ -138,30 +138,30 @@ class ImageMeasures(NamedTuple):
 
 
 def _part(rows: jax.Array, number: jax.Array) -> jax.Array:
-    """A chunk of rows; the last one is filled up with others."""
+    """Chunk `number` of the rows, padded with copies of the last row."""
     numbers = number * _CHUNK + jnp.arange(_CHUNK)
     return rows[jnp.minimum(numbers, rows.shape[0] - 1)]
 
 
 def _chunked(chunk: Any, count: int) -> Any:
-    """The results for all chunks as one, leaves [count, ...]."""
+    """Concatenates the results of all chunks; leaves [count, ...]."""
     chunks = jax.lax.map(chunk, jnp.arange(-(-count // _CHUNK)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], chunks)
 
 
 def _density(points: jax.Array) -> jax.Array:
-    """The histogram of all entries, as a density over all of them: f32[bin]."""
+    """Histogram of all entries, normalised as a density: f32[bin]."""
     counts, _ = jnp.histogram(points, jnp.asarray(BIN_EDGES, jnp.float32))
     width = float(BIN_EDGES[1] - BIN_EDGES[0])
     return counts.astype(jnp.float32) / (points.size * width)
 
 
 def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
-    """What `ImageMeasures.measure` gives, and the fit.
+    """The metrics of `ImageMeasures.measure` and of the fit.
 
     Args:
-      pictures: that are kept.
-      entropy: the largest there can be, nats.
+      pictures: number of generated images to keep.
+      entropy: largest possible entropy of the classes, nats.
     """
 
     def share(long_name: str, units: str = "1", dims: tuple[str, ...] = ()) -> Metric:
@@ -193,13 +193,13 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
         "precision": share("share of generated images near real ones"),
         "recall": share("share of real images near generated ones"),
         "density": Metric(
-            "real neighbourhoods that a generated image is in, over their expected number",
+            "number of real neighbourhoods around a generated image, over its expected value",
             "1", (), 0.1, 10.0, nonnegative=True,
         ),
         "coverage": share("share of real images with a generated one in their neighbourhood"),
         "class_share": share("share of generated images in a class", "1", ("class",)),
         "class_entropy": Metric(
-            "entropy of generated images' classes", "nats", (), 0.1, 2.0 * entropy,
+            "entropy of the classes of generated images", "nats", (), 0.1, 2.0 * entropy,
             nonnegative=True,
         ),
         "pixel_variance": Metric(

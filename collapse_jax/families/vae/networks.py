@@ -1,8 +1,8 @@
 r"""The variational autoencoders (Kingma & Welling 2014) and their loss.
 
-`convolutional` is the one of Shumailov et al. 2024, 647,081 parameters for MNIST; `perceptron` a
-small one for quick runs. Flax NNX in its functional subset: parameters are nested dicts of arrays,
-merged with the graph definition inside pure functions.
+`convolutional` is the network of Shumailov et al. 2024, with 647,081 parameters for MNIST;
+`perceptron` is a small one for quick runs. Flax NNX is used functionally: parameters are nested
+dicts of arrays, merged with the graph definition inside pure functions.
 Axis legend: B images of a minibatch, D pixels (row by row), L latent.
 """
 
@@ -25,21 +25,21 @@ _WIDTHS = (64, 128)  # channels after the two convolutions, as in the paper
 
 
 class Terms(NamedTuple):
-    """The two terms of the negative evidence lower bound, by image, nats."""
+    """The two terms of the negative evidence lower bound of each image, nats."""
 
     reconstruction: jax.Array  # f32[B]
     kl: jax.Array  # f32[B], KL(q(z | x) || N(0, I))
 
 
 class Autoencoder(NamedTuple):
-    """A kind of autoencoder as pure functions of its parameters.
+    """An autoencoder as pure functions of its parameters.
 
     Attributes:
       name: "conv" or "mlp".
       pixels: D.
       latent: L.
-      init: (key) -> params, uniform within +-1/sqrt(fan-in), weights and biases: how PyTorch
-        starts the paper's layers.
+      init: (key) -> params, weights and biases uniform within +-1/sqrt(fan-in), as PyTorch
+        initialises the paper's layers.
       encode: (params, f32[B, D]) -> mean and log-variance of q(z | x), f32[B, L] each.
       decode: (params, f32[B, L]) -> logits of pixels, f32[B, D].
     """
@@ -62,15 +62,17 @@ def convolutional(side: int = 28, latent: int = 20) -> Autoencoder:
     """The paper's convolutional autoencoder, for square images of `side` pixels.
 
     Raises:
-      ValueError: if the side is no multiple of 4, or the latent dimension is below 1.
+      ValueError: if the side is not a multiple of 4, or the latent dimension is below 1.
     """
     if side % 4 or side < 4:
-        raise SettingError(f"model: conv wants a side that is a multiple of 4 pixels, got {side}")
+        raise SettingError(
+            f"model: expected images of a side divisible by 4 for conv, got {side} pixels"
+        )
     return _model("conv", side, latent, lambda rngs: _Convolutional(side, latent, rngs))
 
 
 def perceptron(side: int = 28, hidden: int = 400, latent: int = 20) -> Autoencoder:
-    """One hidden layer on either side (784-400-20 for MNIST).
+    """A perceptron with one hidden layer in encoder and decoder (784-400-20 for MNIST).
 
     Raises:
       ValueError: if a layer has no units.
@@ -108,21 +110,21 @@ def _model(
 
 
 def zeros(model: Autoencoder) -> Params:
-    """Parameters before the first fit, which starts without them."""
+    """Parameters before the first fit, which does not use them."""
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _shapes(model))
 
 
 def parameter_count(model: Autoencoder) -> int:
-    """How many numbers a model has to learn."""
+    """Number of parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(_shapes(model)))
 
 
 def multiply_adds(model: Autoencoder) -> int:
-    """Multiplications of one image's way through encoder and decoder, matrix products only."""
+    """Multiply-adds of encoding and decoding one image, matrix products only."""
     side = math.isqrt(model.pixels)
     total = 0
     for name, layer in _shapes(model).items():
-        # A convolution's kernel is used once for each pixel of its smaller maps.
+        # A convolution's kernel is applied once per pixel of its smaller maps.
         places = {"down_1": side // 2, "up_2": side // 2, "down_2": side // 4, "up_1": side // 4}
         total += math.prod(layer["kernel"].shape) * places.get(name, 1) ** 2
     return total
@@ -142,8 +144,8 @@ def terms(
     r"""The negative evidence lower bound with one draw of z by the reparameterisation trick.
 
     Args:
-      model, params: of the autoencoder.
-      noise: of the draw, standard normal f32[B, L].
+      model, params: the autoencoder.
+      noise: standard normal noise of z, f32[B, L].
       images: f32[B, D] in [0, 1].
       reconstruction: "bernoulli", $-\sum_i x_i \ln \hat x_i + (1 - x_i) \ln(1 - \hat x_i)$ as in
         the paper, or "gaussian", $\frac12 \sum_i (x_i - \hat x_i)^2$ (unit variance, without the
@@ -171,16 +173,16 @@ def kl(mean: jax.Array, log_variance: jax.Array) -> jax.Array:
 
 
 def means(model: Autoencoder, params: Params, codes: jax.Array) -> jax.Array:
-    """The decoder's means of pixels at codes f32[B, L]: f32[B, D] in (0, 1)."""
+    """Mean pixels f32[B, D] in (0, 1), decoded from codes f32[B, L]."""
     return jax.nn.sigmoid(model.decode(params, codes))
 
 
 def pixels(means: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Images from a decoder's means: Bernoulli draws of each pixel, or the means if key is None."""
+    """Bernoulli draws of pixels with these means, or the means themselves if key is None."""
     return means if key is None else jax.random.bernoulli(key, means).astype(jnp.float32)
 
 
-# A module is made with every parameter at the bound within which `Autoencoder.init` draws it.
+# Modules are created with each parameter equal to the bound of its draw in `Autoencoder.init`.
 
 
 class _Convolutional(nnx.Module):

@@ -1,6 +1,6 @@
-"""Training an autoencoder on a pool of images, cut into pieces of a few minibatches.
+"""Training of an autoencoder on a pool of images, in pieces of a few minibatches.
 
-Images of a pool are bytes; those drawn anew are decoded for each minibatch by the teacher.
+Fixed images of a pool are bytes; live ones are decoded by the teacher for each minibatch.
 Axis legend: M images of the training set, B of a minibatch, D pixels.
 """
 
@@ -25,8 +25,8 @@ OPTIMIZERS: dict[Optimizer, Callable[[float], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
 }
-# Multiply-adds of a piece of training, forward and backward, of one chain: about two seconds of two
-# cores. A signal is answered after one piece of all chains of a batch, and calls cost nothing.
+# Multiply-adds of one piece of training of one chain, forward and backward: about 2 s on two cores.
+# Signals are handled after one piece of each chain of a batch; a call's overhead is negligible.
 _PIECE = 5e10
 
 
@@ -35,16 +35,16 @@ class VaeTraining(NamedTuple):
 
     Attributes:
       epochs: passes over the training set, at least 1.
-      batch: images of a minibatch, B.
+      batch: images per minibatch, B.
       learning_rate: learning rate of the optimizer.
       weight_decay: L2 weight decay, added to the gradient of the summed loss.
-      optimizer: "adam" or "sgd" (momentum 0.9).
-      reconstruction: loss of an image: "bernoulli", cross-entropy as in the paper, or "gaussian",
-        half the squared error; nats.
-      kl_weight: weight of the divergence in the loss (beta); 1 is the evidence lower bound.
-      start: "fresh" parameters each generation, or "warm" ones of the model before.
-      decoder: generated pixels are the decoder's "mean", or "bernoulli" draws.
-      chains_together: chains in one batched product where chains run in turn (CPU).
+      optimizer: optimizer: "adam" or "sgd" (momentum 0.9).
+      reconstruction: reconstruction loss per image: "bernoulli", cross-entropy as in the paper, or
+        "gaussian", half the squared error; nats.
+      kl_weight: weight of the KL divergence in the loss (beta); 1 for the evidence lower bound.
+      start: initial parameters of a generation: "fresh" ones or the previous model's ("warm").
+      decoder: generated pixels: the decoder's "mean" or "bernoulli" draws.
+      chains_together: chains in one batched product where chains run sequentially (CPU).
     """
 
     epochs: int = 30
@@ -60,34 +60,34 @@ class VaeTraining(NamedTuple):
 
     @property
     def draws(self) -> bool:
-        """Whether generated pixels are draws."""
+        """Whether generated pixels are Bernoulli draws."""
         return self.decoder == "bernoulli"
 
     @property
     def config(self) -> dict[str, Any]:
-        """What goes into the fingerprint."""
+        """The entries for the fingerprint."""
         fields = self._asdict()
         del fields["decoder"]
         return {**fields, "draws": self.draws}
 
 
 class TrainState(NamedTuple):
-    """Where the training of one chain is."""
+    """Progress of the training of one chain."""
 
-    k_orders: jax.Array  # of the order of each epoch
-    k_steps: jax.Array  # of each minibatch
+    k_orders: jax.Array  # key of the epochs' orders
+    k_steps: jax.Array  # key of the minibatches
     params: Params
     opt_state: Any  # the optimizer's state
     step: jax.Array  # i32[], minibatches so far
-    loss: jax.Array  # f32[], summed over the images of the present epoch, nats
+    loss: jax.Array  # f32[], sum over the current epoch's images, nats
     pool: pools.LiveRows
-    teacher: Params | None  # None where no image is drawn anew
+    teacher: Params | None  # None if there are no live images
 
 
 def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
-    """A family's fit: parameters and the metric train_loss, from a pool of `LiveRows`."""
+    """A family's fit as `Steps`: parameters and the metric train_loss, from `LiveRows`."""
     rule = optimizer(settings)
-    work = 3 * networks.multiply_adds(model)  # of an image: forward, and twice that backward
+    work = 3 * networks.multiply_adds(model)  # per image; the backward pass costs twice the forward
     piece = max(1, round(_PIECE / work / settings.batch))
 
     def begin(key: jax.Array, params: Params, training: Training) -> TrainState:
@@ -95,7 +95,7 @@ def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
         if settings.start == "fresh" or training.teacher is None:
             params = model.init(k_init)
         if training.teacher is not None:
-            # Bytes know no NaN: without this a chain that diverged would go on from black images.
+            # Bytes cannot be NaN: without this, a diverged chain would continue from black images.
             alive = all_finite(training.teacher)
             params = jax.tree.map(lambda leaf: jnp.where(alive, leaf, jnp.nan), params)
         fixed, live = training.pool
@@ -118,19 +118,23 @@ def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
         first = jnp.where(within == 0, 0.0, carry.loss)
         end = jnp.minimum(carry.step + piece, (epoch + 1) * length)
 
-        def turn(step: jax.Array, changing: Any) -> Any:
+        def body(step: jax.Array, changing: Any) -> Any:
             params, opt_state, loss = changing
             k_normals, k_pixels = jax.random.split(jax.random.fold_in(carry.k_steps, step))
             noise, codes = jax.random.normal(k_normals, (2, settings.batch, model.latent))
             start = (step - epoch * length) * settings.batch
             chosen = jax.lax.dynamic_slice_in_dim(order, start, settings.batch)
-            there = start + jnp.arange(settings.batch) < size
-            images = _images(model, carry, chosen, codes, k_pixels if settings.draws else None)
+            valid = start + jnp.arange(settings.batch) < size
+            images = _images(
+                model, carry, chosen, codes=codes, k_pixels=k_pixels if settings.draws else None
+            )
 
             def objective(params: Params) -> tuple[jax.Array, jax.Array]:
-                parts = networks.terms(model, params, noise, images, settings.reconstruction)
+                parts = networks.terms(
+                    model, params, noise, images, reconstruction=settings.reconstruction
+                )
                 summed = parts.reconstruction + settings.kl_weight * parts.kl
-                total = jnp.sum(jnp.where(there, summed, 0.0))
+                total = jnp.sum(jnp.where(valid, summed, 0.0))
                 return total, total
 
             gradient, total = jax.grad(objective, has_aux=True)(params)
@@ -138,7 +142,7 @@ def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
             return optax.apply_updates(params, updates), opt_state, loss + total
 
         changing = (carry.params, carry.opt_state, first)
-        return end, *jax.lax.fori_loop(carry.step, end, turn, changing)
+        return end, *jax.lax.fori_loop(carry.step, end, body, changing)
 
     def advance_all(carry: TrainState) -> TrainState:
         step, params, opt_state, loss = advance(carry)
@@ -155,21 +159,21 @@ def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
 
 
 def optimizer(settings: VaeTraining) -> optax.GradientTransformation:
-    """The rule of a step, whose gradients are those of the loss summed over a minibatch."""
+    """The optimizer, for gradients of the loss summed over a minibatch."""
     step = OPTIMIZERS[settings.optimizer](settings.learning_rate)
     return optax.chain(optax.add_decayed_weights(settings.weight_decay), step)
 
 
 def _epoch(pool: pools.LiveRows, batch: int) -> tuple[jax.Array, jax.Array]:
-    """Minibatches of an epoch, the last one maybe not full, and M; i32[] each."""
+    """Number of minibatches per epoch (the last may be partial), and M; i32[] each."""
     size = jnp.int32(pool.fixed.count) + jnp.sum(pool.live, dtype=jnp.int32)
     return (size + batch - 1) // batch, size
 
 
 def _order(key: jax.Array, pool: pools.LiveRows, size: jax.Array, batch: int) -> jax.Array:
-    """The numbers below M in random order, then others: i32[room rounded up to minibatches]."""
-    room = pool.fixed.values.shape[0] + pool.live.shape[0]
-    return jnp.pad(pools.random_order(key, room, size), (0, -room % batch))
+    """Indices below M in random order, then padding: i32[capacity rounded up to minibatches]."""
+    capacity = pool.fixed.values.shape[0] + pool.live.shape[0]
+    return jnp.pad(pools.random_order(key, capacity, size), (0, -capacity % batch))
 
 
 def _images(
@@ -179,7 +183,7 @@ def _images(
     codes: jax.Array,
     k_pixels: jax.Array | None,
 ) -> jax.Array:
-    """The chosen members of the pool, f32[B, D] in [0, 1]; those beyond the fixed are drawn."""
+    """Chosen members of the pool, f32[B, D] in [0, 1]; those beyond the fixed ones are drawn."""
     values = carry.pool.fixed.values
     if carry.teacher is None:
         return from_bytes(values[chosen])
@@ -191,10 +195,10 @@ def _images(
 
 
 def from_bytes(values: jax.Array) -> jax.Array:
-    """Grey values as shares of white, f32."""
+    """Converts 8-bit grey values to f32 in [0, 1]."""
     return values.astype(jnp.float32) / 255.0
 
 
 def to_bytes(images: jax.Array) -> jax.Array:
-    """Shares of white as grey values, u8: what an image file keeps of them."""
+    """Rounds images in [0, 1] to 8-bit grey values."""
     return jnp.round(255.0 * images).astype(jnp.uint8)

@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 
 from collapse_jax.families.gmm import em
 from collapse_jax.families.gmm.mixtures import Mixture
-from collapse_jax.families.gmm.originals import truth
+from collapse_jax.families.gmm.originals import load_original
 
 PROBLEMS, ITERATIONS = 10, 12
 SMALL = (3, 2, 150)  # components, dimensions, rows
@@ -110,7 +110,7 @@ def agreed(settings, problems, dtype="float64"):
 
 def test_ends_where_scikit_learn_ends_though_the_likelihood_falls():
     """Large regularisation takes EM away from a start at the optimum, downhill."""
-    original = truth("two-gaussians")
+    original = load_original("two-gaussians")
     scale = np.full((2, 2), 0.3)
     problems = [
         (0.3 * original.sample(np.random.default_rng(seed), 1000), original.weights,

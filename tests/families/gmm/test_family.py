@@ -10,7 +10,7 @@ from collapse_jax import families, pools, regimes, theory
 from collapse_jax.engine import planning
 from collapse_jax.families.gmm.em import Fitting
 from collapse_jax.families.gmm.mixtures import Mixture
-from collapse_jax.families.gmm.originals import truth
+from collapse_jax.families.gmm.originals import load_original
 from collapse_jax.family import Origin, Training
 from collapse_jax.results.totals import edges
 from experiments.flags import grouped
@@ -20,7 +20,7 @@ measured = jax.jit(gmm().measure)
 
 
 def exact_model(name):
-    original = truth(name)
+    original = load_original(name)
     leaves = np.log(original.weights), original.means, np.linalg.cholesky(original.covariances)
     return Mixture(*(jnp.asarray(x, jnp.float32) for x in leaves))
 
@@ -30,7 +30,7 @@ def training(rows):
 
 
 def test_metrics_of_the_original_itself():
-    rows = truth("two-gaussians").sample(np.random.default_rng(0), 50)
+    rows = load_original("two-gaussians").sample(np.random.default_rng(0), 50)
     model = exact_model("two-gaussians")
     metrics = measured(jax.random.key(0), model, training(rows), Origin(None))
     assert metrics["integrated_squared_error"] < 1e-7
@@ -38,7 +38,7 @@ def test_metrics_of_the_original_itself():
     np.testing.assert_allclose(metrics["log_variance"], np.log((1 + 4 + 1) / 2), rtol=1e-5)
     assert 0 < metrics["w2_squared"] < 0.1  # of 256 rows
     # The entropy, by a large sample; the standard deviation of a log-density is about 1.
-    large = truth("two-gaussians").sample(np.random.default_rng(1), 400_000)
+    large = load_original("two-gaussians").sample(np.random.default_rng(1), 400_000)
     standard = -0.5 * ((large[:, None] - np.array([[-2.0, 0.0], [2.0, 0.0]])) ** 2).sum(-1)
     entropy = -(np.log(np.exp(standard).mean(1)) - np.log(2 * np.pi)).mean()
     assert abs(metrics["held_out_log_likelihood"] + entropy) < 4 / np.sqrt(1024)
@@ -149,7 +149,7 @@ def test_more_components_than_samples_are_refused():
                     "covariances": [(1e-12 * np.eye(8)).tolist()],
                 }
             },
-            r"truth.covariances: expected an original whose integral of p\^2 is finite",
+            r"truth.covariances: expected a finite integral of p\^2 in single precision",
         ),
         ({"truth": {"weights": [1.0]}}, "truth: expected the fields"),
     ],
@@ -162,7 +162,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 def test_bins_of_summaries_follow_the_units_of_the_original():
     """x -> a x + b moves every edge as it moves the metric."""
-    base = truth("two-gaussians").config
+    base = load_original("two-gaussians").config
     a, b = 1e-3, np.array([50.0, -7.0])
     moved = {
         "weights": base["weights"],

@@ -78,5 +78,5 @@ def test_panels_on_a_line(tmp_path: Path) -> None:
 
 def test_a_run_without_single_chains_says_that_it_has_no_panels() -> None:
     run: Any = types.SimpleNamespace(history=xr.Dataset())
-    with pytest.warns(UserWarning, match="^densities: left out"):
+    with pytest.warns(UserWarning, match="^densities: omitted"):
         assert families.gmm().figures(run, {}, [0]).drawn == {}

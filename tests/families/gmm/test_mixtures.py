@@ -21,13 +21,13 @@ OTHER_LINE = {"weights": [1.0], "means": [[0.7]], "covariances": [[[1.3]]]}
 
 
 def mixture(given):
-    original = originals.truth(given)
+    original = originals.load_original(given)
     leaves = np.log(original.weights), original.means, np.linalg.cholesky(original.covariances)
     return Mixture(*(jnp.asarray(x, jnp.float32) for x in leaves))
 
 
 def density(given, rows):
-    original = originals.truth(given)
+    original = originals.load_original(given)
     return sum(
         weight * stats.multivariate_normal(mean, covariance).pdf(rows)
         for weight, mean, covariance in zip(*original, strict=True)
@@ -42,11 +42,13 @@ def test_density():
 
 def test_density_on_the_host():
     rows = np.random.default_rng(0).normal(scale=2.0, size=(50, 2))
-    found = originals.truth(PLANE).log_density(rows)
+    found = originals.load_original(PLANE).log_density(rows)
     np.testing.assert_allclose(found, np.log(density(PLANE, rows)), rtol=1e-10)
     alone = {**PLANE, "weights": [1.0, 0.0]}
-    one = originals.truth({name: value[:1] for name, value in PLANE.items()})
-    np.testing.assert_allclose(originals.truth(alone).log_density(rows), one.log_density(rows))
+    one = originals.load_original({name: value[:1] for name, value in PLANE.items()})
+    np.testing.assert_allclose(
+        originals.load_original(alone).log_density(rows), one.log_density(rows)
+    )
 
 
 def test_log_sum_of_nothing_is_minus_infinity():
@@ -76,7 +78,7 @@ def test_samples_have_the_moments_and_the_shares():
     rows = np.asarray(
         jax.jit(mixtures.sample, static_argnums=2)(jax.random.key(3), mixture(PLANE), count)
     ).astype(float)
-    original = originals.truth(PLANE)
+    original = originals.load_original(PLANE)
     mean = original.weights @ original.means
     error = rows.std(0) / np.sqrt(count)
     assert np.all(np.abs(rows.mean(0) - mean) < 4 * error)
@@ -88,7 +90,7 @@ def test_samples_have_the_moments_and_the_shares():
 
 
 def test_variance_and_tails():
-    original = originals.truth(PLANE)
+    original = originals.load_original(PLANE)
     found = jax.jit(mixtures.log_marginal_variance)(mixture(PLANE))
     np.testing.assert_allclose(np.exp(found), original.variance, rtol=1e-5)
     levels = np.array([0.01, 0.99])
@@ -102,7 +104,7 @@ def test_variance_and_tails():
 
 
 def test_quantiles_of_projections():
-    original = originals.truth(PLANE)
+    original = originals.load_original(PLANE)
     direction = np.array([[0.6, 0.8]])
     levels = np.array([0.05, 0.5, 0.9])
     found = original.quantiles(direction, levels)[0]
@@ -113,16 +115,16 @@ def test_quantiles_of_projections():
 
 
 def test_host_samples():
-    rows = originals.truth(PLANE).sample(np.random.default_rng(1), 100_000)
-    exact = originals.truth(PLANE)
+    rows = originals.load_original(PLANE).sample(np.random.default_rng(1), 100_000)
+    exact = originals.load_original(PLANE)
     error = rows.std(0) / np.sqrt(len(rows))
     assert np.all(np.abs(rows.mean(0) - exact.weights @ exact.means) < 4 * error)
 
 
 @pytest.mark.parametrize("name", originals.NAMES)
 def test_named_originals_survive_json(name):
-    original = originals.truth(name)
-    again = originals.truth(json.dumps(original.config))
+    original = originals.load_original(name)
+    again = originals.load_original(json.dumps(original.config))
     for one, other in zip(original, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -130,7 +132,7 @@ def test_named_originals_survive_json(name):
 def test_from_a_file(tmp_path):
     path = tmp_path / "mixture.json"
     path.write_text(json.dumps(PLANE))
-    np.testing.assert_allclose(originals.truth(str(path)).weights, [0.75, 0.25])
+    np.testing.assert_allclose(originals.load_original(str(path)).weights, [0.75, 0.25])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_from_a_file(tmp_path):
 )
 def test_bad_mixtures_are_named(change, message):
     with pytest.raises(ValueError, match=message) as caught:
-        originals.truth({**PLANE, **change})
+        originals.load_original({**PLANE, **change})
     assert "\n" not in str(caught.value)
 
 
@@ -182,16 +184,16 @@ def test_bad_mixtures_are_named(change, message):
 )
 def test_bad_texts_are_named(text, message):
     with pytest.raises(ValueError, match=message):
-        originals.truth(text)
+        originals.load_original(text)
 
 
 def test_rounding_of_a_covariance_is_no_asymmetry():
     given = {**PLANE, "covariances": [np.eye(2), [[1.0, 1e-17], [0.0, 1.0]]]}
-    assert originals.truth(given).covariances[1, 0, 1] == 1e-17
+    assert originals.load_original(given).covariances[1, 0, 1] == 1e-17
 
 
 def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "list.json"
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="truth: expected a JSON object, got list"):
-        originals.truth(str(path))
+        originals.load_original(str(path))

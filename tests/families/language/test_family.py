@@ -308,7 +308,7 @@ SMALL = pretraining.SmallModel(
 def pretrained(directory, text, **changed):
     settings = SMALL._replace(**changed)
     tokenizer = pretraining.tokenizer_of(directory, text, settings)
-    pretraining.pretrain(directory, tokenizer, text, settings, LENGTH, 0)
+    pretraining.pretrain(directory, tokenizer, text, small=settings, length=LENGTH, seed=0)
 
 
 @pytest.mark.slow
