@@ -96,10 +96,10 @@ COMMON = {
     "gaussian": [
         (["--regime=replcae"], ["regime: expected one of replace,", "got 'replcae'"]),
         (["--samples=1"], ["samples: expected an integer in [2, 2^31), got 1"]),
-        (["--dim=10", "--samples=10"], ["dim 10 needs at least 11 samples", "got 10"]),
+        (["--dim=10", "--samples=10"], ["expected at least 11 per generation", "got 10"]),
         (["--regime=preserve"], ["regime: preserve", "use sampler=rows"]),
-        (["--real_fraction=0.5"], ["real_fraction: only for regime preserve or fresh", "replace"]),
-        (["--prng=rbg"], ["prng: rbg is refused", "expected one of philox4x32"]),
+        (["--real_fraction=0.5"], ["real_fraction: expected regime preserve or fresh", "replace"]),
+        (["--prng=rbg"], ["prng: expected one of philox4x32", "got 'rbg', whose"]),
         (["--workdir={run}", "--seed=4"], ["workdir: {run}", "seed: was 0, now 4"]),
     ],
     "discrete": [
@@ -127,7 +127,7 @@ COMMON = {
 OTHER = {
     "gaussian": [
         (["--real_fraction=1.5", "--regime=fresh"], ["real_fraction:", "[0, 1], got 1.5"]),
-        (["--prng=philox2x32"], ["prng: philox2x32 is refused", "collide"]),
+        (["--prng=philox2x32"], ["prng: expected one of", "got 'philox2x32', whose 32-bit keys collide"]),
         (["--seed=-1"], ["seed: expected an integer in [0, 2^32), got -1"]),
         (["--workdir={file}/run"], ["workdir: cannot create", "{file}/run", "Not a directory"]),
         (["--samples=99999999999"], ["samples:", "got 99999999999"]),
@@ -138,12 +138,12 @@ OTHER = {
         (["--regime=preserve", "--real_fraction=-0.1"], ["real_fraction:", "[0, 1], got -0.1"]),
         (["--regime=preserve", "--real_fraction=nan"], ["real_fraction:", "[0, 1], got nan"]),
         (["--regime=mixture", "--mixture=0.5,0.5"], ["three shares, got '0.5,0.5'"]),
-        (["--regime=mixture", "--mixture=0.5,0.5,0.5"], ["must be 1, got 1.5"]),
-        (["--independent"], ["independent: only for regime fresh, got regime replace"]),
+        (["--regime=mixture", "--mixture=0.5,0.5,0.5"], ["alpha + beta + gamma = 1, got 1.5"]),
+        (["--independent"], ["independent: expected regime fresh, got regime replace"]),
         (["--workdir="], ["workdir: expected a path, got ''"]),
         (["--regime=mixture"], ["regime: mixture", "use sampler=rows"]),
         (["--regime=fresh", "--independent"], ["regime: fresh", "use sampler=rows"]),
-        (["--prng=unsafe_rbg"], ["prng: unsafe_rbg is refused"]),
+        (["--prng=unsafe_rbg"], ["prng: expected one of", "got 'unsafe_rbg'"]),
         (["--prng=fry"], ["prng: expected one of philox4x32", "got 'fry'"]),
         (["--seed=4294967296"], ["seed:", "got 4294967296"]),
         (["--chains=0"], ["chains: expected an integer >= 1, got 0"]),

@@ -209,7 +209,7 @@ def _check_sizes(dim: int, sizes: Sizes) -> None:
     """Requires T > d + 1, so that the expected excess risk is finite."""
     if sizes.training.count <= dim + 1:
         raise SettingError(
-            f"samples: a regression of dim {dim} needs more than {dim + 1} samples per generation,"
+            f"samples: expected more than {dim + 1} per generation for a regression of dim {dim},"
             f" got {sizes.training.count}"
         )
 

@@ -247,7 +247,7 @@ def _original(given: np.ndarray, tail: float) -> _Original:
         )
     values = given.astype(np.float64)
     if not np.all(np.isfinite(values)) or np.any(values < 0) or values.sum() <= 0:
-        raise arguments.refusal(
+        raise arguments.setting_error(
             "probabilities", "finite numbers >= 0 with a positive sum", values.tolist()
         )
     probabilities = values / values.sum()

@@ -149,7 +149,7 @@ def _draw(key: jax.Array, mixture: Mixture, request: Request) -> pools.Rows:
 
 
 def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
-    """The family's fit; on CPU, EM runs sequentially, so that each chain stops when it converges."""
+    """The family's fit; on CPU, EM runs sequentially, so each chain stops when it converges."""
 
     @sequential
     def warm_fit(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:

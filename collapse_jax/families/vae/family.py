@@ -259,8 +259,8 @@ def _check_measures(images: ImageSet, test_images: int, pictures: int) -> None:
     smallest, largest = measures.features.NEIGHBOURS + 1, len(images.test)
     if not smallest <= test_images <= largest:
         raise SettingError(
-            f"test_images: expected {smallest} to the {largest:,} test images of {images.title}, got"
-            f" {test_images}"
+            f"test_images: expected {smallest} to the {largest:,} test images of {images.title},"
+            f" got {test_images}"
         )
     if not 0 <= pictures <= test_images:
         raise SettingError(f"pictures: expected 0 to test_images = {test_images}, got {pictures}")

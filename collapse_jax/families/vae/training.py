@@ -26,7 +26,7 @@ OPTIMIZERS: dict[Optimizer, Callable[[float], optax.GradientTransformation]] = {
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
 }
 # Multiply-adds of one piece of training of one chain, forward and backward: about 2 s on two cores.
-# Signals are handled after one piece of each chain of a batch; the overhead of a call is negligible.
+# Signals are handled after one piece of each chain of a batch; the overhead per call is small.
 _PIECE = 5e10
 
 
@@ -85,7 +85,7 @@ class TrainState(NamedTuple):
 
 
 def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
-    """A family's fit as `Steps`: parameters and the metric train_loss, from a pool of `LiveRows`."""
+    """A family's fit as `Steps`: from a pool of `LiveRows` to parameters and train_loss."""
     rule = optimizer(settings)
     work = 3 * networks.multiply_adds(model)  # per image; the backward pass costs twice the forward
     piece = max(1, round(_PIECE / work / settings.batch))

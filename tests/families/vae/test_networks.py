@@ -170,7 +170,10 @@ def test_generated_pixels_are_means_or_draws_of_them():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: networks.convolutional(side=10), "^model: conv wants a side .* got 10$"),
+        (
+            lambda: networks.convolutional(side=10),
+            "^model: expected images of a side .* got 10 pixels$",
+        ),
         (lambda: networks.perceptron(hidden=0), "^hidden: expected an integer >= 1, got 0$"),
         (lambda: networks.perceptron(latent=0), "^latent: expected an integer >= 1, got 0$"),
     ],
