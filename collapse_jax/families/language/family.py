@@ -78,8 +78,8 @@ def language(
       kept_blocks: number of each generation's new blocks to keep in the history; default all.
       tail: share of the first training text's tokens that belong to its rarest types.
       dtype: floating-point type of the network's computations: "float32" or "bfloat16".
-      revision: revision of the model on the Hub.
-      data_revision: revision of the data set on the Hub.
+      revision: revision of the model on the hub.
+      data_revision: revision of the data set on the hub.
       data_dir: directory of data sets; default $COLLAPSE_JAX_DATA, else a user cache directory.
 
     Returns:
