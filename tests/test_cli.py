@@ -1,4 +1,4 @@
-"""The command lines as a hostile user types them: one line says what was wrong, no traceback."""
+"""Invalid command lines: one line says what is wrong, without a traceback."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def assert_one_error(code, errors, *fragments):
 @pytest.mark.parametrize("experiment", APPS)
 def test_help_is_quick_and_lists_all_settings(experiment):
     seconds, result = [], None
-    for _ in range(3):  # the best, since other work may share the machine
+    for _ in range(3):  # the minimum, as the machine may be shared
         before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         result = command("-m", f"experiments.{experiment}", "--helpshort")
         seconds.append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before)
@@ -90,8 +90,8 @@ def test_one_line_from_a_process():
     assert result.stdout == ""
 
 
-# Arguments that are refused, and what the line has to say: first those that a user is likeliest to
-# get wrong, then all others.
+# Invalid arguments, and texts that the error must contain: first the likeliest mistakes, then all
+# others.
 COMMON = {
     "gaussian": [
         (["--regime=replcae"], ["regime: expected one of replace,", "got 'replcae'"]),
@@ -239,7 +239,7 @@ OTHER = {
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """What the command lines above name."""
+    """Files and directories that the command lines above name."""
     base = tmp_path_factory.mktemp("places")
     paths = {
         name: base / name
@@ -365,7 +365,7 @@ def test_a_short_run_says_nothing_on_standard_error(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["quick", "paper"])
 def test_presets_of_autoencoders_draw_their_figures(preset, tmp_path):
-    """The flag files as they are, but for what makes them long."""
+    """The flag files, with settings that make runs short."""
     result = command(
         "-m", "experiments.vae", f"--flagfile=experiments/presets/vae_{preset}.flags",
         "--dataset=digits", "--samples=130", "--batch=64", "--epochs=1", "--generations=2",

@@ -125,8 +125,8 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
         raise MissingFileError(
             f"expected WikiText-2's training split at {plain} (or .gz, .xz), found no file; set "
             f"--data_dir or {files.ENVIRONMENT_VARIABLE} to the directory that contains "
-            "wikitext-2, or make the file from the Hugging Face data set Salesforce/wikitext, configuration "
-            'wikitext-2-v1, split train: "".join(text or " \\n" for text in rows); '
+            "wikitext-2, or make the file from the Hugging Face data set Salesforce/wikitext, "
+            'configuration wikitext-2-v1, split train: "".join(text or " \\n" for text in rows); '
             f"{PYDOC_TOPICS} needs no file"
         )
     raw = files.read(path)
