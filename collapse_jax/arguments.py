@@ -104,7 +104,13 @@ def number(
     """
     allowed = _Range(above, at_least, at_most, below)
     bounded = infinite or (at_most is not None or below is not None)
-    return _real(name, value, "a number" if bounded else "a finite number", allowed, infinite)
+    return _real(
+        name,
+        value,
+        kind="a number" if bounded else "a finite number",
+        allowed=allowed,
+        infinite=infinite,
+    )
 
 
 def share(
@@ -123,7 +129,9 @@ def share(
         collapse_jax.arguments.SettingError: tail: expected a share in (0, 1), got 1.0
     """
     at_least, at_most = 0 if above is None else None, 1 if below is None else None
-    return _real(name, value, "a share", _Range(above, at_least, at_most, below), False)
+    return _real(
+        name, value, kind="a share", allowed=_Range(above, at_least, at_most, below), infinite=False
+    )
 
 
 def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
@@ -150,14 +158,14 @@ def setting_error(name: str, expected: str, value: Any) -> SettingError:
     return SettingError(f"{name}: expected {expected}, got {got}")
 
 
-def _real(name: str, value: Any, what: str, allowed: _Range, infinite: bool) -> float:
+def _real(name: str, value: Any, kind: str, allowed: _Range, infinite: bool) -> float:
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
         plain = float(value) if is_real else math.nan
     except OverflowError:
         plain = math.nan
     if math.isnan(plain) or (math.isinf(plain) and not infinite) or not allowed.holds(plain):
-        raise setting_error(name, f"{what}{allowed}", value)
+        raise setting_error(name, f"{kind}{allowed}", value)
     return plain
 
 

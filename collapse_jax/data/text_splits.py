@@ -98,7 +98,9 @@ def load_text(
     checksum = files.sha256("\0".join("\n".join(of_split) for of_split in rows).encode())
     named = dict(zip(SPLITS, sources, strict=True))
     train, validation, test = map(tuple, rows)
-    return Text(title, train, validation, test, named, checksum)
+    return Text(
+        title=title, train=train, validation=validation, test=test, sources=named, sha256=checksum
+    )
 
 
 def _wikitext(

@@ -92,7 +92,13 @@ def load_corpus(
         raise SettingError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
     words, counts = zip(*ranked, strict=True)
-    corpus = Corpus(name, title, words, np.array(counts, np.int64), files.sha256(raw))
+    corpus = Corpus(
+        name=name,
+        title=title,
+        words=words,
+        counts=np.array(counts, np.int64),
+        sha256=files.sha256(raw),
+    )
     return corpus if vocabulary is None else _pool_rare_words(corpus, vocabulary)
 
 

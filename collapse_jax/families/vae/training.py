@@ -100,14 +100,14 @@ def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
             params = jax.tree.map(lambda leaf: jnp.where(alive, leaf, jnp.nan), params)
         fixed, live = training.pool
         return TrainState(
-            k_orders,
-            k_steps,
-            params,
-            rule.init(params),
-            jnp.int32(0),
-            jnp.float32(0.0),
-            pools.LiveRows(fixed._replace(count=jnp.int32(fixed.count)), live),
-            training.teacher if live.shape[0] else None,
+            k_orders=k_orders,
+            k_steps=k_steps,
+            params=params,
+            opt_state=rule.init(params),
+            step=jnp.int32(0),
+            loss=jnp.float32(0.0),
+            pool=pools.LiveRows(fixed._replace(count=jnp.int32(fixed.count)), live),
+            teacher=training.teacher if live.shape[0] else None,
         )
 
     @functools.partial(sequential, together=settings.chains_together)
