@@ -1,8 +1,7 @@
-"""Checks of settings, made once where they come in.
+"""Checks of settings.
 
-Each check returns the plain Python value that configurations are written with (NumPy scalars are
-converted), or raises a `SettingError` that says in one line the setting's name, what was expected
-and what came.
+Each check returns the setting as a plain Python value (NumPy scalars are converted) or raises a
+`SettingError` of one line, "name: expected ..., got ...".
 """
 
 import math
@@ -15,15 +14,15 @@ _LONGEST = 200  # characters of a value in a message
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used; command lines print it as one line, without a traceback."""
+    """An invalid setting; command lines print it in one line, without a traceback."""
 
 
 class MissingFileError(SettingError, FileNotFoundError):
-    """A setting that names a file, model or data set that cannot be found."""
+    """A file, model or data set that a setting names does not exist."""
 
 
 class _Range(NamedTuple):
-    """An interval; None where it has no end."""
+    """An interval; None for a missing end."""
 
     above: float | None
     at_least: float | None
@@ -31,7 +30,7 @@ class _Range(NamedTuple):
     below: float | None
 
     def holds(self, value: float) -> bool:
-        """Whether it has the value; never NaN, unless it has no ends."""
+        """Whether the interval contains the value; false for NaN, unless both ends are missing."""
         return (
             (self.above is None or value > self.above)
             and (self.at_least is None or value >= self.at_least)
@@ -40,7 +39,7 @@ class _Range(NamedTuple):
         )
 
     def __str__(self) -> str:
-        """As in "expected an integer >= 1" or "expected a number in (0, 1)"."""
+        """The interval as in "expected an integer >= 1" or "expected a number in (0, 1)"."""
         symbols = {"above": ">", "at_least": ">=", "at_most": "<=", "below": "<"}
         given = {name: _shown(x) for name, x in self._asdict().items() if x is not None}
         if len(given) == 2:
@@ -59,15 +58,15 @@ def integer(
     at_most: int | None = None,
     below: int | None = None,
 ) -> int:
-    """An integer in a range.
+    """Checks that a value is an integer in a range.
 
     Args:
-      name: of the setting, as the user knows it.
-      value: as given; booleans, floats and arrays are refused.
+      name: name of the setting, for the message.
+      value: the value; booleans, floats and arrays are rejected.
       above, at_least, at_most, below: ends of the range.
 
     Raises:
-      SettingError: if it is none.
+      SettingError: if it is not.
 
     Examples:
         >>> integer("chains", 0, at_least=1)
@@ -78,7 +77,7 @@ def integer(
     allowed = _Range(above, at_least, at_most, below)
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not allowed.holds(int(value)):
-        raise refusal(name, f"an integer{allowed}", value)
+        raise setting_error(name, f"an integer{allowed}", value)
     return int(value)
 
 
@@ -92,7 +91,7 @@ def number(
     below: float | None = None,
     infinite: bool = False,
 ) -> float:
-    """A real number in a range, finite unless `infinite`; see `integer`.
+    """Checks that a value is a real number in a range, finite unless `infinite`; see `integer`.
 
     Examples:
         >>> import numpy as np
@@ -105,7 +104,13 @@ def number(
     """
     allowed = _Range(above, at_least, at_most, below)
     bounded = infinite or (at_most is not None or below is not None)
-    return _real(name, value, "a number" if bounded else "a finite number", allowed, infinite)
+    return _real(
+        name,
+        value,
+        kind="a number" if bounded else "a finite number",
+        allowed=allowed,
+        infinite=infinite,
+    )
 
 
 def share(
@@ -115,7 +120,7 @@ def share(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """A share or probability: a number in [0, 1], or without an end that `above` or `below` names.
+    """Checks that a value is a share or probability, in [0, 1] or the half-open range given.
 
     Examples:
         >>> share("tail", 1.0, above=0, below=1)
@@ -124,11 +129,13 @@ def share(
         collapse_jax.arguments.SettingError: tail: expected a share in (0, 1), got 1.0
     """
     at_least, at_most = 0 if above is None else None, 1 if below is None else None
-    return _real(name, value, "a share", _Range(above, at_least, at_most, below), False)
+    return _real(
+        name, value, kind="a share", allowed=_Range(above, at_least, at_most, below), infinite=False
+    )
 
 
 def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
-    """One of several words.
+    """Checks that a value is one of several strings.
 
     Examples:
         >>> choice("start", "hot", ("fresh", "warm"))
@@ -137,33 +144,33 @@ def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
         collapse_jax.arguments.SettingError: start: expected one of fresh, warm, got 'hot'
     """
     if not isinstance(value, str) or value not in choices:
-        raise refusal(name, f"one of {', '.join(choices)}", value)
+        raise setting_error(name, f"one of {', '.join(choices)}", value)
     return next(choice for choice in choices if choice == value)  # a plain string
 
 
-def refusal(name: str, expected: str, value: Any) -> SettingError:
-    """The error to be raised for a value that is not what was expected, in one line."""
+def setting_error(name: str, expected: str, value: Any) -> SettingError:
+    """The error "name: expected ..., got ..." for an invalid value, in one line."""
     if isinstance(value, numbers.Real) and hasattr(value, "item"):
-        value = value.item()  # of NumPy: 0.5 rather than np.float32(0.5)
-    got = " ".join(repr(value).split())  # arrays are shown in several lines
+        value = value.item()  # shows 0.5 rather than np.float32(0.5)
+    got = " ".join(repr(value).split())  # the repr of an array has several lines
     if len(got) > _LONGEST:
         got = got[: _LONGEST - 3] + "..."
     return SettingError(f"{name}: expected {expected}, got {got}")
 
 
-def _real(name: str, value: Any, what: str, allowed: _Range, infinite: bool) -> float:
+def _real(name: str, value: Any, kind: str, allowed: _Range, infinite: bool) -> float:
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     try:
         plain = float(value) if is_real else math.nan
     except OverflowError:
         plain = math.nan
     if math.isnan(plain) or (math.isinf(plain) and not infinite) or not allowed.holds(plain):
-        raise refusal(name, f"{what}{allowed}", value)
+        raise setting_error(name, f"{kind}{allowed}", value)
     return plain
 
 
 def _shown(bound: float) -> str:
-    """A bound as people write it: 2^31 rather than 2147483648."""
+    """A bound in short form: 2^31 rather than 2147483648."""
     power = int(bound).bit_length() - 1
     if power >= 20 and bound == 2**power:
         return f"2^{power}"

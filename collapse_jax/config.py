@@ -1,4 +1,4 @@
-"""Configs of runs and regimes, and what every config shares."""
+"""Configs of runs, regimes and snapshots, and fingerprints of configs."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from collapse_jax.arguments import SettingError
 Prng = Literal["philox4x32", "threefry2x32", "threefry4x32"]
 PRNGS: tuple[Prng, ...] = get_args(Prng)
 Keep = Literal["auto", "chains", "summary"]
-_REFUSED_PRNGS = {
+_REJECTED_PRNGS = {
     "rbg": "batched draws depend on the batch",
     "unsafe_rbg": "batched draws depend on the batch",
     "philox2x32": "32-bit keys collide between chains",
@@ -21,19 +21,20 @@ _REFUSED_PRNGS = {
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """How a run is carried out.
+    """Settings of a run.
 
     Attributes:
       chains: number of independent chains.
-      generations: number of fits per chain, generation 0 included.
+      generations: number of fits per chain, including generation 0.
       seed: seed of all random numbers, an integer in [0, 2^32).
-      workdir: where to save and resume (a local path or gs://...); none: keep in memory.
+      workdir: directory to save to and resume from, a local path or gs://...; default memory only.
       checkpoint_every: generations between checkpoints.
-      checkpoint_seconds: seconds between checkpoints inside one generation of a long fit.
-      keep_checkpoints: how many checkpoints are kept.
-      chains_per_batch: chains compiled into one program; part of the result's identity; 0: chosen
+      checkpoint_seconds: seconds between checkpoints within one generation of a long fit.
+      keep_checkpoints: number of checkpoints to keep.
+      chains_per_batch: chains per compiled program; part of the result's identity; 0 to choose it
         by size.
-      keep: every chain's history ("chains"), or a "summary" of them; "auto": a summary above 1 GB.
+      keep: history to keep: that of every chain ("chains"), a "summary", or "auto", a summary above
+        1 GB.
       prng: random number generator.
     """
 
@@ -49,7 +50,7 @@ class RunConfig:
     prng: Prng = "philox4x32"
 
     def __post_init__(self) -> None:
-        """Refuses values outside their range, and keeps the others as plain Python values."""
+        """Rejects values outside their range, and converts the others to plain Python values."""
         if self.workdir == "":
             raise SettingError("workdir: expected a path, got ''")
         counts = ("chains", "generations", "checkpoint_every", "keep_checkpoints")
@@ -64,10 +65,9 @@ class RunConfig:
             "checkpoint_seconds", self.checkpoint_seconds, at_least=0, infinite=True
         )
         checked["keep"] = arguments.choice("keep", self.keep, get_args(Keep))
-        if reason := _REFUSED_PRNGS.get(self.prng):
+        if reason := _REJECTED_PRNGS.get(self.prng):
             raise SettingError(
-                f"prng: {self.prng} is refused, since its {reason}; expected one of"
-                f" {', '.join(PRNGS)}"
+                f"prng: expected one of {', '.join(PRNGS)}, got {self.prng!r}, whose {reason}"
             )
         checked["prng"] = arguments.choice("prng", self.prng, PRNGS)
         for name, value in checked.items():
@@ -78,7 +78,7 @@ RegimeName = Literal["replace", "preserve", "fresh", "accumulate", "subsample", 
 REGIMES: tuple[RegimeName, ...] = get_args(RegimeName)
 
 
-# settings of RegimeConfig that only some regimes use
+# Settings of RegimeConfig that only some regimes use.
 _USED_BY = {
     "real_fraction": ("preserve", "fresh"),
     "fixed_subset": ("preserve",),
@@ -89,18 +89,19 @@ _USED_BY = {
 
 @dataclasses.dataclass(frozen=True)
 class RegimeConfig:
-    """Which data each generation is fitted to.
+    """Training data of each generation.
 
     Attributes:
-      regime: which data the next generation is fitted to.
-      samples: size M of each training set; or several, comma-separated, of which the last repeats.
-      real_fraction: regimes preserve and fresh: share of original data in each training set; none:
-        0.1.
-      fixed_subset: regime preserve: whether the original data are the same every generation.
-      independent: regime fresh: whether each member is original with probability real_fraction,
-        rather than exactly that share of them.
-      mixture: regime mixture: shares alpha (synthetic), beta (previous set), gamma (original),
-        comma-separated; none: 0.8,0.1,0.1.
+      regime: rule by which each generation's training data are chosen.
+      samples: size M of each training set; or comma-separated sizes by generation, of which the
+        last repeats.
+      real_fraction: share of original data in each training set, for regimes preserve and fresh;
+        default 0.1.
+      fixed_subset: whether the original data are the same every generation, for regime preserve.
+      independent: whether each member is original with probability real_fraction, rather than
+        exactly that share of them, for regime fresh.
+      mixture: shares alpha (synthetic), beta (previous training set) and gamma (original),
+        comma-separated, for regime mixture; default 0.8,0.1,0.1.
     """
 
     regime: RegimeName = "replace"
@@ -111,18 +112,18 @@ class RegimeConfig:
     mixture: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuses an unknown regime, shares that are none, and settings it would not use."""
+        """Rejects unknown regimes, shares outside [0, 1], and settings the regime does not use."""
         arguments.choice("regime", self.regime, REGIMES)
         for name, users in _USED_BY.items():
             if getattr(self, name) not in (None, False) and self.regime not in users:
                 raise SettingError(
-                    f"{name}: only for regime {' or '.join(users)}, got regime {self.regime}"
+                    f"{name}: expected regime {' or '.join(users)}, got regime {self.regime}"
                 )
         arguments.share("real_fraction", self.fraction)
 
     @property
     def sizes(self) -> int | list[int]:
-        """M, or its schedule."""
+        """M, or its schedule as a list."""
         listed = numbers("samples", self.samples, int)
         return listed[0] if len(listed) == 1 else listed
 
@@ -133,7 +134,7 @@ class RegimeConfig:
 
     @property
     def shares(self) -> list[float]:
-        """alpha, beta and gamma."""
+        """The shares alpha, beta and gamma."""
         text = "0.8,0.1,0.1" if self.mixture is None else self.mixture
         listed = numbers("mixture", text, float)
         if len(listed) != 3:
@@ -143,27 +144,27 @@ class RegimeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SnapshotConfig:
-    """Which generations are drawn.
+    """Generations to show in figures.
 
     Attributes:
-      snapshots: generations that are drawn one by one, comma-separated.
+      snapshots: generations to show individually in figures, comma-separated.
     """
 
     snapshots: str = "0"
 
     def __post_init__(self) -> None:
-        """Refuses what is no generation."""
+        """Rejects negative generations."""
         if min(self.generations) < 0:
             raise SettingError(f"snapshots: expected generations >= 0, got {self.snapshots!r}")
 
     @property
     def generations(self) -> list[int]:
-        """The generations."""
+        """The generations as integers."""
         return numbers("snapshots", self.snapshots, int)
 
 
 def numbers(name: str, text: str, kind: type) -> list[Any]:
-    """Comma-separated numbers of a setting, int or float."""
+    """Parses comma-separated numbers of a setting, int or float."""
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
@@ -172,12 +173,12 @@ def numbers(name: str, text: str, kind: type) -> list[Any]:
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """SHA-256 of everything that changes results, as canonical JSON."""
+    """SHA-256 of everything that determines results, as canonical JSON."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """One entry "field: was ..., now ..." for each leaf in which two JSON trees differ."""
+    """Differing leaves of two JSON trees, each as "field: was ..., now ..."."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         found = []
         for key in sorted({*old, *new}):

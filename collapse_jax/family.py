@@ -1,7 +1,7 @@
-"""The contract of a model family: how one chain's model is fitted, sampled and measured.
+"""The contract of a model family: functions that fit, sample and measure one chain's model.
 
 A family is a factory that returns a `Family` of pure functions of one chain; the engine vmaps,
-compiles, saves and resumes them. docs/add_a_family.md builds one from nothing.
+compiles, saves and resumes them. docs/add_a_family.md builds one step by step.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,28 +27,28 @@ Curves = Mapping[tuple[str, str], np.ndarray]
 
 
 class Request(NamedTuple):
-    """How much data to draw: `count` members into a pool with room for `capacity`."""
+    """Number of samples to draw, `count`, and the `capacity` of their pool."""
 
     count: Count  # type: ignore[assignment]
-    capacity: int  # 0 where a regime never asks for any
+    capacity: int  # 0 if a regime never draws any
 
     def __bool__(self) -> bool:
-        """Whether there is anything to draw; known even where the count is traced."""
+        """Whether there may be anything to draw; known even if the count is traced."""
         return self.capacity > 0
 
 
 class Training(NamedTuple):
-    """What one fit sees."""
+    """Inputs of one fit."""
 
-    pool: Pool  # finite data that the regime chose
-    teacher: Params | None = None  # params that made the synthetic share; only fits are told
+    pool: Pool  # training set assembled by the regime
+    teacher: Params | None = None  # params that drew its synthetic share; for fits only
 
 
 class Origin(NamedTuple):
-    """What a chain keeps of its beginning, written once."""
+    """Data of generation 0 that a chain keeps, written once."""
 
     data: Pool | None  # D_0, for regimes that reuse it
-    anchor: Any = None  # e.g. generation 0's encoder
+    anchor: Any = None  # e.g. generation 0's encoder; see `AnchorFunction`
 
 
 class Steps(NamedTuple):
@@ -65,7 +65,7 @@ class Steps(NamedTuple):
 
 
 def run_to_end(task: Callable[..., Any] | Steps, inputs: tuple[Any, ...]) -> Any:
-    """A stage's task in one piece."""
+    """Runs a stage's task without interruption."""
     if not isinstance(task, Steps):
         return task(*inputs)
     carry = jax.lax.while_loop(lambda carry: ~task.done(carry), task.advance, task.begin(*inputs))
@@ -82,21 +82,21 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 class Metric(NamedTuple):
-    r"""What one measured quantity is, and where its distribution is expected to lie.
+    r"""Description of a metric, and the expected range of its values.
 
     Attributes:
-      long_name: what it is, in words.
-      units: "1" where it has none. Values whose units are "id" are numbers of things (tokens): kept
-        where every chain is, but not summarised.
-      dims: of a vector metric, by name.
-      scale, limit, centre: where the fixed histogram edges of summaries lie: near-linear within
-        centre +- scale, geometric out to centre +- limit (from 0 where `nonnegative`). A vector
-        metric may have a centre for each entry of its last dim.
-      nonnegative: whether it can't be negative.
-      original: its value at the original itself (for each entry of a vector metric), for figures
-        to show. The "variance" of a metric called `mean` is its mean square about this value.
-      symbol: LaTeX without dollars, as in r"\ln\sigma_n^2", for axes and for E[.] labels; without
-        one its name is shown.
+      long_name: short description.
+      units: units; "1" if dimensionless. Metrics with units "id" are identifiers (tokens): kept if
+        every chain's history is, but not summarised.
+      dims: names of the dimensions of a vector metric.
+      scale, limit, centre: histogram edges of summaries are near-linear within centre +- scale and
+        geometric out to centre +- limit (from 0 if `nonnegative`). A vector metric may have one
+        centre per entry of its last dimension.
+      nonnegative: whether it is never negative.
+      original: value of the original itself (one per entry of a vector metric), for figures. The
+        "variance" of a metric called `mean` is its mean square about this value.
+      symbol: LaTeX without dollars, as in r"\ln\sigma_n^2", for axes and E[.] labels; if empty,
+        its name is shown.
     """
 
     long_name: str
@@ -111,15 +111,15 @@ class Metric(NamedTuple):
 
     @property
     def summarised(self) -> bool:
-        """Whether means and quantiles over chains mean anything."""
+        """Whether means and quantiles over chains are meaningful."""
         return self.units != "id"
 
 
-NEVER = -1  # the first passage of a chain that has not crossed a threshold
+NEVER = -1  # first passage of a chain that has not crossed a threshold
 
 
 class Threshold(NamedTuple):
-    """A collapse: the first generation at which `metric` is below `level`."""
+    """A definition of collapse: the first generation at which `metric` is below `level`."""
 
     metric: str
     level: float
@@ -127,11 +127,11 @@ class Threshold(NamedTuple):
 
 
 class RunData(Protocol):
-    """What figures see of a run; a `collapse_jax.Result` is one."""
+    """Data of a run for figures; a `collapse_jax.Result` is one."""
 
     @property
     def history(self) -> "xr.Dataset":
-        """Every chain's values, or the summary where single chains were not kept."""
+        """Values of every chain, or the summary if single chains were not kept."""
 
     @property
     def summary(self) -> "xr.Dataset":
@@ -139,10 +139,10 @@ class RunData(Protocol):
 
 
 class OwnFigures(NamedTuple):
-    """What a family draws of a run beside a figure a metric."""
+    """A family's own figures of a run, in addition to one standard figure per metric."""
 
-    drawn: "Mapping[str, Figure]" = {}  # by name, which is also the file's
-    replaces: Collection[str] = ()  # metrics that get no figure of the standard kind
+    drawn: "Mapping[str, Figure]" = {}  # by name, also that of the file
+    replaces: Collection[str] = ()  # metrics without a standard figure
 
 
 class OriginalFunction(Protocol):
@@ -152,20 +152,20 @@ class OriginalFunction(Protocol):
         """Draws data of one chain.
 
         Args:
-          key: of this chain, generation and purpose.
-          request: how much; its count may be traced, and 0 where a regime's sizes are random; its
-            capacity is a Python int.
+          key: key of this chain, generation and purpose.
+          request: how much to draw; the count may be traced, and 0 if a regime's sizes are random;
+            the capacity is a Python int.
 
         Returns:
-          A pool of `request.count` members with room for `request.capacity`.
+          A pool of `request.count` members and capacity `request.capacity`.
         """
 
 
 class InitFunction(Protocol):
-    """Makes the parameters that the first fit is given."""
+    """Creates the parameters passed to the first fit."""
 
     def __call__(self, key: jax.Array, /) -> Params:
-        """Makes a pytree of arrays, of the same shapes and dtypes as those that a fit returns."""
+        """Creates a pytree of arrays with the shapes and dtypes that a fit returns."""
 
 
 class FitFunction(Protocol):
@@ -177,12 +177,12 @@ class FitFunction(Protocol):
         """Fits one chain's model.
 
         Args:
-          key: of this chain, generation and purpose.
-          params: of the generation before; at generation 0 what `init` made.
-          training: the training set, and the params that made its synthetic share.
+          key: key of this chain, generation and purpose.
+          params: params of the previous generation; at generation 0 those of `init`.
+          training: the training set, and the params that drew its synthetic share.
 
         Returns:
-          The new params, and metrics that are known only while fitting, f32 each.
+          The new params, and metrics available only while fitting, f32 each.
         """
 
 
@@ -193,13 +193,13 @@ class SampleFunction(Protocol):
         """Draws data of one chain.
 
         Args:
-          key: of this chain, generation and purpose.
-          params: of the model.
-          request: how much; its count may be traced, and 0 where a regime's sizes are random; its
-            capacity is a Python int.
+          key: key of this chain, generation and purpose.
+          params: the model's params.
+          request: how much to draw; the count may be traced, and 0 if a regime's sizes are random;
+            the capacity is a Python int.
 
         Returns:
-          A pool of `request.count` members with room for `request.capacity`.
+          A pool of `request.count` members and capacity `request.capacity`.
         """
 
 
@@ -212,10 +212,10 @@ class MeasureFunction(Protocol):
         """Measures one chain's model.
 
         Args:
-          key: of this chain, generation and purpose.
-          params: of the model.
-          training: what it was fitted to.
-          origin: what the chain keeps of its beginning.
+          key: key of this chain, generation and purpose.
+          params: the model's params.
+          training: its training set.
+          origin: the chain's data of generation 0.
 
         Returns:
           {name: f32 array}: with the fit's, exactly the names in `Family.metrics`.
@@ -223,15 +223,15 @@ class MeasureFunction(Protocol):
 
 
 class AnchorFunction(Protocol):
-    """Makes what later generations are measured by."""
+    """Creates data of generation 0 with which later generations are compared."""
 
     def __call__(self, key: jax.Array, params: Params, training: Training, /) -> Any:
-        """Makes a pytree of arrays, once, after generation 0's fit; see `Origin.anchor`.
+        """Creates a pytree of arrays, once, after generation 0's fit; see `Origin.anchor`.
 
         Args:
-          key: of this chain and purpose.
-          params: of generation 0's model.
-          training: what it was fitted to.
+          key: key of this chain and purpose.
+          params: params of generation 0's model.
+          training: its training set.
         """
 
 
@@ -247,7 +247,7 @@ class SizesCheck(Protocol):
 
 
 class RegimeCheck(Protocol):
-    """Rejects regimes that the family cannot be run under."""
+    """Rejects regimes that the family does not support."""
 
     def __call__(self, regime: "Regime", /) -> None:
         """Checks a regime, before anything runs.
@@ -258,58 +258,57 @@ class RegimeCheck(Protocol):
 
 
 class ClosedFormsFunction(Protocol):
-    """Names the theory that describes the family's chains."""
+    """Returns the theoretical curves of the family's chains."""
 
     def __call__(self, regime: "Regime", generations: int, /) -> Curves:
         """The closed forms that hold under a regime.
 
         Args:
-          regime: of the run; told by its name, its config and its sizes.
-          generations: length of the run; generation g has had g + 1 fits.
+          regime: the run's regime, identified by its name, config and sizes.
+          generations: length of the run; generation g is after g + 1 fits.
 
         Returns:
-          f64[generation, ...] for each (metric, statistic) that theory knows, NaN where it says
-          nothing; {} if it knows none. Generations at which a mean over chains does not settle on
-          the closed form, since its distribution is heavy-tailed, are masked (`numpy.ma`): figures
-          show these values, tests leave them out. A 1-D "variance" of a vector metric is that of
-          the average over its entries.
+          f64[generation, ...] for each (metric, statistic) with a closed form, NaN at generations
+          without one; {} if there are none. Generations at which the mean over chains is too
+          heavy-tailed to converge to the closed form are masked (`numpy.ma`): figures show them,
+          tests exclude them. A 1-D "variance" of a vector metric is the average over its entries.
         """
 
 
 class FiguresFunction(Protocol):
-    """Draws the figures that only this family has."""
+    """Draws the family's own figures."""
 
     def __call__(self, run: RunData, curves: Curves, generations: Sequence[int], /) -> OwnFigures:
-        """Draws figures; a family's module imports matplotlib here, not at its top.
+        """Draws figures; matplotlib should be imported here, not at the top of the module.
 
         Args:
-          run: its history and summary.
-          curves: closed forms of the run, heavy-tailed ones included.
-          generations: to be shown where a figure shows single ones.
+          run: the run's history and summary.
+          curves: closed forms of the run, including heavy-tailed ones.
+          generations: generations to show in figures of single generations.
         """
 
 
 class Family(NamedTuple):
-    """Pure functions of one chain, and what the engine must know of them.
+    """A model family: pure functions of one chain, with descriptions for the engine and figures.
 
     Attributes:
-      name: of the family, as on the command line.
-      config: everything that changes results; JSON-serialisable; goes into the fingerprint.
-      pools: the algebra of its data.
-      metrics: {name: Metric} for all that `measure` and `fit`'s info return.
+      name: name of the family, as on the command line.
+      config: everything that changes results; JSON-serialisable; part of the fingerprint.
+      pools: operations on its data.
+      metrics: {name: Metric} of all metrics that `measure` and `fit` return.
       thresholds: {"early": ..., "late": ...}.
       original: draws from the original, see `OriginalFunction`.
       init: makes params before the first fit, see `InitFunction`.
-      fit: fits a model, see `FitFunction`; or the same as Steps.
-      sample: draws from a model, see `SampleFunction`; or the same as Steps.
-      measure: measures a model, see `MeasureFunction`; or the same as Steps.
-      anchor: makes what later generations are measured by, see `AnchorFunction`; or None.
-      coords: {dim: values} of vector metrics' dims.
+      fit: fits a model, see `FitFunction`; or the same as `Steps`.
+      sample: draws from a model, see `SampleFunction`; or the same as `Steps`.
+      measure: measures a model, see `MeasureFunction`; or the same as `Steps`.
+      anchor: creates data with which later generations are compared, see `AnchorFunction`; or None.
+      coords: {dim: values} of the dimensions of vector metrics.
       check: rejects sizes, see `SizesCheck`.
       serves: rejects regimes, see `RegimeCheck`.
-      description: what figures and reports say of its settings, in a few words.
-      closed_forms: names the theory that describes it, see `ClosedFormsFunction`.
-      figures: draws those of its own, see `FiguresFunction`.
+      description: short description of its settings, for figures and reports.
+      closed_forms: returns theoretical curves, see `ClosedFormsFunction`.
+      figures: draws its own figures, see `FiguresFunction`.
     """
 
     name: str
@@ -332,5 +331,5 @@ class Family(NamedTuple):
 
 
 def is_stepped(family: Family) -> bool:
-    """Whether any of a family's stages is cut into `Steps`."""
+    """Whether any of a family's functions is given as `Steps`."""
     return any(isinstance(work, Steps) for work in (family.fit, family.sample, family.measure))

@@ -1,7 +1,7 @@
-"""The algebra of a generation's data: rows, moments, counts, each merged and subsampled.
+"""Pools, the data of one generation (rows, moments or counts), with merging and subsampling.
 
-A pool is a pytree of one chain; counts of its members are Python ints where they are known when the
-program is traced and i32 scalars otherwise, so that a full pool needs no masks.
+A pool is a pytree of one chain. The number of its members is a Python int if known at trace time,
+so that full pools need no masks, and an i32 scalar otherwise.
 """
 
 import functools
@@ -20,16 +20,16 @@ Pool = Any
 
 
 class Pools(NamedTuple):
-    """What a regime may do with a family's data, whatever their form.
+    """Operations on a family's data, for use by regimes.
 
     Attributes:
       name: "rows", "live rows", "moments" or "counts".
-      merge: (a, b, capacity) -> pool of all members of both, in a's frame of reference.
+      merge: (a, b, capacity) -> pool of all members of both, in the frame of a.
       subsample: (key, pool, count, capacity) -> `count` members, uniform without replacement; None
-        where the form does not allow it.
+        if impossible for this kind of data.
       size: pool -> number of members.
-      grow: (pool, capacity) -> the same pool with room for more.
-      bytes: (capacity) -> memory of one chain's pool of that capacity, or None if it doesn't grow.
+      grow: (pool, capacity) -> the same pool with a larger capacity.
+      bytes: (capacity) -> memory of one chain's pool of that capacity; None if independent of it.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Pools(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Up to `capacity` samples, of which the first `count` are live."""
+    """An array of up to `capacity` samples, of which the first `count` are valid."""
 
     values: jax.Array  # f32[capacity, ...]
     count: Count  # type: ignore[assignment]
-    frame: affine.Affine | None = None  # the coordinates that `values` are in
+    frame: affine.Affine | None = None  # coordinates of `values`
 
 
 class Moments(NamedTuple):
@@ -56,14 +56,14 @@ class Moments(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How often each symbol occurred."""
+    """Number of occurrences of each symbol."""
 
     counts: jax.Array  # i32[symbol]
     total: Count
 
 
 def live(pool: Rows) -> jax.Array | None:
-    """Mask of the live rows, bool[capacity]; None where all are."""
+    """Mask of the valid rows, bool[capacity]; None if all are valid."""
     capacity = pool.values.shape[0]
     if isinstance(pool.count, int) and pool.count == capacity:
         return None
@@ -71,7 +71,7 @@ def live(pool: Rows) -> jax.Array | None:
 
 
 def rows(row_bytes: int) -> Pools:
-    """Rows of `row_bytes` each; a merged pool stays in the frame of its first part."""
+    """Pools of rows of `row_bytes` each; a merged pool has the frame of its first part."""
 
     def merge(a: Rows, b: Rows, capacity: int) -> Rows:
         values = b.values
@@ -81,11 +81,11 @@ def rows(row_bytes: int) -> Pools:
         if isinstance(a.count, int):
             head = jax.lax.slice_in_dim(a.values, 0, a.count)
             return Rows(_resize(jnp.concatenate([head, values]), capacity), total, a.frame)
-        # XLA shifts a slice that would overrun: unless b is full there must be room to spare.
+        # XLA shifts a slice that would overrun: unless b is full, spare capacity is needed.
         slack = 0 if live(b) is None else values.shape[0]
-        room = _resize(a.values, max(capacity, a.values.shape[0]) + slack)
-        room = jax.lax.dynamic_update_slice_in_dim(room, values, a.count, 0)
-        return Rows(_resize(room, capacity), total, a.frame)
+        padded = _resize(a.values, max(capacity, a.values.shape[0]) + slack)
+        joined = jax.lax.dynamic_update_slice_in_dim(padded, values, a.count, 0)
+        return Rows(_resize(joined, capacity), total, a.frame)
 
     def subsample(key: jax.Array, pool: Rows, count: Count, capacity: int) -> Rows:
         chosen = _distinct(key, pool.values.shape[0], pool.count, capacity)
@@ -102,28 +102,28 @@ def rows(row_bytes: int) -> Pools:
 
 
 class LiveRows(NamedTuple):
-    """Rows of which some are drawn anew from the teacher each time a fit looks at them."""
+    """Fixed rows, and live rows that the teacher draws anew at each use in a fit."""
 
     fixed: Rows
-    live: jax.Array  # bool[capacity of those drawn anew], which of them there are
+    live: jax.Array  # bool[capacity of live rows], which of them are valid
 
 
 def live_rows(row_bytes: int) -> Pools:
-    """Rows that may stand for draws to come: only for fits that see one teacher at a time.
+    """Pools with live rows, for fits with a single teacher.
 
-    A merged pool has room for all fixed rows of both parts, whatever the capacity asked for.
+    The capacity of a merged pool is that of all fixed rows of both parts, not the one requested.
     """
     plain = rows(row_bytes)
 
     def merge(a: LiveRows, b: LiveRows, capacity: int) -> LiveRows:
         del capacity
-        room = a.fixed.values.shape[0] + b.fixed.values.shape[0]
-        return LiveRows(plain.merge(a.fixed, b.fixed, room), jnp.concatenate([a.live, b.live]))
+        size = a.fixed.values.shape[0] + b.fixed.values.shape[0]
+        return LiveRows(plain.merge(a.fixed, b.fixed, size), jnp.concatenate([a.live, b.live]))
 
     def subsample(key: jax.Array, pool: LiveRows, count: Count, capacity: int) -> LiveRows:
         assert plain.subsample is not None
         if pool.live.shape[0]:
-            raise ValueError("live rows: rows that are yet to be drawn cannot be subsampled")
+            raise ValueError("live rows: rows that are not drawn yet cannot be subsampled")
         return pool._replace(fixed=plain.subsample(key, pool.fixed, count, capacity))
 
     return Pools(
@@ -137,7 +137,7 @@ def live_rows(row_bytes: int) -> Pools:
 
 
 def moments() -> Pools:
-    """Means and covariances: O(d^2) however many samples they stand for."""
+    """Pools of means and covariances: O(d^2) memory for any number of samples."""
 
     def merge(a: Moments, b: Moments, capacity: int) -> Moments:
         del capacity
@@ -173,7 +173,7 @@ def moments() -> Pools:
 
 
 def _larger_first(a: Moments, b: Moments) -> tuple[Moments, Moments]:
-    """So that the frame of reference has full rank whenever one of them has."""
+    """Orders two pools by size, so that the frame has full rank if either has."""
     if isinstance(a.count, int) and isinstance(b.count, int):
         return (a, b) if a.count >= b.count else (b, a)
     first = jnp.asarray(a.count >= b.count)
@@ -182,7 +182,7 @@ def _larger_first(a: Moments, b: Moments) -> tuple[Moments, Moments]:
 
 
 def counts() -> Pools:
-    """Counts of symbols; exact while the total stays below 2^31."""
+    """Pools of symbol counts, exact for totals below 2^31."""
 
     def merge(a: Counts, b: Counts, capacity: int) -> Counts:
         del capacity
@@ -202,10 +202,10 @@ def counts() -> Pools:
     )
 
 
-def random_order(key: jax.Array, room: int, count: Count) -> jax.Array:
-    """The numbers below `count` in random order, then those of empty room: i32[room]."""
-    numbers = jnp.arange(room, dtype=jnp.int32)
-    bits = jnp.where(numbers < count, jax.random.bits(key, (room,)) >> 1, jnp.uint32(1 << 31))
+def random_order(key: jax.Array, capacity: int, count: Count) -> jax.Array:
+    """Indices below `count` in random order, then those of unused capacity: i32[capacity]."""
+    numbers = jnp.arange(capacity, dtype=jnp.int32)
+    bits = jnp.where(numbers < count, jax.random.bits(key, (capacity,)) >> 1, jnp.uint32(1 << 31))
     return jax.lax.sort_key_val(bits, numbers)[1]
 
 
@@ -216,17 +216,17 @@ def _resize(values: jax.Array, capacity: int) -> jax.Array:
     return jnp.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
 
 
-def _distinct(key: jax.Array, capacity: int, population: Count, count: int) -> jax.Array:
-    """`count` distinct indices below `population` <= `capacity`, uniform, i32[count].
+def _distinct(key: jax.Array, capacity: int, size: Count, count: int) -> jax.Array:
+    """`count` distinct uniform indices below `size` <= `capacity`, i32[count].
 
-    The first `count` swaps of a Fisher-Yates shuffle: O(capacity) memory but only `count` steps,
-    where sorting random numbers took 30 times as long. The index below m is the high word of
-    m * bits, whose bias is below m / 2^32.
+    The first `count` swaps of a Fisher-Yates shuffle: O(capacity) memory and `count` steps; sorting
+    random numbers took 30 times as long. A random index below m is the high word of m * bits, with
+    a bias below m / 2^32.
     """
     bits = jax.random.bits(key, (count,))
 
     def swap(i: jax.Array, order: jax.Array) -> jax.Array:
-        left = jnp.uint32(population) - i.astype(jnp.uint32)
+        left = jnp.uint32(size) - i.astype(jnp.uint32)
         other = i + mulhi(bits[i], left).astype(jnp.int32)
         pair = jnp.stack([i, other])
         return order.at[pair].set(order[pair[::-1]])

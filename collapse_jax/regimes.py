@@ -1,7 +1,7 @@
-"""Regimes: which data the next generation is fitted to.
+"""Regimes: rules by which each generation's training data are chosen.
 
-Each is a factory that returns a `Regime`; its docstring gives the literature's name for it.
-`samples` is M, the size of a training set: an int, a sequence (its last entry repeats) or a
+Each is a factory that returns a `Regime`; its docstring gives the name in the literature. `samples`
+is M, the size of a training set: an int, a sequence by generation (its last entry repeats) or a
 function of the generation.
 """
 
@@ -23,42 +23,42 @@ NOTHING = Request(0, 0)
 
 
 class Sizes(NamedTuple):
-    """How much one generation draws, and from where; i32 scalars where a schedule is traced."""
+    """Amounts of data that one generation draws, by source; i32 scalars if traced."""
 
     synthetic: Request = NOTHING  # from the previous generation's model
-    fresh: Request = NOTHING  # from the population
-    reused: Request = NOTHING  # from D_0; at generation 0: the part of D_0 that is fixed for reuse
-    previous: Request = NOTHING  # from what is remembered
-    training: Request = NOTHING  # what is fitted
-    capacity: int = 0  # room for what is remembered, or for the training set where nothing is
+    fresh: Request = NOTHING  # from the original
+    reused: Request = NOTHING  # from D_0; at generation 0: the fixed part of D_0 to be reused
+    previous: Request = NOTHING  # from the data kept from earlier generations
+    training: Request = NOTHING  # the whole training set
+    capacity: int = 0  # of the kept data, or of the training set if none are kept
 
 
 class Parts(NamedTuple):
-    """The data at hand when a training set is put together; None where the regime asks for none."""
+    """Data from which a training set is assembled; None for those that the regime does not use."""
 
     synthetic: Pool | None
     fresh: Pool | None
-    kept: Pool | None  # what is remembered of earlier generations
+    kept: Pool | None  # kept from earlier generations
     original: Pool | None  # D_0, or its fixed part
 
 
 class SizesFunction(Protocol):
-    """Says how much each generation draws, and from where."""
+    """Gives the amounts of data that each generation draws, by source."""
 
     def __call__(self, generation: int, /) -> Sizes:
-        """The sizes of one generation, as Python ints; the same however often it is asked.
+        """Returns the sizes of one generation as Python ints; deterministic.
 
         Args:
-          generation: 0 for the first fit, to original data alone (`fresh`, or `reused` for the part
-            of D_0 that is fixed for reuse); any later one otherwise.
+          generation: number of the generation; generation 0 is fitted to original data only
+            (`fresh`, with `reused` for a fixed part of D_0 to be reused).
 
         Raises:
-          ValueError: if that much can't be had.
+          ValueError: if a source has fewer samples than needed.
         """
 
 
 class AssembleFunction(Protocol):
-    """Puts the training set of a later generation together."""
+    """Assembles the training set of a later generation."""
 
     def __call__(
         self, key: jax.Array, pools: Pools, parts: Parts, sizes: Sizes, /
@@ -66,45 +66,45 @@ class AssembleFunction(Protocol):
         """Merges and subsamples one chain's data; pure and traced.
 
         Args:
-          key: of this chain, generation and purpose.
-          pools: the algebra of the family's data; `subsample` may be None unless the regime says
-            that it `subsamples`.
-          parts: the data at hand.
-          sizes: of the generation, after `realise`; counts may be traced.
+          key: key of this chain, generation and purpose.
+          pools: operations on the family's data; `subsample` may be None unless the regime's
+            `subsamples` is true.
+          parts: the data to assemble.
+          sizes: sizes of the generation, after `realise`; counts may be traced.
 
         Returns:
-          The training set of `sizes.training` members, and what to remember of it and of earlier
-          ones (with room for `sizes.capacity`; None where nothing is remembered).
+          The training set of `sizes.training` members, and the data to keep for later generations
+          (of capacity `sizes.capacity`), or None.
         """
 
 
 class RealiseFunction(Protocol):
-    """Draws a chain's own sizes."""
+    """Draws random sizes of one chain."""
 
     def __call__(self, key: jax.Array, sizes: Sizes, /) -> Sizes:
-        """Draws the counts of one generation; capacities stay.
+        """Draws the counts of one generation; capacities do not change.
 
         Args:
-          key: of this chain, generation and purpose.
-          sizes: of the generation, with the largest counts that may come out.
+          key: key of this chain, generation and purpose.
+          sizes: sizes of the generation, with the largest possible counts.
         """
 
 
 class Regime(NamedTuple):
-    """Pure functions of one chain, and what the engine must know of them.
+    """A regime: pure functions of one chain, with descriptions for the engine.
 
     Attributes:
-      name: as on the command line. Families tell closed forms by it, so a regime of your own has a
-        name of its own.
-      config: everything that changes results; JSON-serialisable; goes into the fingerprint. Its
-        entry "samples", if there is one, is what figures and reports call M.
-      sizes: how much each generation draws, see `SizesFunction`.
-      assemble: puts a later training set together, see `AssembleFunction`.
-      remembers: whether D_0 is remembered after generation 0.
-      keeps_original: whether D_0 (or its fixed part) stays at hand for ever.
+      name: name as on the command line. Families select closed forms by it, so a new regime needs a
+        new name.
+      config: everything that changes results; JSON-serialisable; part of the fingerprint. Its entry
+        "samples", if any, is shown as M in figures and reports.
+      sizes: amounts of data that each generation draws, see `SizesFunction`.
+      assemble: assembles a later training set, see `AssembleFunction`.
+      remembers: whether D_0 is among the kept data after generation 0.
+      keeps_original: whether D_0 (or its fixed part) is kept for all generations.
       subsamples: whether it needs pools that can be subsampled.
-      realise: draws sizes where a chain's are themselves random, see `RealiseFunction`; or None.
-      constant_samples: whether M is the same at every generation, now and however far it goes on.
+      realise: draws random sizes, see `RealiseFunction`; None if sizes are not random.
+      constant_samples: whether M is the same at every generation.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Regime(NamedTuple):
 
 
 def replace(samples: Samples) -> Regime:
-    """All data synthetic, from the latest model (Shumailov et al. 2024)."""
+    """All training data are synthetic, from the latest model (Shumailov et al. 2024)."""
     schedule = _schedule(samples)
 
     def sizes(generation: int) -> Sizes:
@@ -133,10 +133,10 @@ def replace(samples: Samples) -> Regime:
 
 
 def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
-    """A share of each training set is from D_0, the rest from the latest model; size unchanged.
+    """A share of each training set of size M is from D_0, the rest from the latest model.
 
-    The share is redrawn from D_0 each generation, or with `fixed` the same part of it every time
-    (Shumailov et al. 2024 keep 10 %; Bertrand et al., arXiv 2310.00429).
+    The share is redrawn from D_0 each generation, or, if `fixed`, is the same part of D_0 every
+    time (Shumailov et al. 2024 keep 10 %; Bertrand et al., arXiv 2310.00429).
     """
     schedule, share = _schedule(samples), arguments.share("fraction", fraction)
 
@@ -147,12 +147,12 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
             return first._replace(fresh=synthetic, reused=real) if fixed else first
         if fixed:  # the same members at every size
             real = schedule.divide(0, share)[0]
-            synthetic = schedule.asking(max(int(whole.count) - int(real.count), 0))
-            whole = schedule.asking(int(real.count) + int(synthetic.count))
+            synthetic = schedule.request_for(max(int(whole.count) - int(real.count), 0))
+            whole = schedule.request_for(int(real.count) + int(synthetic.count))
         if real.count > schedule.size(0):
             raise SettingError(
-                f"preserve: generation {generation} wants {real.count} original samples,"
-                f" but D_0 has {schedule.size(0)}"
+                f"samples: expected preserve to reuse at most the {schedule.size(0)} samples of"
+                f" D_0, got {real.count} at generation {generation}"
             )
         return Sizes(synthetic, reused=real, training=whole, capacity=whole.capacity)
 
@@ -180,8 +180,8 @@ def preserve(samples: Samples, fraction: float, fixed: bool = False) -> Regime:
 def fresh(samples: Samples, fraction: float, independent: bool = False) -> Regime:
     """A share of each training set is new original data, the rest from the latest model.
 
-    Exactly round(fraction * M) members, or with `independent` each member with that probability
-    (the "fresh data loop" of Alemohammad et al., arXiv 2307.01850).
+    Exactly round(fraction * M) members are original, or, if `independent`, each member with that
+    probability (the "fresh data loop" of Alemohammad et al., arXiv 2307.01850).
     """
     schedule, share = _schedule(samples), arguments.share("fraction", fraction)
 
@@ -213,7 +213,7 @@ def fresh(samples: Samples, fraction: float, independent: bool = False) -> Regim
 
 
 def accumulate(samples: Samples) -> Regime:
-    """Everything so far: D_0 and every generation's M samples (Gerstgrasser et al. 2404.01413)."""
+    """All data so far: D_0 and M samples per generation (Gerstgrasser et al., arXiv 2404.01413)."""
     schedule = _schedule(samples)
 
     def sizes(generation: int) -> Sizes:
@@ -245,14 +245,14 @@ def accumulate(samples: Samples) -> Regime:
 
 
 def subsample(samples: Samples) -> Regime:
-    """M members of everything so far, without replacement, drawn anew each generation.
+    """M members of all data so far, drawn without replacement each generation.
 
     The accumulate-subsample of Kazdan et al., arXiv 2410.16713.
     """
-    schedule, everything_so_far = _schedule(samples), accumulate(samples)
+    schedule, accumulated = _schedule(samples), accumulate(samples)
 
     def sizes(generation: int) -> Sizes:
-        return everything_so_far.sizes(generation)._replace(training=schedule.request(generation))
+        return accumulated.sizes(generation)._replace(training=schedule.request(generation))
 
     def assemble(key, pools, parts, sizes):
         everything = pools.merge(parts.kept, parts.synthetic, sizes.capacity)
@@ -272,8 +272,8 @@ def subsample(samples: Samples) -> Regime:
 def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime:
     """The paper's process p' = alpha p_theta + beta p + gamma p_0 (Shumailov et al. 2024).
 
-    Shares of M from the latest model, from the previous training set (without replacement) and
-    from D_0 (without replacement); they must sum to 1.
+    The shares of M are drawn from the latest model, from the previous training set and from D_0,
+    the last two without replacement; they must sum to 1.
     """
     schedule = _schedule(samples)
     shares = [
@@ -281,26 +281,32 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
     ]
     if abs(sum(shares) - 1.0) > 1e-6:
-        raise SettingError(f"mixture: alpha + beta + gamma must be 1, got {sum(shares):g}")
+        raise SettingError(f"mixture: expected alpha + beta + gamma = 1, got {sum(shares):g}")
 
     def sizes(generation: int) -> Sizes:
         whole = schedule.request(generation)
         if generation == 0:
             return Sizes(fresh=whole, training=whole, capacity=whole.capacity)
-        # Cumulative shares are rounded, so that the parts add up to the whole.
+        # Cumulative shares are rounded, so that the parts sum to M.
         rest = round(alpha * int(whole.count))
-        previous = schedule.asking(round((alpha + beta) * int(whole.count)) - rest)
-        reused = schedule.asking(int(whole.count) - rest - int(previous.count))
-        for source, asked, there in (
+        previous = schedule.request_for(round((alpha + beta) * int(whole.count)) - rest)
+        reused = schedule.request_for(int(whole.count) - rest - int(previous.count))
+        for source, requested, available in (
             ("the previous training set", previous.count, schedule.size(generation - 1)),
             ("D_0", reused.count, schedule.size(0)),
         ):
-            if asked > there:
+            if requested > available:
                 raise SettingError(
-                    f"mixture: generation {generation} wants {asked} samples of {source},"
-                    f" which has {there}"
+                    f"samples: expected mixture to draw at most the {available} samples of"
+                    f" {source}, got {requested} at generation {generation}"
                 )
-        return Sizes(schedule.asking(rest), NOTHING, reused, previous, whole, whole.capacity)
+        return Sizes(
+            synthetic=schedule.request_for(rest),
+            reused=reused,
+            previous=previous,
+            training=whole,
+            capacity=whole.capacity,
+        )
 
     def assemble(key, pools, parts, sizes):
         previous, reused = None, None
@@ -327,7 +333,7 @@ def mixture(samples: Samples, alpha: float, beta: float, gamma: float) -> Regime
 
 
 def _blend(key: jax.Array, pools: Pools, parts: Parts, sizes: Sizes) -> tuple[Pool, Pool | None]:
-    """All parts there are, in one pool and in the frame of the first; nothing remembered."""
+    """Merges all parts into one pool, in the frame of the first; keeps nothing."""
     del key
     ordered = (parts.synthetic, parts.kept, parts.original, parts.fresh)
     present = [part for part in ordered if part is not None]
@@ -346,24 +352,24 @@ class _Schedule(NamedTuple):
     config: Any  # JSON that tells different schedules apart
 
     def request(self, generation: int, share: float = 1.0) -> Request:
-        """A share of a generation's training set, with no more room than a schedule needs."""
+        """A request for a share of a generation's training set."""
         return self.divide(generation, share)[0]
 
     def divide(self, generation: int, share: float) -> tuple[Request, Request]:
-        """A share of a generation's training set, rounded to whole members, and the rest."""
+        """Requests for a share of a generation's training set, rounded, and for the rest."""
         whole = self.size(generation)
         part = round(share * whole)
-        return self.asking(part), self.asking(whole - part)
+        return self.request_for(part), self.request_for(whole - part)
 
-    def asking(self, count: int) -> Request:
-        """A request for so many members."""
+    def request_for(self, count: int) -> Request:
+        """A request for `count` members, of the smallest capacity of the schedule."""
         if count == 0:
             return NOTHING
         return Request(count, count if self.constant else doubled(self.size(0), count))
 
 
 def doubled(base: int, count: int) -> int:
-    """The smallest base * 2^k that holds `count`: few shapes, so few programs."""
+    """The smallest base * 2^k >= `count`, so that few shapes are compiled."""
     capacity = base
     while capacity < count:
         capacity *= 2
@@ -391,7 +397,7 @@ def _schedule(samples: Samples) -> _Schedule:
     def checked(generation: int) -> int:
         return _integer(schedule(generation))
 
-    totals = [0]  # before each generation asked for so far
+    totals = [0]  # before each generation computed so far
 
     def total(generation: int) -> int:
         while len(totals) < generation + 2:

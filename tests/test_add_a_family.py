@@ -1,4 +1,4 @@
-"""docs/add_a_family.md works as it stands: its blocks make a family that keeps all promises."""
+"""The code of docs/add_a_family.md runs, and its family fulfils the contract."""
 
 import csv
 import re
@@ -21,7 +21,7 @@ from tests.test_conformance import (
 )
 
 GUIDE = Path(__file__).parents[1] / "docs" / "add_a_family.md"
-# No more chains than a batch, and few capacities: compiling is what takes time.
+# No more chains than a batch, and few capacities: compiling dominates.
 CHAINS, GENERATIONS, M = 16_384, 4, 10
 
 
@@ -94,7 +94,7 @@ def test_bad_arguments_are_named(guide):
 
 @pytest.fixture(scope="module")
 def written(guide, tmp_path_factory):
-    """A run of the example family and the directory that its files were written to."""
+    """A run of the example family, and the directory of its files."""
     workdir = tmp_path_factory.mktemp("exponential")
     result = collapse_jax.run(
         guide.exponential(mean=3.0), regimes.replace(M), chains=2_000, generations=GENERATIONS,

@@ -1,4 +1,4 @@
-"""docs/add_a_regime.md works as it stands: its regime runs, resumes and is reported on."""
+"""The code of docs/add_a_regime.md works: its regime runs, resumes and is reported."""
 
 import csv
 import re
@@ -28,7 +28,7 @@ def guide():
 
 
 def stationary(guide, samples, real, synthetic):
-    """M E (mu_n - mu)^2 by the page's closed form, when it no longer changes."""
+    """Steady state of M E (mu_n - mu)^2 by the page's closed form."""
     regime = guide.weighted(samples, real, synthetic)
     return samples * guide.closed_forms(regime, 200)["mean", "variance"][-1]
 
@@ -36,7 +36,7 @@ def stationary(guide, samples, real, synthetic):
 @pytest.mark.parametrize(("real", "synthetic"), [(1, 3), (5, 3), (8, 2)])
 def test_theory_is_he_et_als_for_large_samples(guide, real, synthetic):
     w = real / (real + synthetic)
-    theirs = (w**2 + (1 - w) ** 2) / (1 - (1 - w) ** 2)  # whose variance is known, not fitted
+    theirs = (w**2 + (1 - w) ** 2) / (1 - (1 - w) ** 2)  # of known variance
     assert stationary(guide, 10**6, real, synthetic) == pytest.approx(theirs, rel=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_chains_follow_the_closed_form(guide, sampler, real, synthetic):
     ).history["mean"].values.astype(np.float64)  # fmt: skip
     expected = guide.closed_forms(regime, GENERATIONS)["mean", "variance"]
     error = (mean**2).std(axis=0) / np.sqrt(CHAINS)
-    assert np.all(error < 0.02 * expected)  # a wrong formula would show
+    assert np.all(error < 0.02 * expected)  # precise enough to reject a wrong formula
     assert np.all(np.abs((mean**2).mean(axis=0) - expected) < 4 * error)
 
 

@@ -1,4 +1,4 @@
-"""Checks of settings: what they accept, what they give back, and in which words they refuse."""
+"""Checks of settings: accepted values, results and error messages."""
 
 import math
 from fractions import Fraction
@@ -119,7 +119,7 @@ def test_choices():
             choice("start", value, ("fresh", "warm"))
 
 
-def test_a_refusal_is_one_line_that_is_not_too_long():
+def test_an_error_is_one_line_that_is_not_too_long():
     for value in (np.zeros((30, 30)), "a\nb" * 300):
         with pytest.raises(SettingError) as caught:
             integer("n", value)

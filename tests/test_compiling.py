@@ -1,4 +1,4 @@
-"""Chains in turn give what a plain vmap gives, in loops of their own; loops keep their barriers."""
+"""Sequential chains equal a plain vmap, in loops of their own; loops keep their barriers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from collapse_jax.compiling import compiled, sequential
 
 
 def collatz(key, start, step):
-    """Turns until 1 is reached, and a draw; the loop's length depends on the data."""
+    """Iterations until 1 is reached, and a draw; the number depends on the data."""
 
     def turn(carry):
         number, turns = carry
@@ -43,7 +43,7 @@ def test_without_vmap_it_is_the_function():
 
 
 def test_every_chain_stops_by_itself():
-    """A plain vmap makes one loop of all chains; in turn, the loop is inside one over chains."""
+    """A plain vmap makes one loop of all chains; `sequential` nests it in one over chains."""
     plain, ours = (
         str(jax.make_jaxpr(jax.vmap(function, (0, 0, None)))(KEYS, STARTS, STEP))
         for function in (collatz, sequential(collatz))
@@ -54,7 +54,7 @@ def test_every_chain_stops_by_itself():
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_a_loop_with_a_barrier_compiles(size):
-    """XLA's CPU compiler may make a loop one kernel, whose emitter aborts on a barrier."""
+    """XLA's CPU compiler may compile a loop to one kernel, where a barrier would abort it."""
 
     def double(turns, x):
         def turn(_, x):

@@ -1,4 +1,4 @@
-"""Every family under every regime keeps the engine's promises; a new one of either is one row."""
+"""Conformance of every family under every regime; a new one of either is one row."""
 
 import json
 import subprocess
@@ -57,8 +57,8 @@ REGIMES = {
     "mixture": regimes.mixture(M, 0.5, 0.25, 0.25),
     "mixture without original": regimes.mixture(M, 0.5, 0.5, 0.0),
 }
-# Refused by name: moments know no subsamples, nor a random number of members; a regression's same
-# design is labelled as a whole; images that are drawn anew cannot be remembered.
+# Rejected combinations: moments have no subsamples and no random number of members; a regression's
+# same design is labelled as a whole; live images cannot be kept.
 REFUSED = {
     (family, regime)
     for family in ("gaussian exact", "gaussian exact 3-D")
@@ -80,13 +80,13 @@ REFUSED = {
     ("vae, live images", regime)
     for regime in ("accumulate", "subsample", "mixture", "mixture without original")
 }  # fmt: skip
-# Compiling takes long, so these are left out by default, as are some regimes.
+# Compiling takes long, so these and some regimes are omitted by default.
 LONG = (
     "gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "regression, same design", "vae",
     "vae, live images", "gmm", "regression", "walker", "language",
 )  # fmt: skip
-# More dimensions, or another form of the same data, meet nothing new under the others; language
-# models compile for half a minute a pair, and are run under these.
+# More dimensions, or another form of the same data, add nothing under the other regimes; language
+# models compile for half a minute per pair, and run under these only.
 FEW = ("replace", "preserve", "accumulate", "subsample")
 UNDER_FEW = ("gaussian exact 3-D", "gaussian rows 3-D", "kde 2-D", "language")
 QUICK = [
@@ -130,8 +130,8 @@ def test_promises(family_name, regime_name):
         assert history[name].attrs["long_name"]
     assert history.sizes["chain"] == CHAINS
     assert bool(history["finite"].all())
-    # The same bits come out however the run is cut or spread; what is slow to compile is spread
-    # under one regime only.
+    # Results are the same bits however the run is split or distributed; slow families are
+    # distributed under one regime only.
     devices = 1 if family.name in ("vae", "language") and regime_name != "replace" else 2
     assert_same_bits(history, run(family, regime, devices=devices, checkpoint_every=3))
 
@@ -250,7 +250,7 @@ def test_one_compile_per_stage_and_capacity(regime_name, monkeypatch):
     later = [traces for stage, traces in built if stage == "later_program"]
     assert len(later) == len(capacities)
     assert all(sum(traces) == 1 for _, traces in built)
-    assert max(map(len, later)) > 1  # programs were called again, without a second trace
+    assert max(map(len, later)) > 1  # programs are called again without a second trace
 
 
 def test_wrong_metrics_are_named():

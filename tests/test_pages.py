@@ -1,4 +1,4 @@
-"""Links between the pages lead somewhere: to a file that is there, and to a heading that it has."""
+"""Links between pages lead to existing files and headings."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PAGES = [ROOT / "README.md", ROOT / "BUILD_NOTES.md", *sorted((ROOT / "docs").gl
 
 
 def anchors(page):
-    """Headings as GitHub names them."""
+    """Anchors of headings, as on GitHub."""
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}

@@ -18,7 +18,7 @@ ROWS, MOMENTS, COUNTS = pools.rows(row_bytes=12), pools.moments(), pools.counts(
 
 
 def numbered(first, count, capacity):
-    """`count` rows [number, -number, 1]; what is not live is NaN, so that its use would show."""
+    """`count` rows [number, -number, 1]; others are NaN, so that any use of them would show."""
     values = np.full((capacity, 3), np.nan, np.float32)
     numbers = first + np.arange(count)
     values[:count] = np.stack([numbers, -numbers, np.ones(count)], axis=1)
@@ -242,7 +242,7 @@ def test_moments_of_unlike_units_are_merged(dim, order):
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_moments_of_two_far_and_narrow_clouds_are_merged(dim):
-    # 10^3 widths apart: beyond that, the shift is all that float32 holds of the covariance.
+    # 10^3 widths apart: beyond, the shift dominates the covariance in float32.
     a, b = 1e-6 * sample(5, 30, dim), 1e-6 * sample(6, 20, dim) + 1e-3
     assert_moments_of_both(a, b)
 

@@ -1,4 +1,4 @@
-"""The README's notebook lines run as they stand, and its commands are where CI looks for them."""
+"""The README's notebook lines run, and its commands are where CI looks for them."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Regimes: hand-counted sizes, provenance of every row of a training set, and what is refused."""
+"""Regimes: hand-counted sizes, provenance of every row of a training set, and errors."""
 
 import json
 import math
@@ -67,14 +67,14 @@ def test_constant_sizes(name, later):
         sizes = regime.sizes(generation)
         assert tuple(counts(sizes).values()) == later
         assert sizes.capacity == M
-        for source in (*SOURCES, "training"):  # no room is wasted
+        for source in (*SOURCES, "training"):  # no capacity is wasted
             request = getattr(sizes, source)
             assert request.capacity == request.count
 
 
 @pytest.mark.parametrize("name", ["accumulate", "subsample"])
 @pytest.mark.parametrize("samples", SAMPLES)
-def test_everything_so_far_is_the_sum_of_all_sizes(name, samples):
+def test_accumulated_data_is_the_sum_of_all_sizes(name, samples):
     regime, size = MAKERS[name](SAMPLES[samples]), SIZE[samples]
     for generation in (0, 1, 2, 3, 4, 11):
         sizes = regime.sizes(generation)
@@ -143,7 +143,7 @@ def test_room_is_the_base_times_a_power_of_two(base, count, capacity):
     assert regimes.doubled(base, count) == capacity
 
 
-# A row says where it comes from: [source, generation, number].
+# A row states its origin: [source, generation, number].
 SYNTHETIC, FRESH, FIXED = 1.0, 2.0, 3.0
 
 
@@ -162,7 +162,7 @@ def live(pool):
 
 
 def training_sets(regime, generations):
-    """(sizes, live training rows) of each generation, put together as the engine does it."""
+    """(sizes, live training rows) of each generation, assembled as by the engine."""
     kept = original = None
     for generation in range(generations):
         key = jax.random.fold_in(jax.random.key(0, impl="philox4x32"), generation)
@@ -194,7 +194,7 @@ PROVENANCES = [
     pytest.param(name, samples, id=f"{name}, {samples}")
     for name in MAKERS
     for samples in ("constant", "list")
-    if (name, samples) != ("mixture without synthetic", "list")  # wants more than there is
+    if (name, samples) != ("mixture without synthetic", "list")  # draws more than available
 ]
 
 
@@ -204,7 +204,7 @@ def test_training_sets_hold_what_their_sizes_say(name, samples):
     for generation, (sizes, rows) in enumerate(training_sets(MAKERS[name](SAMPLES[samples]), 4)):
         have = {key: int(count) for key, count in counts(sizes).items()}
         assert len(rows) == have["training"]
-        if not name.startswith("mixture"):  # whose parts from D_0 may overlap
+        if not name.startswith("mixture"):  # parts from D_0 may overlap
             assert len(set(rows)) == len(rows)
         history.append(rows)
         if generation == 0:
@@ -232,7 +232,7 @@ def test_training_sets_hold_what_their_sizes_say(name, samples):
 
 
 def test_a_mixture_takes_distinct_rows_of_either_source():
-    # From generation 2 on, few rows of the previous set are of D_0: count what is unlike it.
+    # From generation 2 on, few rows of the previous set are from D_0: count the others.
     *_, (_, before), (sizes, rows) = training_sets(regimes.mixture(100, 0.5, 0.5, 0.0), 4)
     older = [row for row in rows if row[:2] != (SYNTHETIC, 3)]
     assert len(older) == sizes.previous.count == 50
@@ -339,16 +339,28 @@ def test_refused_shares(field, make, value):
 @pytest.mark.parametrize("shares", [(0.5, 0.2, 0.2), (0.5, 0.5, 0.5), (0, 0, 0)])
 def test_refused_mixtures(shares):
     message = one_line(lambda: regimes.mixture(M, *shares))
-    assert "alpha + beta + gamma must be 1" in message
+    assert "mixture: expected alpha + beta + gamma = 1, got " in message
     assert f"{sum(shares):g}" in message
 
 
 @pytest.mark.parametrize(
     ("regime", "generation", "text"),
     [
-        (regimes.preserve([10, 100], 0.5), 1, "generation 1 wants 50 .*D_0 has 10"),
-        (regimes.mixture([10, 100], 0.5, 0.25, 0.25), 1, "wants 25 .*previous.* has 10"),
-        (regimes.mixture([10, 40, 100], 0.8, 0.0, 0.2), 2, "generation 2 wants 20 .*D_0.* has 10"),
+        (
+            regimes.preserve([10, 100], 0.5),
+            1,
+            "at most the 10 samples of D_0, got 50 at generation 1",
+        ),
+        (
+            regimes.mixture([10, 100], 0.5, 0.25, 0.25),
+            1,
+            "at most the 10 samples of the previous training set, got 25",
+        ),
+        (
+            regimes.mixture([10, 40, 100], 0.8, 0.0, 0.2),
+            2,
+            "at most the 10 samples of D_0, got 20 at generation 2",
+        ),
     ],
 )
 def test_more_than_there_is_to_draw_from_is_refused(regime, generation, text):

@@ -1,4 +1,4 @@
-"""docs/tutorial.md works as it stands, and its runs show what the page says."""
+"""The code of docs/tutorial.md runs, and its results agree with the text."""
 
 import re
 from pathlib import Path
@@ -13,12 +13,12 @@ ROOT_CHAINS = np.sqrt(2_000)
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """What the page's blocks define, run in order in a directory of their own."""
+    """Names defined by the page's code blocks, run in order in their own directory."""
     blocks = re.findall(r"^```python\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
     names: dict = {"directory": tmp_path_factory.mktemp("tutorial")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(names["directory"])
-        # One batch a run: tests have four devices, and each would compile its own program.
+        # One batch per run: each of the tests' four devices would compile its own program.
         patch.setattr("jax.local_device_count", lambda: 1)
         mpl.use("Agg")
         for block in blocks:
@@ -34,7 +34,7 @@ def test_log_variance_follows_the_closed_form(page):
 
 @pytest.mark.parametrize(
     ("regime", "generations"),
-    # Later on, means over chains of replace are too heavy-tailed; fresh needs to settle.
+    # Later, means over chains under replace are too heavy-tailed; fresh is not steady before.
     [("replace", range(25)), ("accumulate", range(100)), ("fresh", range(90, 100))],
 )
 def test_drift_follows_the_closed_form(page, regime, generations):

@@ -1,1 +1,1 @@
-"""Data sets: found on disk, verified, and loaded as NumPy arrays; no JAX."""
+"""Data sets as NumPy arrays and text: located, verified and loaded without JAX."""

@@ -1,4 +1,4 @@
-"""Where data sets lie, and their files: read, decompressed, verified, fetched."""
+"""Files of data sets: locating, reading, decompressing, verifying and downloading."""
 
 import gzip
 import hashlib
@@ -20,20 +20,20 @@ DECOMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.decompress,
 }
 _CHUNK = 1 << 16  # bytes
-# Out of reach, cut off, damaged, or not the published file.
+# Errors of a download that is unreachable, truncated, damaged or not the published file.
 _BAD_DOWNLOAD = (
     OSError, http.client.HTTPException, EOFError, zlib.error, lzma.LZMAError, ValueError,
 )  # fmt: skip
 
 
 def data_dir(override: str | os.PathLike[str] | None = None) -> Path:
-    """The directory that holds data sets; it need not exist.
+    """The directory of data sets, which may not exist.
 
     Args:
         override: the value of ``--data_dir``, if the user gave one.
 
     Returns:
-        ``override``, else ``$COLLAPSE_JAX_DATA``, else what `cache_dir` names.
+        ``override``, else ``$COLLAPSE_JAX_DATA``, else `cache_dir`.
     """
     chosen = override or os.environ.get(ENVIRONMENT_VARIABLE)
     return Path(os.path.expanduser(chosen)) if chosen else cache_dir()
@@ -48,16 +48,16 @@ def cache_dir() -> Path:
 
 
 def find(plain: Path) -> Path | None:
-    """The file itself, or its .gz or .xz; None if there is none of them."""
+    """The path of the file or of its .gz or .xz version; None if none exists."""
     candidates = [plain, *(plain.with_name(plain.name + suffix) for suffix in DECOMPRESS)]
     return next((path for path in candidates if path.is_file()), None)
 
 
 def read(path: Path) -> bytes:
-    """The file's bytes, decompressed as its suffix says.
+    """Reads a file, decompressed according to its suffix.
 
     Raises:
-        ValueError: if it cannot be read, or is no complete file of its kind.
+        ValueError: if it cannot be read or decompressed.
     """
     try:
         raw = path.read_bytes()
@@ -70,25 +70,25 @@ def read(path: Path) -> bytes:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """First line of an error's message."""
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def sha256(raw: bytes) -> str:
-    """The checksum, in hexadecimal digits."""
+    """SHA-256 checksum in hexadecimal digits."""
     return hashlib.sha256(raw).hexdigest()
 
 
 def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None]) -> None:
-    """Downloads a file from the first source that has it, with a progress bar.
+    """Downloads a file from the first source that provides it, with a progress bar.
 
     Args:
         sources: URLs of the same file.
-        target: where it is written, once complete and verified; its suffix says how it is packed.
-        verify: raises ValueError for unpacked bytes that are not the published ones.
+        target: path to write the complete, verified file to; its suffix gives the compression.
+        verify: raises ValueError if decompressed bytes differ from the published ones.
 
     Raises:
-        FileNotFoundError: if no source can be reached or has the published file.
+        FileNotFoundError: if no source provides the published file.
         ValueError: if the target cannot be written.
     """
     problems = []
@@ -108,7 +108,7 @@ def fetch(sources: Sequence[str], target: Path, verify: Callable[[bytes], None])
         except OSError as error:
             raise SettingError(
                 f"expected to write {target}, but: {error.strerror or error}; set --data_dir or "
-                f"{ENVIRONMENT_VARIABLE} to a directory that can be written"
+                f"{ENVIRONMENT_VARIABLE} to a writable directory"
             ) from error
         return
     raise MissingFileError("; ".join(problems))

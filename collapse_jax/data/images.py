@@ -1,9 +1,9 @@
-"""Labelled images: MNIST in its four idx files, others laid out like it, and small digits.
+"""Labelled images: MNIST, data sets in MNIST's format, and scikit-learn's digits.
 
-* ``digits``: the 1,797 8x8 digits that ship with scikit-learn, always at hand.
-* ``mnist``: LeCun, Cortes and Burges's 60,000 + 10,000, in ``mnist/`` under the data directory;
-  plain, ``.gz`` or ``.xz``; fetched from the usual mirrors where they are missing.
-* any other name is a directory that holds four idx files with MNIST's names (Fashion-MNIST, say).
+* ``digits``: the 1,797 8x8 digits that ship with scikit-learn, always available.
+* ``mnist``: the 60,000 + 10,000 images of LeCun, Cortes and Burges, in ``mnist/`` under the data
+  directory; plain, ``.gz`` or ``.xz``; missing files are downloaded from the usual mirrors.
+* any other name is a directory of four idx files with MNIST's names (such as Fashion-MNIST).
 """
 
 import functools
@@ -51,15 +51,15 @@ def load_images(name: str, data_dir: str | os.PathLike[str] | None = None) -> Im
     """Loads a set of images.
 
     Args:
-        name: ``digits``, ``mnist``, or a directory that holds four idx files.
-        data_dir: where ``mnist/`` lies; ``None`` for the places that ``files.data_dir`` names.
+        name: ``digits``, ``mnist``, or a directory of four idx files.
+        data_dir: directory of ``mnist/``; ``None`` for the default of ``files.data_dir``.
 
     Returns:
-        The images; the arrays are shared between callers and cannot be written to.
+        The images; their arrays are shared between callers and read-only.
 
     Raises:
-        FileNotFoundError: there is no such file, and it cannot be downloaded.
-        ValueError: a file is damaged, not the published one, or no file of its kind.
+        FileNotFoundError: if a file does not exist and cannot be downloaded.
+        ValueError: if a file is damaged, not the published one, or not an idx file.
 
     Examples:
         >>> load_images("digits").train.shape
@@ -76,7 +76,7 @@ def load_images(name: str, data_dir: str | os.PathLike[str] | None = None) -> Im
                 f"dataset: expected {DIGITS}, {MNIST} or a directory of idx files, got {name!r}, "
                 "and there is no such directory"
             )
-        title, arrays = directory.name, _idx_set({n: _there(directory / n) for n in MD5})
+        title, arrays = directory.name, _idx_set({n: _existing(directory / n) for n in MD5})
     for array in arrays:
         array.flags.writeable = False
     side = round(arrays[0].shape[1] ** 0.5)
@@ -88,7 +88,7 @@ def _digits() -> tuple[np.ndarray, ...]:
     from sklearn.datasets import load_digits
 
     loaded = load_digits()
-    # Writers follow one another in the file: mixed, so that both parts have all of them.
+    # The file is ordered by writer: shuffled, so that both parts contain all writers.
     order = np.random.default_rng(0).permutation(len(loaded.data))
     pixels = np.rint(loaded.data[order] * (255 / 16)).astype(np.uint8)
     labels = loaded.target[order].astype(np.uint8)
@@ -97,7 +97,7 @@ def _digits() -> tuple[np.ndarray, ...]:
 
 
 def _mnist(directory: Path) -> dict[str, Path]:
-    """The four files, verified; those that are missing are downloaded."""
+    """Paths of the four files, verified; missing ones are downloaded."""
     paths = {}
     for name, expected in MD5.items():
         path = files.find(directory / name)
@@ -118,7 +118,7 @@ def _download(name: str, target: Path) -> None:
         raise MissingFileError(
             f"expected MNIST's {name} at {target.parent / name} (or .gz, .xz), found no file, and "
             f"could not download it ({error}); put the four idx files there, set --data_dir or "
-            f"{files.ENVIRONMENT_VARIABLE} to the directory that holds mnist, or use "
+            f"{files.ENVIRONMENT_VARIABLE} to the directory that contains mnist, or use "
             f"--dataset={DIGITS}, which needs no file"
         ) from error
 
@@ -133,7 +133,7 @@ def _verify(name: str, expected: str, raw: bytes, source: str) -> None:
         )
 
 
-def _there(plain: Path) -> Path:
+def _existing(plain: Path) -> Path:
     path = files.find(plain)
     if path is None:
         raise MissingFileError(f"dataset: expected {plain} (or .gz, .xz), found no file")
@@ -141,7 +141,7 @@ def _there(plain: Path) -> Path:
 
 
 def _idx_set(paths: dict[str, Path]) -> tuple[np.ndarray, ...]:
-    """Images and labels of both parts, in the order of an ImageSet's fields."""
+    """Images and labels of both parts, in the order of the fields of ImageSet."""
     arrays = []
     for part in ("train", "t10k"):
         images_at, labels_at = (paths[f"{part}-{kind}"] for kind in _KINDS)
@@ -159,7 +159,7 @@ def _idx_set(paths: dict[str, Path]) -> tuple[np.ndarray, ...]:
         arrays += [images.reshape(len(images), -1).copy(), labels.copy()]
     if arrays[0].shape[1] != arrays[2].shape[1]:
         raise SettingError(
-            f"expected training and test images of one size, got {arrays[0].shape[1]} and "
+            f"expected training and test images of equal size, got {arrays[0].shape[1]} and "
             f"{arrays[2].shape[1]} pixels"
         )
     return tuple(arrays)
@@ -169,7 +169,7 @@ _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 
 
 def _idx(path: Path, magic: int) -> np.ndarray:
-    """The unsigned bytes of an idx file: big-endian magic number, sizes, then the entries."""
+    """Entries u8[...] of an idx file: big-endian magic number, sizes, then the entries."""
     raw = files.read(path)
     dims = magic & 0xFF
     found = int.from_bytes(raw[:4], "big")

@@ -1,15 +1,16 @@
-r"""Texts as rows, split into training, validation and test: for language models.
+r"""Texts for language models: rows, split into training, validation and test.
 
-* ``wikitext-2-raw``, ``wikitext-2``: WikiText-2 (Merity et al. 2016, arXiv:1609.07843; CC BY-SA) as
-  it was, or with rare words as ``<unk>``. A split is looked for as ``wikitext-2/wiki.train.raw``
-  (or ``.tokens``; ``.gz``, ``.xz``) and as ``wikitext-2-raw-v1/train-*.parquet`` (the hub's layout)
-  under the data directory; what is missing is fetched from the hub's ``Salesforce/wikitext``.
-* ``pydoc-topics``: the language reference that ships inside Python, always at hand. Rows are
-  paragraphs; of every ten topics one is for validation and one for the test.
+* ``wikitext-2-raw``, ``wikitext-2``: WikiText-2 (Merity et al. 2016, arXiv:1609.07843; CC BY-SA),
+  unmodified or with rare words as ``<unk>``. Splits are read from ``wikitext-2/wiki.train.raw``
+  (or ``.tokens``; ``.gz``, ``.xz``) or ``wikitext-2-raw-v1/train-*.parquet`` (the layout of Hugging
+  Face Hub) under the data directory; missing ones are downloaded from the hub's
+  ``Salesforce/wikitext``.
+* ``pydoc-topics``: the language reference that ships with Python, always available. Rows are
+  paragraphs; of every ten topics, one is for validation and one for the test.
 * a directory with the files ``train``, ``validation`` and ``test``: ``.txt`` (``.gz``, ``.xz``),
-  whose lines are rows, or ``.parquet`` with a column ``text``.
-* a UTF-8 text file, plain, ``.gz`` or ``.xz``: its last tenth of rows is the test, the tenth before
-  it is for validation.
+  with one row per line, or ``.parquet`` with a column ``text``.
+* a UTF-8 text file, plain, ``.gz`` or ``.xz``: the last tenth of its rows is the test split, the
+  tenth before it the validation split.
 """
 
 import functools
@@ -30,7 +31,7 @@ _HUB = "Salesforce/wikitext"
 _CONFIGURATIONS = {WIKITEXT_2: "wikitext-2-v1", WIKITEXT_2_RAW: "wikitext-2-raw-v1"}
 _SUFFIXES = {WIKITEXT_2: "tokens", WIKITEXT_2_RAW: "raw"}
 _FILES = {"train": "train", "validation": "valid", "test": "test"}
-SHA256 = {  # of the published files, decompressed; that of wiki.train.raw is not known here
+SHA256 = {  # of the published files, decompressed; that of wiki.train.raw is unknown
     "wiki.train.tokens": word_counts.SHA256[word_counts.WIKITEXT_2],
     "wiki.valid.tokens": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
     "wiki.test.tokens": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
@@ -40,13 +41,13 @@ SHA256 = {  # of the published files, decompressed; that of wiki.train.raw is no
 
 
 class Text(NamedTuple):
-    """A text's rows; an empty row is a blank line."""
+    """Rows of a text's splits; a blank line is an empty row."""
 
     title: str  # for plots and reports
     train: Sequence[str]
     validation: Sequence[str]
     test: Sequence[str]
-    sources: dict[str, str]  # {split: what it was read from}
+    sources: dict[str, str]  # {split: its file}
     sha256: str  # of all rows
 
 
@@ -58,12 +59,13 @@ def load_text(
 
     Args:
         name: ``wikitext-2-raw``, ``wikitext-2``, ``pydoc-topics``, a directory or a text file.
-        data_dir: where WikiText-2 lies; ``None`` for the places that ``files.data_dir`` names.
-        revision: of the hub's repository, where a split is fetched.
+        data_dir: directory of WikiText-2; ``None`` for the default of ``files.data_dir``.
+        revision: revision of the hub repository, for downloads.
 
     Raises:
-        FileNotFoundError: there is no such text, or it lacks a split.
-        ValueError: a file is damaged, not the published one or not UTF-8, or a split has no words.
+        FileNotFoundError: if the text or one of its splits does not exist.
+        ValueError: if a file is damaged, not the published one or not UTF-8, or a split has no
+            words.
 
     Examples:
         >>> len(load_text("pydoc-topics").train) > 1000
@@ -96,13 +98,15 @@ def load_text(
     checksum = files.sha256("\0".join("\n".join(of_split) for of_split in rows).encode())
     named = dict(zip(SPLITS, sources, strict=True))
     train, validation, test = map(tuple, rows)
-    return Text(title, train, validation, test, named, checksum)
+    return Text(
+        title=title, train=train, validation=validation, test=test, sources=named, sha256=checksum
+    )
 
 
 def _wikitext(
     name: str, split: str, directory: Path, revision: str | None
 ) -> tuple[list[str], str]:
-    """A split's rows and where they are from."""
+    """Rows of a split, and their file."""
     plain = f"wiki.{_FILES[split]}.{_SUFFIXES[name]}"
     path = files.find(directory / "wikitext-2" / plain)
     if path is not None:
@@ -125,12 +129,12 @@ def _fetched(name: str, split: str, expected: Path, revision: str | None) -> Pat
         from huggingface_hub import hf_hub_download
 
         return Path(hf_hub_download(_HUB, file, repo_type="dataset", revision=revision))
-    except Exception as error:  # out of reach or not there; kinds of errors vary by version
+    except Exception as error:  # unreachable or missing; error types vary by version
         reason = files.first_line(error)
         raise MissingFileError(
             f"expected the {split} split of {name} at {expected} (or .gz, .xz) or in the hub's"
             f" {_HUB} as {file}, which could not be fetched ({reason}); set --data_dir or"
-            f" {files.ENVIRONMENT_VARIABLE} to the directory that holds it, or use"
+            f" {files.ENVIRONMENT_VARIABLE} to the directory that contains it, or use"
             f" --dataset={PYDOC_TOPICS}, which needs no file"
         ) from error
 
@@ -146,8 +150,8 @@ def _verify(plain: str, raw: bytes, source: str) -> None:
 
 
 def _lines(text: str) -> list[str]:
-    """Rows with their line ends; those without words are empty, as in the hub's tables."""
-    # Not `splitlines`, which also cuts at separators that may stand inside a row.
+    """Rows with their line ends; rows without words are empty, as in the hub's tables."""
+    # Not `splitlines`, which also splits at separators that may occur within a row.
     return [row if row.strip() else "" for row in io.StringIO(text)]
 
 
@@ -156,15 +160,15 @@ def _parquet(path: Path) -> list[str]:
         from pyarrow import parquet
     except ImportError as error:
         raise SettingError(
-            f"expected pyarrow, to read {path}, which is not installed; install the extra lm"
+            f"expected pyarrow to be installed, to read {path}; install the extra lm"
         ) from error
     try:
         table: Any = parquet.read_table(path, columns=["text"])
         rows = [row or "" for row in table.column("text").to_pylist()]
         if not all(isinstance(row, str) for row in rows):
-            raise ValueError("the column has other things than strings")
+            raise ValueError("the column contains values that are not strings")
         return rows
-    except Exception as error:  # pyarrow's kinds of errors are many
+    except Exception as error:  # pyarrow raises many types of errors
         reason = files.first_line(error)
         raise SettingError(
             f"expected a complete parquet file with a column text at {path}: {reason}"

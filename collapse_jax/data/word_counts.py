@@ -3,16 +3,15 @@ r"""Text corpora as word counts.
 Three kinds of corpus, by name:
 
 * ``wikitext-2``: the training split of WikiText-2 (Merity et al. 2016, arXiv:1609.07843; CC BY-SA),
-  36,718 rows. Words are what whitespace separates, plus one ``<eos>`` for each row: 2,051,910 +
-  36,718 = 2,088,628 words of 33,277 + 1 = 33,278 types, the figures the paper gives. The file is
-  never downloaded from here; the rows of Hugging Face's ``Salesforce/wikitext`` (configuration
-  ``wikitext-2-v1``, split ``train``) give it back with
-  ``"".join(text or " \n" for text in rows)``.
-* ``pydoc-topics``: the language reference that ships inside Python, always at hand. Words are
+  36,718 rows. Words are separated by whitespace, with one ``<eos>`` for each row: 2,051,910 +
+  36,718 = 2,088,628 words of 33,277 + 1 = 33,278 types, as in the paper. The file is not
+  downloaded; it can be made from the rows of Hugging Face's ``Salesforce/wikitext`` (configuration
+  ``wikitext-2-v1``, split ``train``) with ``"".join(text or " \n" for text in rows)``.
+* ``pydoc-topics``: the language reference that ships with Python, always available. Words are
   lower-cased runs of letters and inner apostrophes. The text differs between Python versions, so
-  the title carries the version and the start of the checksum.
-* any other name is the path of a UTF-8 text file, plain, ``.gz`` or ``.xz``. Words are what
-  whitespace separates, as they stand.
+  the title contains the version and the start of the checksum.
+* any other name is the path of a UTF-8 text file, plain, ``.gz`` or ``.xz``. Words are separated by
+  whitespace and not modified.
 """
 
 import os
@@ -37,10 +36,10 @@ SHA256 = {  # of the published file, decompressed
 
 
 class Corpus(NamedTuple):
-    """A text as the number of times each word occurs in it.
+    """Word counts of a text.
 
     Axis names: ``word`` indexes word types, most frequent first, ties in alphabetical order. The
-    pool of rare words, if there is one, comes last whatever its count.
+    pool of rare words, if any, comes last regardless of its count.
     """
 
     name: str
@@ -58,18 +57,18 @@ def load_corpus(
     Args:
         name: ``wikitext-2``, ``pydoc-topics``, or the path of a UTF-8 text file (plain, ``.gz`` or
             ``.xz``).
-        data_dir: where ``wikitext-2/wiki.train.tokens`` (or ``.gz``, ``.xz``) lies; ``None`` for
-            the places that ``files.data_dir`` names.
-        vocabulary: how many of the most frequent words to keep; all others become the one symbol
-            ``<other>``, so the counts keep their sum. ``None`` keeps every word.
+        data_dir: directory that contains ``wikitext-2/wiki.train.tokens`` (or ``.gz``, ``.xz``);
+            ``None`` for the default of ``files.data_dir``.
+        vocabulary: number of most frequent words to keep; all others are counted as one symbol
+            ``<other>``. ``None`` keeps every word.
 
     Returns:
         The corpus.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, not the published one, not UTF-8 text or without words, or
-            ``vocabulary`` is not between 1 and the number of word types.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is damaged, not the published one, not UTF-8 text or without words,
+            or ``vocabulary`` is not between 1 and the number of word types.
 
     Examples:
         >>> corpus = load_corpus("pydoc-topics", vocabulary=1)
@@ -93,7 +92,13 @@ def load_corpus(
         raise SettingError(f"expected a text with words in it, got none in {name!r}; give another")
     ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
     words, counts = zip(*ranked, strict=True)
-    corpus = Corpus(name, title, words, np.array(counts, np.int64), files.sha256(raw))
+    corpus = Corpus(
+        name=name,
+        title=title,
+        words=words,
+        counts=np.array(counts, np.int64),
+        sha256=files.sha256(raw),
+    )
     return corpus if vocabulary is None else _pool_rare_words(corpus, vocabulary)
 
 
@@ -125,9 +130,9 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
     if path is None:
         raise MissingFileError(
             f"expected WikiText-2's training split at {plain} (or .gz, .xz), found no file; set "
-            f"--data_dir or {files.ENVIRONMENT_VARIABLE} to the directory that holds wikitext-2, "
-            "or make the file from the Hugging Face data set Salesforce/wikitext, configuration "
-            'wikitext-2-v1, split train: "".join(text or " \\n" for text in rows); '
+            f"--data_dir or {files.ENVIRONMENT_VARIABLE} to the directory that contains "
+            "wikitext-2, or make the file from the Hugging Face data set Salesforce/wikitext, "
+            'configuration wikitext-2-v1, split train: "".join(text or " \\n" for text in rows); '
             f"{PYDOC_TOPICS} needs no file"
         )
     raw = files.read(path)
@@ -141,10 +146,10 @@ def _wikitext_2_bytes(override: str | os.PathLike[str] | None) -> bytes:
 
 
 def pydoc_topics() -> dict[str, str]:
-    """Texts of the language reference that ships inside Python, by topic.
+    """Texts of the language reference that ships with Python, by topic.
 
     Raises:
-        ValueError: this Python was installed without it.
+        ValueError: if this Python was installed without it.
     """
     try:
         from pydoc_data.topics import topics
@@ -157,9 +162,10 @@ def pydoc_topics() -> dict[str, str]:
 
 
 def _english_words(text: str) -> list[str]:
-    """Lower-cased runs of letters; apostrophes, straight or typographic, count inside a run only.
+    """Lower-cased runs of letters, which may contain apostrophes, straight or typographic.
 
-    At a run's ends they are quotation marks: ``'red'`` is the word ``red``, ``isn’t`` is ``isn't``.
+    At the ends of a run they are quotation marks: ``'red'`` is the word ``red``, ``isn’t`` is
+    ``isn't``.
     """
     letters = r"[^\W\d_]+"
     return re.findall(rf"{letters}(?:'{letters})*", text.lower().replace("\u2019", "'"))
@@ -176,15 +182,17 @@ def _user_path(name: str) -> Path:
 
 
 def decode(raw: bytes, source: str) -> str:
-    """The text of UTF-8 bytes.
+    """Decodes UTF-8 bytes.
 
     Raises:
-        ValueError: they are something else; `source` says what is named then.
+        ValueError: if they are not UTF-8; the message names `source`.
     """
-    nul = raw.find(0)  # English in UTF-16 is valid UTF-8 full of NULs, as many binary files are
+    nul = raw.find(0)  # English in UTF-16, like many binary files, is valid UTF-8 with NULs
     if nul < 0:
         try:
-            return raw.decode("utf-8-sig")  # a byte-order mark is not part of the first word
+            return raw.decode(
+                "utf-8-sig"
+            )  # drops a byte-order mark, which is not part of the first word
         except UnicodeDecodeError as error:
             problem = f"byte 0x{raw[error.start]:02x} at {error.start:,}, which is not UTF-8"
     else:

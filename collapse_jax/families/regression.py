@@ -84,7 +84,7 @@ def regression(dim: int = 10, noise: float = 1.0, design: Design = "new") -> Fam
         if not same:
             return _draw(key, params.error, request.count, noise)
         normals = random.normal(jax.random.bits(key, (dim,)))
-        return _labelled(params.factor, params.error, normals, request.count, noise)
+        return _labelled(params.factor, params.error, normals, count=request.count, noise=noise)
 
     def fit(key: jax.Array, params: Weights, training: Training) -> tuple[Weights, Metrics]:
         del key
@@ -147,7 +147,9 @@ def _draw(key: jax.Array, error: jax.Array, count: Count, noise: float) -> Gram:
     dim = error.shape[0]
     k_design, k_noise = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     normals = random.normal(jax.random.bits(k_noise, (dim,)))
-    return _labelled(bartlett.factor(k_design, dim, count), error, normals, count, noise)
+    return _labelled(
+        bartlett.factor(k_design, dim, count), error, normals, count=count, noise=noise
+    )
 
 
 def _labelled(
@@ -200,7 +202,11 @@ def _metrics(noise: float) -> dict[str, Metric]:
             nonnegative=True,
         ),
         "weights_error": Metric(
-            "fitted less true weights", "units of y", ("dimension",), 1e-2 * noise, 1e3 * noise
+            "fitted less true weights",
+            "units of y",
+            dims=("dimension",),
+            scale=1e-2 * noise,
+            limit=1e3 * noise,
         ),
     }
 
@@ -209,7 +215,7 @@ def _check_sizes(dim: int, sizes: Sizes) -> None:
     """Requires T > d + 1, so that the expected excess risk is finite."""
     if sizes.training.count <= dim + 1:
         raise SettingError(
-            f"samples: a regression of dim {dim} needs more than {dim + 1} samples per generation,"
+            f"samples: expected more than {dim + 1} per generation for a regression of dim {dim},"
             f" got {sizes.training.count}"
         )
 

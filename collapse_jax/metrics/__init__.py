@@ -1,1 +1,1 @@
-"""Measures of samples that more than one kind of model is judged by."""
+"""Metrics of samples, independent of the kind of model."""

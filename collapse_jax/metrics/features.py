@@ -1,4 +1,4 @@
-r"""How a sample lies beside the original in a space of features.
+r"""Fréchet distance, precision, recall, density and coverage in a feature space.
 
 Axis legend: n points of the original, m of the sample, d features.
 """
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from collapse_jax.numerics import linalg
 
 NEIGHBOURS = 5  # k, as in Naeem et al. 2020
-# Added to covariances, relative to their mean variance: features that never vary have factors too.
+# Added to covariances, relative to their mean variance, so that constant features have factors.
 _RIDGE = 1e-6
 
 
@@ -23,14 +23,14 @@ class Summary(NamedTuple):
 
 
 class Manifold(NamedTuple):
-    """What the original keeps for `neighbourhoods`."""
+    """Points and their nearest-neighbour radii, for `neighbourhoods`."""
 
     points: jax.Array  # f32[n, d]
     radii: jax.Array  # f32[n], squared distance to the k-th nearest neighbour
 
 
 class Neighbourhoods(NamedTuple):
-    """Improved precision and recall, density and coverage; f32[] each, at best about 1."""
+    """Improved precision and recall, density and coverage; f32[] each, ideally about 1."""
 
     precision: jax.Array
     recall: jax.Array
@@ -39,14 +39,14 @@ class Neighbourhoods(NamedTuple):
 
 
 def summary(points: jax.Array) -> Summary:
-    """Mean and ddof=0 covariance of f32[m, d]."""
+    """Mean and ddof=0 covariance of points f32[m, d]."""
     mean = jnp.mean(points, axis=0)
     centred = points - mean
     return Summary(mean, centred.T @ centred / points.shape[0])
 
 
 def frechet_distance(one: Summary, other: Summary) -> jax.Array:
-    r"""The squared W2 distance of two Gaussians, which Heusel et al. 2017 named Fréchet distance.
+    r"""Squared W2 distance of two Gaussians, the Fréchet distance of Heusel et al. 2017.
 
     $|\mu_1 - \mu_2|^2 + tr(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})$; the trace of the
     root is the nuclear norm of $L_1^T L_2$ for any factors $\Sigma = L L^T$ (Dowson & Landau 1982).
@@ -65,23 +65,23 @@ def _regular(covariance: jax.Array) -> jax.Array:
 
 
 def manifold(points: jax.Array, neighbours: int = NEIGHBOURS) -> Manifold:
-    """Points with the radii that reach their k-th nearest neighbour."""
-    # A point is its own nearest: the k-th neighbour is number k from 0.
+    """Points f32[n, d] with the distances to their k-th nearest neighbours."""
+    # The nearest point is the point itself, so the k-th neighbour has index k.
     near, _ = jax.lax.top_k(-_squared_distances(points, points), neighbours + 1)
     return Manifold(points, -near[:, neighbours])
 
 
 def neighbourhoods(original: Manifold, sample: Manifold, k: int = NEIGHBOURS) -> Neighbourhoods:
-    """How the two samples lie within each other's k-nearest-neighbour balls.
+    """Precision, recall, density and coverage from k-nearest-neighbour balls.
 
-    Precision: the share of the sample inside some ball of the original; recall: the other way round
-    (Kynkäänniemi et al., arXiv 1904.06991). Density: the number of the original's balls that a
-    member of the sample is in, over k; coverage: the share of the original's balls that hold a
-    member (Naeem et al., arXiv 2002.09797). A point on the edge of a ball is outside.
+    Precision is the share of the sample inside any ball of the original, recall the share of the
+    original inside any ball of the sample (Kynkäänniemi et al., arXiv 1904.06991). Density is the
+    mean number of the original's balls around a sample point, over k; coverage is the share of the
+    original's balls that contain a sample point (Naeem et al., arXiv 2002.09797). Balls are open.
 
     Args:
-      original, sample: their points, and radii for this k.
-      k: neighbours that the radii reach, which density is counted in.
+      original, sample: points, with radii for this k.
+      k: number of the nearest neighbour that defines the radii.
     """
     distances = _squared_distances(original.points, sample.points)  # f32[n, m]
     inside = distances < original.radii[:, None]
@@ -96,7 +96,7 @@ def neighbourhoods(original: Manifold, sample: Manifold, k: int = NEIGHBOURS) ->
 
 
 def _squared_distances(one: jax.Array, other: jax.Array) -> jax.Array:
-    """f32[n, m], as sums of squares: no cancellation, so that a point is at 0 from itself."""
+    """Squared distances f32[n, m], as sums of squares: exactly 0 from a point to itself."""
 
     def row(point: jax.Array) -> jax.Array:
         return jnp.sum((other - point) ** 2, axis=1)

@@ -1,6 +1,6 @@
-r"""How rich and how repetitive a text is, from its tokens; pure functions of one text.
+r"""Statistics of a text's richness and repetition; pure functions of one text's tokens.
 
-A text is M blocks of T tokens; blocks that are not `live` do not count. N-grams lie within a block.
+A text is M blocks of T tokens; blocks that are not `live` are ignored. N-grams lie within a block.
 Axis legend: M blocks, T tokens, V vocabulary, R = M (T - n + 1) n-grams.
 """
 
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 DECILES = 10
-LARGEST_VOCABULARY = (1 << 16) - 1  # so that a pair of ids is a word of 32 bits, and not `_NONE`
-_NONE = np.uint32(0xFFFFFFFF)  # sorts last; the largest pair of ids is V^2 - 1
+LARGEST_VOCABULARY = (1 << 16) - 1  # so that a pair of ids fits in 32 bits and is not `_NONE`
+_NONE = np.uint32(0xFFFFFFFF)  # sorts last; pairs of ids are at most V^2 - 1
 
 
 def counts(tokens: jax.Array, live: jax.Array, vocabulary: int) -> jax.Array:
-    """How often each id occurs, i32[V].
+    """Number of occurrences of each id, i32[V].
 
     Args:
       tokens: i32[M, T].
@@ -26,7 +26,7 @@ def counts(tokens: jax.Array, live: jax.Array, vocabulary: int) -> jax.Array:
 
 
 def entropy(counts: jax.Array) -> jax.Array:
-    """Of counts i32[...] as a distribution, by the plug-in estimate, nats, f32[]."""
+    """Plug-in entropy of counts i32[...], nats, f32[]."""
     shares = counts / jnp.maximum(jnp.sum(counts), 1)
     return -jnp.sum(jnp.where(counts > 0, shares * jnp.log(jnp.where(counts > 0, shares, 1.0)), 0))
 
@@ -40,19 +40,19 @@ def heterozygosity(counts: jax.Array) -> jax.Array:
 def zipf_slope(counts: jax.Array) -> jax.Array:
     """Least-squares slope of ln count against ln rank over all types that occur, f32[].
 
-    0 where one type is left.
+    The slope is 0 if only one type occurs.
     """
     ordered = jnp.sort(counts, descending=True)
-    there = ordered > 0
+    valid = ordered > 0
     x = jnp.log(jnp.arange(1, len(ordered) + 1))
     y = jnp.log(jnp.maximum(ordered, 1))
-    number = jnp.maximum(jnp.sum(there), 1)
-    x = jnp.where(there, x - jnp.sum(jnp.where(there, x, 0)) / number, 0)
+    number = jnp.maximum(jnp.sum(valid), 1)
+    x = jnp.where(valid, x - jnp.sum(jnp.where(valid, x, 0)) / number, 0)
     return jnp.sum(x * y) / jnp.maximum(jnp.sum(x**2), 1e-12)
 
 
 def ngram_counts(tokens: jax.Array, live: jax.Array, vocabulary: int, n: int) -> jax.Array:
-    """How often each n-gram that occurs does, in no special order, padded with 0: i32[R].
+    """Counts of the n-grams that occur, unordered and padded with 0: i32[R].
 
     Args:
       tokens: i32[M, T].
@@ -61,8 +61,8 @@ def ngram_counts(tokens: jax.Array, live: jax.Array, vocabulary: int, n: int) ->
       n: 2 or 3.
     """
     grams = [tokens[:, i : tokens.shape[1] - n + 1 + i].astype(jnp.uint32) for i in range(n)]
-    there = jnp.broadcast_to(live[:, None], grams[0].shape)
-    pair = jnp.where(there, grams[0] * jnp.uint32(vocabulary) + grams[1], _NONE)
+    valid = jnp.broadcast_to(live[:, None], grams[0].shape)
+    pair = jnp.where(valid, grams[0] * jnp.uint32(vocabulary) + grams[1], _NONE)
     keys = [pair.ravel(), *(gram.ravel() for gram in grams[2:])]
     ordered = jax.lax.sort(keys, num_keys=len(keys))
     new = jnp.zeros(keys[0].shape, bool).at[0].set(True)
@@ -73,20 +73,20 @@ def ngram_counts(tokens: jax.Array, live: jax.Array, vocabulary: int, n: int) ->
 
 
 def distinct(counts: jax.Array) -> jax.Array:
-    """Share of different ones among all n-grams (Li et al. 2016, arXiv 1510.03055), f32[]."""
+    """Share of distinct n-grams among all n-grams (Li et al. 2016, arXiv 1510.03055), f32[]."""
     return jnp.sum(counts > 0) / jnp.maximum(jnp.sum(counts), 1)
 
 
 def repetition(tokens: jax.Array, live: jax.Array, n: int = 4, together: int = 64) -> jax.Array:
-    """Share of a block's n-grams that were in it before, mean over blocks, f32[].
+    """Share of a block's n-grams that occurred in it before, mean over blocks, f32[].
 
-    The seq-rep-n of Welleck et al. 2019, arXiv 1908.04319.
+    This is seq-rep-n of Welleck et al. 2019, arXiv 1908.04319.
 
     Args:
       tokens: i32[M, T].
       live: bool[M].
-      n: 4 in the literature.
-      together: blocks that are compared at a time.
+      n: length of n-grams; 4 in the literature.
+      together: blocks processed at a time.
     """
 
     def of_block(block: jax.Array) -> jax.Array:
@@ -103,13 +103,13 @@ def repetition(tokens: jax.Array, live: jax.Array, n: int = 4, together: int = 6
 def self_bleu(tokens: jax.Array, live: jax.Array, n: int = 4) -> jax.Array:
     """Mean BLEU-n of each block against all others (Zhu et al. 2018, arXiv 1802.01886), f32[].
 
-    Geometric mean of clipped precisions of 1- to n-grams, without smoothing; blocks are of one
-    length, so that there is no brevity penalty.
+    This is the geometric mean of clipped precisions of 1- to n-grams, without smoothing. Blocks are
+    of equal length, so there is no brevity penalty.
 
     Args:
       tokens: i32[S, T], a sample of blocks.
-      live: bool[S], at least 2 of them.
-      n: longest n-grams.
+      live: bool[S], at least two of them true.
+      n: length of the longest n-grams.
     """
     size = tokens.shape[0]
 
@@ -121,11 +121,11 @@ def self_bleu(tokens: jax.Array, live: jax.Array, n: int = 4) -> jax.Array:
             same = jnp.ones((size, length, length), bool)
             for i in range(order):
                 same &= equal[:, i : i + length, i : i + length]
-            found = jnp.sum(same, axis=2)  # [S, length]: how often each n-gram is in each block
+            found = jnp.sum(same, axis=2)  # [S, length]: count of each n-gram in each block
             own = found[number]
             other = live & (jnp.arange(size) != number)
             others = jnp.max(jnp.where(other[:, None], found, 0), axis=0)
-            # Each of an n-gram's `own` occurrences is right with the share that is not clipped.
+            # Each of an n-gram's `own` occurrences contributes its unclipped share.
             precision = jnp.mean(jnp.minimum(own, others) / own)
             logs.append(jnp.log(precision))
         return jnp.exp(sum(logs, jnp.float32(0)) / n)
@@ -135,15 +135,15 @@ def self_bleu(tokens: jax.Array, live: jax.Array, n: int = 4) -> jax.Array:
 
 
 def survival(first: jax.Array, now: jax.Array) -> jax.Array:
-    """Share of a first text's types that still occur, by decile of their rank in it.
+    """Share of the first text's types that still occur, by decile of their rank in it.
 
     Args:
       first: counts in the first text, i32[V].
-      now: counts in the present one, i32[V].
+      now: counts in the current text, i32[V].
 
     Returns:
-      f32[DECILES], from the most to the least frequent; equal counts in the order of their ids. 1
-      for a decile without types.
+      f32[DECILES], from the most to the least frequent types; ties are ordered by id. A decile
+      without types has share 1.
     """
     order = jnp.argsort(first, descending=True)
     types = jnp.sum(first > 0)
@@ -156,14 +156,14 @@ def survival(first: jax.Array, now: jax.Array) -> jax.Array:
 
 
 def tail(first: jax.Array, share: float) -> jax.Array:
-    """The rarest types of a first text, which together make up at most this share: bool[V].
+    """Mask of the rarest types whose tokens are at most this share of the first text: bool[V].
 
     Args:
-      first: counts in it, i32[V].
-      share: of its tokens.
+      first: counts in the first text, i32[V].
+      share: share of its tokens.
     """
     order = jnp.argsort(first)
     mass = jnp.cumsum(first[order])
-    # A share that is met exactly is not to be lost to rounding.
+    # The tolerance keeps types that reach the share exactly, despite rounding.
     rare = (mass <= share * jnp.sum(first) * (1 + 1e-6)) & (first[order] > 0)
     return jnp.zeros(first.shape, bool).at[order].set(rare)

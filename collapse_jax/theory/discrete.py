@@ -32,7 +32,7 @@ def _check_frequencies(frequencies: ArrayLike) -> Floats:
     """Return frequencies f64[..., symbol], or raise SettingError unless they sum to 1."""
     checked = check_share("frequencies", np.asarray(frequencies, dtype=np.float64))
     if checked.ndim == 0 or not np.allclose(checked.sum(axis=-1), 1, rtol=0, atol=1e-9):
-        raise arguments.refusal("frequencies", "a sum of 1 over the last axis", frequencies)
+        raise arguments.setting_error("frequencies", "a sum of 1 over the last axis", frequencies)
     return checked
 
 
@@ -128,7 +128,7 @@ def symbol_survival_bound(expected_count: ArrayLike, fits: Integers) -> Floats:
     """
     expected = np.asarray(expected_count, dtype=np.float64)
     if not np.all(expected >= 0):
-        raise arguments.refusal("expected_count", "numbers >= 0", expected_count)
+        raise arguments.setting_error("expected_count", "numbers >= 0", expected_count)
     return -np.expm1(-expected / check_integers("fits", fits, 1))
 
 
@@ -240,7 +240,7 @@ def fixed_count_steady_homozygosity(
     samples = check_constant_samples(samples, minimum=1)
     real: NDArray[Any] = check_integers("real_samples", real_samples, 0) / samples
     if np.any(real > 1):
-        raise arguments.refusal("real_samples", f"at most samples = {samples}", real_samples)
+        raise arguments.setting_error("real_samples", f"at most samples = {samples}", real_samples)
     kept = (1 - real) ** 2
     original = np.sum(_check_frequencies(frequencies) ** 2, axis=-1)
     inflow = (1 - kept) * original + (1 - real * original) / samples

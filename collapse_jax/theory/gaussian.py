@@ -292,7 +292,7 @@ def standard_deviation_exceedance_bound(
     """
     epsilon = np.asarray(threshold, dtype=np.float64)
     if not np.all(epsilon > 0):
-        raise arguments.refusal("threshold", "numbers > 0", threshold)
+        raise arguments.setting_error("threshold", "numbers > 0", threshold)
     sizes, counts = unroll(samples, fits)
     decay = np.exp(-running_sum(1 / (4 * sizes), counts))
     bound: Floats = np.minimum(1.0, np.sqrt(variance) / epsilon * decay)

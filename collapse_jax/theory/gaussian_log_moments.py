@@ -29,7 +29,7 @@ def _degrees_of_freedom(
     dimension = int(check_integers("dimension", dimension, 1))
     sizes, counts = unroll(samples, fits)
     if np.any(check_integers("samples", samples, 2) <= dimension):
-        raise arguments.refusal("samples", f"more than dimension = {dimension}", samples)
+        raise arguments.setting_error("samples", f"more than dimension = {dimension}", samples)
     return sizes, sizes[:, None] - 1 - np.arange(dimension), counts
 
 

@@ -98,7 +98,7 @@ def kde_moments(
     """
     sizes, counts = unroll(samples, fits)
     if not 0 <= real_samples <= sizes.min(initial=np.iinfo(np.int64).max):
-        raise arguments.refusal("real_samples", "0 to samples", real_samples)
+        raise arguments.setting_error("real_samples", "0 to samples", real_samples)
     add, factors = _density(bandwidth, sizes, dimension)
     spread, drift = [variance], [0.0]
     for size, factor in zip(sizes, factors, strict=True):

@@ -149,7 +149,7 @@ def fixed_count_steady_state(
     check_estimator(estimator)
     real = check_integers("real_samples", real_samples, 0) / samples
     if np.any(real > 1):
-        raise arguments.refusal("real_samples", f"at most samples = {samples}", real_samples)
+        raise arguments.setting_error("real_samples", f"at most samples = {samples}", real_samples)
     if estimator == "ml":
         drift = variance / (samples * real * (2 - real) + 1 - real)
         return SteadyState(drift, variance - drift)

@@ -27,7 +27,7 @@ def check_integers(name: str, values: Integers, minimum: int) -> NDArray[np.int6
     array = np.asarray(values)
     whole = np.issubdtype(array.dtype, np.integer) or array.size == 0
     if not whole or np.any(array < minimum):
-        raise arguments.refusal(name, f"integers >= {minimum}", values)
+        raise arguments.setting_error(name, f"integers >= {minimum}", values)
     return array.astype(np.int64)
 
 
@@ -35,7 +35,7 @@ def check_constant_samples(samples: int, minimum: int = 2) -> int:
     """Return one constant sample size, or raise SettingError for a schedule or a small one."""
     sizes = check_integers("samples", samples, minimum)
     if sizes.ndim:
-        raise arguments.refusal("samples", "one integer, not a schedule", samples)
+        raise arguments.setting_error("samples", "one integer, not a schedule", samples)
     return int(sizes)
 
 
@@ -43,7 +43,7 @@ def check_share(name: str, share: float | Floats) -> Floats:
     """Return `share` as float64, or raise SettingError unless it lies in [0, 1]."""
     array = np.asarray(share, dtype=np.float64)
     if not np.all((array >= 0) & (array <= 1)):
-        raise arguments.refusal(name, "shares in [0, 1]", share)
+        raise arguments.setting_error(name, "shares in [0, 1]", share)
     return array
 
 
@@ -70,7 +70,7 @@ def unroll(
     if sizes.ndim == 0:
         return np.full(last, sizes), counts
     if sizes.ndim > 1 or len(sizes) < last:
-        raise arguments.refusal("samples", f"one size for each of {last} fits", samples)
+        raise arguments.setting_error("samples", f"one size for each of {last} fits", samples)
     return sizes[:last], counts
 
 

@@ -1,4 +1,4 @@
-"""Image sets: idx files in every packing, checksums, downloads, and what is refused in one line."""
+"""Image sets: idx files in every compression, checksums, downloads, one-line errors."""
 
 import gzip
 import hashlib
@@ -94,7 +94,7 @@ def test_a_truncated_archive_and_a_missing_file(tmp_path):
 
 @pytest.fixture
 def published(monkeypatch):
-    """MNIST as six small images, published under their own checksums."""
+    """Six small images in place of MNIST, with their checksums."""
     images.load_images.cache_clear()
     raw = raw_set()
     for name, content in raw.items():
@@ -123,7 +123,7 @@ def test_missing_files_are_downloaded_verified_and_kept(tmp_path, published, mon
     assert found.train.shape == (6, 16)
     assert "train-images-idx3-ubyte.gz" in capsys.readouterr().err  # the progress bar's label
     names = sorted(path.name for path in (cache / "mnist").iterdir())
-    assert names == sorted(f"{name}.gz" for name in published)  # and nothing half written
+    assert names == sorted(f"{name}.gz" for name in published)  # and no partial file
     monkeypatch.setattr(images, "MIRRORS", ())
     images.load_images.cache_clear()
     assert images.load_images("mnist", cache).sha256 == found.sha256

@@ -1,4 +1,4 @@
-"""Texts: every layout gives the same rows; what is refused in one line."""
+"""Texts: all layouts give the same rows; one-line errors."""
 
 import functools
 import gzip
@@ -37,13 +37,13 @@ def nothing_remembered():
 
 
 def laid_out(rows):
-    """A split as it is in the plain files."""
+    """A split in the format of the plain files."""
     return "".join(row or " \n" for row in rows).encode()
 
 
 @pytest.fixture
 def published(monkeypatch):
-    """WikiText-2 as a dozen rows, published under their own checksums."""
+    """A dozen rows in place of WikiText-2, with their checksums."""
     for suffix in ("raw", "tokens"):
         for split, stem in FILES.items():
             checksum = hashlib.sha256(laid_out(ROWS[split])).hexdigest()
@@ -52,7 +52,7 @@ def published(monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Nothing may be fetched."""
+    """Fails on any download."""
 
     def refuse(*args, **kwargs):
         raise AssertionError(f"fetched {args}")
@@ -73,7 +73,7 @@ def write_table(path, rows, column="text"):
 
 
 def write_plain(directory, name, splits=ROWS, suffix="", pack=bytes):
-    """WikiText-2 as its authors laid it out."""
+    """WikiText-2 in its authors' layout."""
     kind = "raw" if name == "wikitext-2-raw" else "tokens"
     for split, rows in splits.items():
         path = directory / "wikitext-2" / f"wiki.{FILES[split]}.{kind}{suffix}"
@@ -81,7 +81,7 @@ def write_plain(directory, name, splits=ROWS, suffix="", pack=bytes):
 
 
 def write_hub(directory, name, splits=ROWS):
-    """WikiText-2 as the hub lays it out."""
+    """WikiText-2 in the hub's layout."""
     for split, rows in splits.items():
         write_table(directory / f"{name}-v1" / f"{split}-00000-of-00001.parquet", rows)
 
@@ -194,7 +194,7 @@ def test_wikitext_2_that_was_changed_is_refused_with_both_checksums(
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """What was asked of a hub that has everything."""
+    """Requests to a mock hub that has every file."""
     asked = []
 
     def download(repo_id, filename, *, repo_type, revision):
@@ -271,7 +271,7 @@ def test_offline_the_error_says_what_to_do(tmp_path, published, monkeypatch, dow
         "--dataset=pydoc-topics",
     ):
         assert part in message
-    # And what has come since is found.
+    # Files that have been added since are found.
     write_hub(tmp_path, "wikitext-2-raw")
     same_rows(text_splits.load_text("wikitext-2-raw", tmp_path))
 
@@ -397,7 +397,7 @@ def test_a_text_that_is_not_there(tmp_path, monkeypatch, name):
         assert known in message
 
 
-# --- files that are not what they should be ------------------------------------------------------
+# --- invalid files -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_binary_is_refused_with_the_offending_byte(tmp_path, monkeypatch, raw, p
     directory = Path(write_directory(tmp_path / "mine"))
     path = write(directory / "test.txt", raw)
     assert f"{path}, got {problem}" in refusal(directory)
-    # A file of WikiText-2 whose checksum nobody published.
+    # A file of WikiText-2 without a published checksum.
     monkeypatch.delitem(text_splits.SHA256, "wiki.train.raw", raising=False)
     path = write(tmp_path / "wikitext-2" / "wiki.train.raw", raw)
     assert f"{path}, got {problem}" in refusal("wikitext-2-raw", tmp_path)
@@ -487,7 +487,7 @@ def test_published_wikitext_2_has_the_published_figures(offline):
     assert {split: len(of_split) for split, of_split in rows.items()} == {
         "train": 36_718, "validation": 3_760, "test": 4_358
     }  # fmt: skip
-    # Words and one <eos> a row, the numbers of the paper.
+    # Words and one <eos> per row, the numbers of the paper.
     assert {
         split: sum(len(row.split()) + 1 for row in of_split) for split, of_split in rows.items()
     } == {"train": 2_088_628, "validation": 217_646, "test": 245_569}

@@ -1,4 +1,4 @@
-"""Corpora: where they are looked for, what is counted, and what is refused in one line."""
+"""Corpora: their location, word counts, and one-line errors."""
 
 import gzip
 import hashlib
@@ -14,12 +14,12 @@ import pytest
 
 from collapse_jax.data import files, word_counts
 
-ROWS = " = Sea = \n \n the sea , the <unk> \n"  # laid out as in wiki.train.tokens: blank rows " \n"
+ROWS = " = Sea = \n \n the sea , the <unk> \n"  # layout of wiki.train.tokens: blank rows " \n"
 
 
 @pytest.fixture
 def toy_wikitext(tmp_path, monkeypatch):
-    """A data directory whose WikiText-2 is three rows, published under their own checksum."""
+    """A data directory with three rows in place of WikiText-2, and their checksum."""
     (tmp_path / "wikitext-2").mkdir()
     checksum = hashlib.sha256(ROWS.encode()).hexdigest()
     monkeypatch.setitem(word_counts.SHA256, word_counts.WIKITEXT_2, checksum)
@@ -38,7 +38,7 @@ def one_line(caught: pytest.ExceptionInfo[Exception]) -> str:
     return message
 
 
-# --- where corpora lie ---------------------------------------------------------------------------
+# --- location of corpora -------------------------------------------------------------------------
 
 
 def test_data_dir_prefers_flag_then_environment_then_cache(monkeypatch):
@@ -66,7 +66,7 @@ def test_import_is_light():
     assert done.stdout == "[]\n"
 
 
-# --- what is counted -----------------------------------------------------------------------------
+# --- word counts ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_vocabulary_is_refused_where_the_pool_would_meet_a_word_of_its_name(tmp_
     assert word_counts.load_corpus(path, vocabulary=1).words == ("a", "<other>")
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
 def test_missing_wikitext_2_says_where_it_looked_and_where_to_get_it(tmp_path):

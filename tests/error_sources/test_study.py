@@ -201,7 +201,7 @@ def test_figure_and_table_hold_the_data(found, tmp_path):
 
 @pytest.mark.slow
 def test_files_of_a_run(found, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "study", lambda *_: found.copy())
+    monkeypatch.setattr(study, "study", lambda *_, **__: found.copy())
     config = ErrorSourcesConfig(workdir=str(tmp_path), generations=GENERATIONS, chains=CHAINS)
     run(config)
     assert json.loads((tmp_path / "config.json").read_text())["chains"] == CHAINS

@@ -21,7 +21,7 @@ CENTRE, SCALE = 0.5, 2.0
 
 
 def in_frame(rows, spare=0):
-    """Rows f64[M, d] in a frame that isn't the world's, with room that holds rubbish."""
+    """Rows f64[M, d] in a frame that is not the identity; unused capacity holds large values."""
     dim = rows.shape[1]
     values = np.concatenate([(rows - CENTRE) / SCALE, np.full((spare, dim), np.nan)])
     frame = Affine(jnp.full(dim, CENTRE), jnp.full(dim, math.log(SCALE)), None)
@@ -130,7 +130,7 @@ def test_draws_have_the_law_of_the_whole_density():
 
     for i in range(3):
         assert stats.kstest(drawn[:, i], cdf).statistic < 2.23 / math.sqrt(chains)  # 1 in 10^4
-    # Given the rows, draws are independent: each has a centre of its own, with replacement.
+    # Given the rows, draws are independent: each has its own centre, with replacement.
     correlation = np.corrcoef(drawn.T)[np.triu_indices(3, 1)]
     assert np.all(np.abs(correlation) < 4 / math.sqrt(chains))
 
@@ -169,7 +169,7 @@ def test_more_draws_than_centres_are_refused():
     planning.check_pair(family, regimes.replace([10, 20]), 5)
     with pytest.raises(ValueError, match="^centres: expected at least 21, .* got 20"):
         planning.check_pair(family, regimes.replace([10, 21]), 5)
-    planning.check_pair(family, regimes.fresh(40, 0.5), 5)  # of 40 rows 20 are drawn
+    planning.check_pair(family, regimes.fresh(40, 0.5), 5)  # 20 of 40 rows are synthetic
 
 
 SAMPLES, LAST, TAIL = 6, 4, 0.1
@@ -199,7 +199,7 @@ def brute_force(rng, chains, regime, bandwidth):
 
 def assert_means(values, theoretical):
     error = values.std(axis=1) / math.sqrt(values.shape[1])
-    assert np.all(error < 0.02 * np.maximum(theoretical, 0.05))  # a wrong formula would show
+    assert np.all(error < 0.02 * np.maximum(theoretical, 0.05))  # rejects wrong formulas
     assert np.all(np.abs(values.mean(axis=1) - theoretical) < 4 * error)
 
 

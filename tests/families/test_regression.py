@@ -18,7 +18,7 @@ CHAINS = 20_000
 
 
 def drawn(dim, count, error, traced):
-    """Many data sets labelled by weights with this error: X'X and X'(y - X w) in f64."""
+    """X'X and X'(y - X w), f64, of many data sets labelled by weights with this error."""
     family, weights = families.regression(dim, 0.5), Weights(jnp.asarray(error, jnp.float32), None)
 
     def draw(keys, count):
@@ -56,7 +56,7 @@ def test_data_are_those_of_rows(dim, count, traced):
     assert_mean(residual[:, :, None] * residual[:, None, :] - 0.25 * matrix, 0.0)
     ranks = np.linalg.matrix_rank(matrix[:50], tol=1e-3, hermitian=True)
     assert np.all(ranks == min(dim, count))
-    if dim == 3:  # the law of the smallest eigenvalue, against rows
+    if dim == 3:  # distribution of the smallest eigenvalue, against rows
         rows = np.random.default_rng(0).normal(size=(CHAINS, count, dim))
         ours, theirs = (np.linalg.eigvalsh(g)[:, 0] for g in (matrix, rows.mT @ rows))
         assert stats.ks_2samp(ours, theirs).statistic < 2.23 * math.sqrt(2 / CHAINS)
@@ -139,7 +139,7 @@ def test_regimes_and_sizes_that_cannot_be_served_are_refused():
         planning.check_pair(new, regimes.subsample(12), 3)
     assert "sampler" not in str(caught.value)
     planning.check_pair(new, regimes.replace(5), 3)
-    with pytest.raises(ValueError, match="^samples: .* more than 4 samples .* got 4"):
+    with pytest.raises(ValueError, match="^samples: expected more than 4 per generation .* got 4"):
         planning.check_pair(new, regimes.replace(4), 3)
 
 
@@ -172,7 +172,7 @@ def test_closed_forms(design, pooled):
     else:
         found = theory.regression_excess_risk(ROWS, fits, **options)
     error = values.std(axis=1) / math.sqrt(values.shape[1])
-    assert np.all(error < 0.02 * found)  # a wrong formula would show
+    assert np.all(error < 0.02 * found)  # precise enough to reject a wrong formula
     assert np.all(np.abs(values.mean(axis=1) - found) < 4 * error)
 
 

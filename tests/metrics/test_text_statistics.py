@@ -1,4 +1,4 @@
-"""Statistics of texts against plain Python: n-grams counted one by one, measures as defined."""
+"""Statistics of texts against plain Python: n-grams counted one by one, and definitions."""
 
 import math
 from collections import Counter
@@ -15,17 +15,17 @@ from collapse_jax.metrics import text_statistics
 BLOCKS, LENGTH = 7, 12
 SMALL = 50
 LARGEST = text_statistics.LARGEST_VOCABULARY  # pairs of its ids need all of 32 bits
-# Of unlike richness: some repeat nearly all they say, some nothing.
+# Texts of various richness: some repeat nearly everything, some nothing.
 RICHNESS = (1, 2, 3, 8, 40)
 
 
 def sample(seed, vocabulary, richness):
-    """Blocks, and which of them count; the ids are the ends of the range and some between."""
+    """Blocks and their mask; ids are the ends of the range and some between."""
     rng = np.random.default_rng(seed)
     ids = [vocabulary - 2, 0, vocabulary - 3, 1, *rng.integers(2, vocabulary - 3, 36)][:richness]
     tokens = rng.choice(ids, (BLOCKS, LENGTH)).astype(np.int32)
     live = rng.permutation(np.arange(BLOCKS) < 2 + seed % 5)
-    # What does not count is unlike all that does.
+    # Masked blocks differ from all others.
     tokens[~live] = rng.integers(0, vocabulary, tokens[~live].shape)
     return tokens, live
 
@@ -66,12 +66,12 @@ def grams(block, n):
 
 
 def tally(tokens, live, n):
-    """How often each n-gram occurs."""
+    """Number of occurrences of each n-gram."""
     return Counter(gram for block in tokens[live] for gram in grams(block, n))
 
 
 def same_counts(found, expected):
-    """Whatever their order, and with nothing but zeros beside them."""
+    """In any order, and padded with zeros only."""
     found = np.asarray(found)
     assert (found >= 0).all()
     assert sorted(found[found > 0].tolist()) == sorted(expected.values())
@@ -97,7 +97,7 @@ def test_counts_and_ngram_counts_are_those_of_a_counter(seed, vocabulary, richne
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_the_largest_ids_count_as_any_others(n):
-    # The last pair of 2^16 ids, (65535, 65535), is the word of 32 ones, which sorts last.
+    # The last pair of 2^16 ids, (65535, 65535), has 32 one bits and sorts last.
     tokens = np.full((BLOCKS, LENGTH), LARGEST - 1, np.int32)
     tokens[:2, ::5] = LARGEST - 2
     tokens[2, 3:5] = 0
@@ -175,7 +175,7 @@ def bleu(block, others, n):
         own = Counter(grams(block, order))
         most = Counter()
         for other in others:
-            most |= Counter(grams(other, order))  # the largest count of any reference
+            most |= Counter(grams(other, order))  # the largest count in any other block
         product *= (own & most).total() / own.total()
     return product ** (1 / n)
 
@@ -217,7 +217,7 @@ def test_self_bleu_clips_what_a_block_says_more_often_than_any_other():
     np.testing.assert_allclose(self_bleu(tokens, n=2), np.mean(expected), rtol=1e-5)
 
 
-# --- what is left of a first text ----------------------------------------------------------------
+# --- survival of a first text ------------------------------------------------------------------
 
 
 def first_counts(seed, types):

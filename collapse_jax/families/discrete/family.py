@@ -212,7 +212,7 @@ def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
     def positive(
         text: str, units: str = "1", scale: float = 1e-3, limit: float = 1.0, symbol: str = ""
     ) -> Metric:
-        return Metric(text, units, (), scale, limit, nonnegative=True, symbol=symbol)
+        return Metric(text, units, scale=scale, limit=limit, nonnegative=True, symbol=symbol)
 
     largest = math.log(max(symbols, 2))
     metrics = {
@@ -227,15 +227,20 @@ def _metrics(symbols: int, frequencies: bool) -> dict[str, Metric]:
         "surviving_share": Metric(
             "share of surviving symbols, by initial frequency",
             "1",
-            ("frequency_bin",),
-            1e-2,
-            1.0,
-            True,
+            dims=("frequency_bin",),
+            scale=1e-2,
+            limit=1.0,
+            nonnegative=True,
         ),
     }
     if frequencies:
         metrics["frequency"] = Metric(
-            "frequency of a symbol in the model", "1", ("symbol",), 1e-2, 1.0, True
+            "frequency of a symbol in the model",
+            "1",
+            dims=("symbol",),
+            scale=1e-2,
+            limit=1.0,
+            nonnegative=True,
         )
     return metrics
 
@@ -247,7 +252,7 @@ def _original(given: np.ndarray, tail: float) -> _Original:
         )
     values = given.astype(np.float64)
     if not np.all(np.isfinite(values)) or np.any(values < 0) or values.sum() <= 0:
-        raise arguments.refusal(
+        raise arguments.setting_error(
             "probabilities", "finite numbers >= 0 with a positive sum", values.tolist()
         )
     probabilities = values / values.sum()

@@ -27,7 +27,7 @@ def symbol_survival(summary: xr.Dataset, curves: Curves) -> Figure:
     curve = curves.get(("surviving_share", "mean"))
     if curve is not None and np.ndim(curve) > 1:
         curve = np.asarray(curve)[:, seen]
-    style.entries(ax, x, lines, curve, "expected share")
+    style.entries(ax, x, lines, curve=curve, label="expected share")
     ax.set_ylim(-0.02, 1.02)
     ax.set_ylabel("share of surviving words, mean over chains")
     return style.legend(figure, title="initial frequency")

@@ -187,7 +187,7 @@ def _original_moments(
     if spread.shape != (dim, dim):
         raise SettingError(f"covariance: expected shape ({dim}, {dim}), got {spread.shape}")
     if not np.allclose(spread, spread.T) or np.min(np.linalg.eigvalsh(spread)) <= 0:
-        raise arguments.refusal(
+        raise arguments.setting_error(
             "covariance", "a symmetric positive definite matrix", spread.tolist()
         )
     return location, spread
@@ -211,12 +211,12 @@ def _check_sizes(dim: int, estimator: str, sampler: str, sizes: Sizes) -> None:
     """Requires that every fit has full rank."""
     if sizes.training.count - 1 < dim:
         raise SettingError(
-            f"samples: a Gaussian of dim {dim} needs at least {dim + 1} samples per generation,"
-            f" got {sizes.training.count}"
+            f"samples: expected at least {dim + 1} per generation for a Gaussian of dim {dim}, got"
+            f" {sizes.training.count}"
         )
     drawn = [sizes.synthetic.count, sizes.fresh.count, sizes.reused.count]
     if sampler == "exact" and max(drawn) - 1 < dim:
         raise SettingError(
-            f"samples: the exact sampler at dim {dim} needs at least {dim + 1} samples from one"
-            f" source, got at most {max(drawn)}; use sampler=rows"
+            f"samples: expected at least {dim + 1} from one source for the exact sampler at dim"
+            f" {dim}, got at most {max(drawn)}; use sampler=rows"
         )

@@ -188,7 +188,7 @@ def best_of(
 
     def attempt(i: jax.Array | int) -> Fit:
         k_start = jax.random.fold_in(key, i)
-        start = plus_plus(k_start, columns, weights, components, fitting)
+        start = plus_plus(k_start, columns, weights, components=components, fitting=fitting)
         return fit(start, columns, weights, fitting)
 
     def body(i: jax.Array, best: Fit) -> Fit:

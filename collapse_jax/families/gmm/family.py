@@ -149,7 +149,7 @@ def _draw(key: jax.Array, mixture: Mixture, request: Request) -> pools.Rows:
 
 
 def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
-    """The family's fit; on CPU, EM runs sequentially: each chain stops when it converges."""
+    """The family's fit; on CPU, EM runs sequentially, so each chain stops when it converges."""
 
     @sequential
     def warm_fit(before: Mixture, columns: jax.Array, weights: jax.Array) -> em.Fit:
@@ -157,7 +157,9 @@ def _fitting(components: int, warm: bool, starts: int, fitting: Fitting) -> Any:
 
     @sequential
     def cold_fit(key: jax.Array, columns: jax.Array, weights: jax.Array) -> em.Fit:
-        return em.best_of(key, columns, weights, components, starts, fitting)
+        return em.best_of(
+            key, columns, weights, components=components, starts=starts, fitting=fitting
+        )
 
     def fit(key: jax.Array, params: Mixture, training: Training) -> tuple[Mixture, Metrics]:
         values, mask = training.pool.values, pools.live(training.pool)

@@ -61,14 +61,14 @@ def original(given: str | Mapping[str, Any], tail: float) -> Original:
             f" {found.covariances.tolist()}"
         )
     return Original(
-        found,
-        jax.tree.map(np.asarray, mixture),
-        held_out,
-        (lower, upper),
-        directions.astype(np.float32),
-        quantiles.astype(np.float32),
-        self_product,
-        float(np.mean(found.log_density(held_out.T.astype(np.float64)))),
+        distribution=found,
+        mixture=jax.tree.map(np.asarray, mixture),
+        held_out=held_out,
+        tails=(lower, upper),
+        directions=directions.astype(np.float32),
+        projected=quantiles.astype(np.float32),
+        self_product=self_product,
+        log_likelihood=float(np.mean(found.log_density(held_out.T.astype(np.float64)))),
     )
 
 
@@ -114,13 +114,13 @@ def metrics(given: Original) -> dict[str, Metric]:
     log_determinant = float(original.weights @ np.linalg.slogdet(original.covariances)[1])
 
     def likelihood(text: str, known: float | None = None) -> Metric:
-        return Metric(text, "nats", (), 0.01, 1e8,
+        return Metric(text, "nats", scale=0.01, limit=1e8,
                       centre=given.log_likelihood, original=known)  # fmt: skip
 
     return {
         "integrated_squared_error": Metric(
-            "integral of (p - q)^2", f"data units^-{dim}", (), 1e-6 * self_product,
-            min(1e4**dim, 1e30) * self_product, nonnegative=True,
+            "integral of (p - q)^2", f"data units^-{dim}", scale=1e-6 * self_product,
+            limit=min(1e4**dim, 1e30) * self_product, nonnegative=True,
         ),
         "held_out_log_likelihood": likelihood(
             f"mean log-density of {_HELD_OUT} held-out original rows under the model",
@@ -131,38 +131,43 @@ def metrics(given: Original) -> dict[str, Metric]:
         ),
         "tail_mass": Metric(
             "model's probability beyond the original's tail quantiles, mean over dimensions", "1",
-            (), 1e-4, 1.0, nonnegative=True,
+            scale=1e-4, limit=1.0, nonnegative=True,
         ),
         "log_variance": Metric(
-            "log of the mean marginal variance", "ln(data units^2)", (), 0.05, 1e3,
+            "log of the mean marginal variance", "ln(data units^2)", scale=0.05, limit=1e3,
             centre=math.log(variance), symbol=r"\ln\sigma_n^2",
         ),
         "w2_squared": Metric(
             f"sliced squared W2 to the original, {_DRAWN} rows on {_DIRECTIONS} directions",
-            "data units^2", (), 0.01 * variance, 1e6 * variance, nonnegative=True, symbol="W_2^2",
+            "data units^2", scale=0.01 * variance, limit=1e6 * variance, nonnegative=True,
+            symbol="W_2^2",
         ),
         "live_components": Metric(
             "components with an expected number of training rows of at least 1", "components",
-            (), 1.0, 1e3, nonnegative=True,
+            scale=1.0, limit=1e3, nonnegative=True,
         ),
-        "weight": Metric("weight of a component", "1", each, 0.01, 1.0, nonnegative=True),
+        "weight": Metric(
+            "weight of a component", "1", dims=each, scale=0.01, limit=1.0, nonnegative=True,
+        ),
         "component_mean": Metric(
-            "mean of a component", "data units", (*each, "dimension"), 0.5 * sd, 1e3 * sd,
+            "mean of a component", "data units", dims=(*each, "dimension"), scale=0.5 * sd,
+            limit=1e3 * sd,
             centre=location,
         ),
         "component_covariance": Metric(
             "covariance of a component", "data units^2",
-            (*each, "dimension", "other_dimension"), 0.1 * variance, 1e4 * variance,
+            dims=(*each, "dimension", "other_dimension"), scale=0.1 * variance,
+            limit=1e4 * variance,
             symbol=r"\Sigma_n",
         ),
         "log_determinant": Metric(
-            "log-determinant of a component's covariance", f"ln(data units^{2 * dim})", each,
-            0.1, 1e4, centre=log_determinant, symbol=r"\ln|\Sigma_n|",
+            "log-determinant of a component's covariance", f"ln(data units^{2 * dim})", dims=each,
+            scale=0.1, limit=1e4, centre=log_determinant, symbol=r"\ln|\Sigma_n|",
         ),
         "log_likelihood": likelihood(
             "mean log-likelihood of the training rows before the last M step"
         ),
         "em_iterations": Metric(
-            "EM iterations of the fit", "iterations", (), 5.0, 1e6, nonnegative=True
+            "EM iterations of the fit", "iterations", scale=5.0, limit=1e6, nonnegative=True
         ),
     }  # fmt: skip

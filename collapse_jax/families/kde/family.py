@@ -233,7 +233,7 @@ def _tail_mass(params: Kernels, pool: pools.Rows, tail: float) -> jax.Array:
 
 def _metrics(dim: int) -> dict[str, Metric]:
     def distance(text: str, units: str, symbol: str) -> Metric:
-        return Metric(text, units, (), 0.01, 1e6, nonnegative=True, symbol=symbol)
+        return Metric(text, units, scale=0.01, limit=1e6, nonnegative=True, symbol=symbol)
 
     dims = ("dimension",) if dim > 1 else ()
     per_dimension = ", mean over dimensions" if dim > 1 else ""

@@ -32,7 +32,7 @@ def load(name: str, revision: str | None = None) -> Base:
     Args:
       name: a directory in Hugging Face's layout, or a Hugging Face Hub id such as
         "facebook/opt-125m".
-      revision: revision of the Hub repository.
+      revision: revision of the hub repository.
 
     Raises:
       FileNotFoundError: if the model, or one of its files, does not exist.

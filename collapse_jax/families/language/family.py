@@ -78,8 +78,8 @@ def language(
       kept_blocks: number of each generation's new blocks to keep in the history; default all.
       tail: share of the first training text's tokens that belong to its rarest types.
       dtype: floating-point type of the network's computations: "float32" or "bfloat16".
-      revision: revision of the model on the Hub.
-      data_revision: revision of the data set on the Hub.
+      revision: revision of the model on the hub.
+      data_revision: revision of the data set on the hub.
       data_dir: directory of data sets; default $COLLAPSE_JAX_DATA, else a user cache directory.
 
     Returns:
@@ -101,13 +101,14 @@ def language(
     config = pretrained.config
     _check_lengths(config.positions, config.vocabulary, length)
     text = load_text(dataset, data_dir, data_revision)
-    cut = cut_blocks(pretrained.tokenizer, text, length, skip, counts)
+    cut = cut_blocks(pretrained.tokenizer, text, length, skip=skip, counts=counts)
     network = opt.model(config, jnp.dtype(dtype))
     given = _prompt(prompt, pretrained, cut, length)
     kept = len(cut.train) if kept_blocks is None else min(kept_blocks, len(cut.train))
     measured = measures.TextMeasures(
-        network, cut.test, min(training.batch, len(cut.test)), tail, kept, len(cut.train), given,
-        writing.continuation(network, decoding, length),
+        model=network, test=cut.test, batch=min(training.batch, len(cut.test)), tail=tail,
+        kept=kept, newest=len(cut.train), prompt=given,
+        write=writing.continuation(network, decoding, length),
     )  # fmt: skip
     restart = _restart(pretrained.params) if start == "fresh" else None
     first_counts = np.bincount(cut.train.ravel(), minlength=config.vocabulary)
@@ -144,7 +145,9 @@ def language(
         },
         original=_drawn_from(cut.train),
         init=lambda key: jax.tree.map(jnp.asarray, pretrained.params),
-        fit=_one_by_one(finetune.steps(network, training, length, cut.validation, restart)),
+        fit=_one_by_one(finetune.steps(
+            network, training, length, validation=cut.validation, start=restart
+        )),
         sample=_one_by_one(writing.steps(network, decoding, cut.train)),
         measure=_one_by_one(measured.steps()),
         anchor=measured.anchor,

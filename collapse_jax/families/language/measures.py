@@ -101,7 +101,14 @@ class TextMeasures(NamedTuple):
         losses = jnp.zeros((batches, self.batch, self.test.shape[1] - 1))
         pool = pool._replace(count=jnp.int32(pool.count))
         carry = Reading(
-            key, params, origin.anchor, pool, losses, jnp.int32(0), {}, jnp.bool_(False)
+            key=key,
+            params=params,
+            anchor=origin.anchor,
+            pool=pool,
+            losses=losses,
+            batches=jnp.int32(0),
+            found={},
+            complete=jnp.bool_(False),
         )
         shapes = jax.eval_shape(self._conclude, carry)
         return carry._replace(found=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
@@ -226,10 +233,10 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
     entropy = 2.0 * math.log(vocabulary)
 
     def share(long_name: str, dims: tuple[str, ...] = ()) -> Metric:
-        return Metric(long_name, "1", dims, 0.01, 1.0, nonnegative=True)
+        return Metric(long_name, "1", dims=dims, scale=0.01, limit=1.0, nonnegative=True)
 
     def positive(long_name: str, scale: float, limit: float, units: str = "1") -> Metric:
-        return Metric(long_name, units, (), scale, limit, nonnegative=True)
+        return Metric(long_name, units, scale=scale, limit=limit, nonnegative=True)
 
     first = "under generation 0's model"
     found = {
@@ -252,14 +259,15 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
         ),
         "perplexity_density": Metric(
             f"density of log10 of a training block's perplexity {first}",
-            "1", ("log10_perplexity",), 0.1, 1e2, nonnegative=True,
+            "1", dims=("log10_perplexity",), scale=0.1, limit=1e2, nonnegative=True,
         ),
         "token_log_probability": Metric(
-            f"mean log-probability of the training text's tokens {first}", "nats", (), 1.0, 100.0
+            f"mean log-probability of the training text's tokens {first}", "nats", scale=1.0,
+            limit=100.0,
         ),
         "token_log_probability_quantile": Metric(
             f"quantiles of log-probabilities of the training text's tokens {first}",
-            "nats", ("level",), 1.0, 100.0,
+            "nats", dims=("level",), scale=1.0, limit=100.0,
         ),
         "types": positive("different tokens in the training text", 10.0, 1e6),
         "distinct_1": share("different tokens among all of the training text"),
@@ -268,7 +276,9 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
         "unigram_entropy": positive("entropy of the training text's tokens", 0.1, entropy, "nats"),
         "bigram_entropy": positive("entropy of the training text's bigrams", 0.1, entropy, "nats"),
         "heterozygosity": share("probability that two tokens of the training text differ"),
-        "zipf_slope": Metric("slope of ln count against ln rank of tokens", "1", (), 0.1, 10.0),
+        "zipf_slope": Metric(
+            "slope of ln count against ln rank of tokens", "1", scale=0.1, limit=10.0,
+        ),
         "repetition": share("share of a block's 4-grams that it had before"),
         "self_bleu": share("BLEU-4 of training blocks against each other"),
         "tail_mass": share("share of training tokens that were rare in the first training text"),
@@ -278,16 +288,17 @@ def metrics(kept: int, prompt: bool, vocabulary: int) -> dict[str, Metric]:
     }  # fmt: skip
     if prompt:
         found["continuation"] = Metric(
-            "tokens with which the model continues the prompt", "id", ("token",), 1.0, 1e5,
+            "tokens with which the model continues the prompt", "id", dims=("token",),
+            scale=1.0, limit=1e5,
             nonnegative=True,
         )  # fmt: skip
     if kept:
         found["text"] = Metric(
             "tokens of the blocks that were new in training",
             "id",
-            ("block", "token"),
-            1.0,
-            1e5,
+            dims=("block", "token"),
+            scale=1.0,
+            limit=1e5,
             nonnegative=True,
         )
     return found

@@ -41,13 +41,15 @@ class Decoding(NamedTuple):
     def check(self) -> "Decoding":
         """Returns the settings as plain Python values; rejects those outside their range."""
         checked = Decoding(
-            arguments.choice("decoder", self.decoder, get_args(Decoder)),
-            arguments.integer("beams", self.beams, at_least=2),
-            arguments.number("temperature", self.temperature, above=0),
-            arguments.integer("top_k", self.top_k, at_least=0),
-            arguments.share("top_p", self.top_p, above=0),
-            arguments.number("repetition_penalty", self.repetition_penalty, above=0),
-            arguments.integer("decode_batch", self.decode_batch, at_least=1),
+            decoder=arguments.choice("decoder", self.decoder, get_args(Decoder)),
+            beams=arguments.integer("beams", self.beams, at_least=2),
+            temperature=arguments.number("temperature", self.temperature, above=0),
+            top_k=arguments.integer("top_k", self.top_k, at_least=0),
+            top_p=arguments.share("top_p", self.top_p, above=0),
+            repetition_penalty=arguments.number(
+                "repetition_penalty", self.repetition_penalty, above=0
+            ),
+            decode_batch=arguments.integer("decode_batch", self.decode_batch, at_least=1),
         )
         unused = Decoding()
         for name in ("temperature", "top_k", "top_p"):
@@ -91,17 +93,31 @@ def continuation(
             early = jnp.int32(beam.WHEN_BEATEN)  # irrelevant, as all have the same length
             penalties = beam.Penalties(jnp.float32(1.0), penalty, min_new_tokens, early)
             found = beam.search_purely(
-                model, decoding.beams, new_tokens, params, prompts, mask, penalties
+                model,
+                decoding.beams,
+                new_tokens,
+                params=params,
+                prompts=prompts,
+                mask=mask,
+                penalties=penalties,
             )
             return found.tokens[:, 0]
         shaping = sampling.Shaping(
-            jnp.float32(decoding.temperature),
-            jnp.int32(decoding.top_k or model.config.vocabulary),
-            jnp.float32(decoding.top_p), penalty, min_new_tokens,
+            temperature=jnp.float32(decoding.temperature),
+            top_k=jnp.int32(decoding.top_k or model.config.vocabulary),
+            top_p=jnp.float32(decoding.top_p), repetition=penalty, min_new_tokens=min_new_tokens,
         )  # fmt: skip
         cut = 0 < decoding.top_k < model.config.vocabulary or decoding.top_p < 1
         texts = sampling.sample_purely(
-            model, new_tokens, True, cut, key, params, prompts, mask, shaping
+            model,
+            new_tokens,
+            random=True,
+            cut=cut,
+            key=key,
+            params=params,
+            prompts=prompts,
+            mask=mask,
+            shaping=shaping,
         )
         return texts.tokens
 
@@ -131,7 +147,14 @@ def steps(model: Model, decoding: Decoding, prompts: np.ndarray) -> Steps:
         written = jnp.zeros((request.capacity, length), jnp.int32)
         known = isinstance(request.count, int) and request.count == request.capacity
         requested = None if known else jnp.int32(request.count)
-        return Writing(k_write, params, chosen, written, jnp.int32(0), requested)
+        return Writing(
+            key=k_write,
+            params=params,
+            chosen=chosen,
+            written=written,
+            batches=jnp.int32(0),
+            requested=requested,
+        )
 
     def advance(carry: Writing) -> Writing:
         places = carry.batches * decoding.decode_batch + jnp.arange(decoding.decode_batch)

@@ -62,12 +62,12 @@ class ImageMeasures(NamedTuple):
         levels = jnp.array([self.tail / 2, 1 - self.tail / 2])
         lower, upper = jnp.quantile(generated, levels, axis=0)
         return ImageAnchor(
-            params,
-            features.manifold(real),
-            features.summary(real),
-            lower,
-            upper,
-            jax.tree.map(jnp.asarray, trained),
+            encoder=params,
+            manifold=features.manifold(real),
+            summary=features.summary(real),
+            lower=lower,
+            upper=upper,
+            classifier=jax.tree.map(jnp.asarray, trained),
         )
 
     def measure(self, key: jax.Array, params: Params, anchor: ImageAnchor) -> Metrics:
@@ -131,7 +131,7 @@ class ImageMeasures(NamedTuple):
         def chunk(number: jax.Array) -> networks.Terms:
             part = from_bytes(_part(images, number))
             return networks.terms(
-                self.model, params, _part(noise, number), part, self.reconstruction
+                self.model, params, _part(noise, number), part, reconstruction=self.reconstruction
             )
 
         return _chunked(chunk, len(self.test))
@@ -165,49 +165,53 @@ def metrics(pictures: int, entropy: float) -> dict[str, Metric]:
     """
 
     def share(long_name: str, units: str = "1", dims: tuple[str, ...] = ()) -> Metric:
-        return Metric(long_name, units, dims, 0.01, 1.0, nonnegative=True)
+        return Metric(long_name, units, dims=dims, scale=0.01, limit=1.0, nonnegative=True)
 
     found = {
         "train_loss": Metric(
-            "mean loss of the training images over the last epoch", "nats", (), 100.0, 1e5
+            "mean loss of the training images over the last epoch", "nats", scale=100.0, limit=1e5
         ),
-        "test_elbo": Metric("evidence lower bound on real test images", "nats", (), 100.0, 1e5),
+        "test_elbo": Metric(
+            "evidence lower bound on real test images", "nats", scale=100.0, limit=1e5,
+        ),
         "test_reconstruction": Metric(
-            "reconstruction loss on real test images", "nats", (), 100.0, 1e5, nonnegative=True
+            "reconstruction loss on real test images", "nats", scale=100.0, limit=1e5,
+            nonnegative=True,
         ),
         "test_kl": Metric(
-            "KL(q(z | x) || prior) on real test images", "nats", (), 10.0, 1e4, nonnegative=True
+            "KL(q(z | x) || prior) on real test images", "nats", scale=10.0, limit=1e4,
+            nonnegative=True,
         ),
         "latent_density": Metric(
             "density of generation 0's encoder mean, all dimensions, on generated images",
-            "1", ("latent",), 0.1, 1e3, nonnegative=True,
+            "1", dims=("latent",), scale=0.1, limit=1e3, nonnegative=True,
         ),
         "latent_sd": Metric(
             "standard deviation of generation 0's encoder mean on generated images",
-            "1", (), 0.1, 10.0, nonnegative=True,
+            "1", scale=0.1, limit=10.0, nonnegative=True,
         ),
         "frechet_distance": Metric(
             "Fréchet distance of generated to real images in generation 0's encoder",
-            "1", (), 0.1, 1e3, nonnegative=True,
+            "1", scale=0.1, limit=1e3, nonnegative=True,
         ),
         "precision": share("share of generated images near real ones"),
         "recall": share("share of real images near generated ones"),
         "density": Metric(
             "number of real neighbourhoods around a generated image, over its expected value",
-            "1", (), 0.1, 10.0, nonnegative=True,
+            "1", scale=0.1, limit=10.0, nonnegative=True,
         ),
         "coverage": share("share of real images with a generated one in their neighbourhood"),
         "class_share": share("share of generated images in a class", "1", ("class",)),
         "class_entropy": Metric(
-            "entropy of the classes of generated images", "nats", (), 0.1, 2.0 * entropy,
+            "entropy of the classes of generated images", "nats", scale=0.1, limit=2.0 * entropy,
             nonnegative=True,
         ),
         "pixel_variance": Metric(
             "variance of a pixel's mean over generated images, mean over pixels", "white^2",
-            (), 0.01, 1.0, nonnegative=True,
+            scale=0.01, limit=1.0, nonnegative=True,
         ),
         "log_variance": Metric(
-            "log of the mean pixel variance", "ln(white^2)", (), 0.5, 1e2,
+            "log of the mean pixel variance", "ln(white^2)", scale=0.5, limit=1e2,
             symbol=r"\ln\sigma_n^2",
         ),
         "tail_mass": share("share of encoder means beyond generation 0's tail quantiles"),

@@ -106,7 +106,9 @@ def _model(
     def decode(params: Params, codes: jax.Array) -> jax.Array:
         return nnx.merge(graph, params).decode(codes)
 
-    return Autoencoder(name, side * side, latent, init, encode, decode)
+    return Autoencoder(
+        name=name, pixels=side * side, latent=latent, init=init, encode=encode, decode=decode
+    )
 
 
 def zeros(model: Autoencoder) -> Params:

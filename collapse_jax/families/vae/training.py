@@ -26,7 +26,7 @@ OPTIMIZERS: dict[Optimizer, Callable[[float], optax.GradientTransformation]] = {
     "sgd": lambda rate: optax.sgd(rate, momentum=0.9),
 }
 # Multiply-adds of one piece of training of one chain, forward and backward: about 2 s on two cores.
-# Signals are handled after one piece of each chain of a batch; a call's overhead is negligible.
+# Signals are handled after one piece of each chain of a batch; the overhead per call is small.
 _PIECE = 5e10
 
 
@@ -85,7 +85,7 @@ class TrainState(NamedTuple):
 
 
 def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
-    """A family's fit as `Steps`: parameters and the metric train_loss, from `LiveRows`."""
+    """A family's fit as `Steps`: from a pool of `LiveRows` to parameters and train_loss."""
     rule = optimizer(settings)
     work = 3 * networks.multiply_adds(model)  # per image; the backward pass costs twice the forward
     piece = max(1, round(_PIECE / work / settings.batch))
@@ -100,14 +100,14 @@ def steps(model: Autoencoder, settings: VaeTraining) -> Steps:
             params = jax.tree.map(lambda leaf: jnp.where(alive, leaf, jnp.nan), params)
         fixed, live = training.pool
         return TrainState(
-            k_orders,
-            k_steps,
-            params,
-            rule.init(params),
-            jnp.int32(0),
-            jnp.float32(0.0),
-            pools.LiveRows(fixed._replace(count=jnp.int32(fixed.count)), live),
-            training.teacher if live.shape[0] else None,
+            k_orders=k_orders,
+            k_steps=k_steps,
+            params=params,
+            opt_state=rule.init(params),
+            step=jnp.int32(0),
+            loss=jnp.float32(0.0),
+            pool=pools.LiveRows(fixed._replace(count=jnp.int32(fixed.count)), live),
+            teacher=training.teacher if live.shape[0] else None,
         )
 
     @functools.partial(sequential, together=settings.chains_together)

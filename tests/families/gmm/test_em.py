@@ -1,4 +1,4 @@
-"""EM against scikit-learn's, problem by problem, and against what it must never do."""
+"""EM against scikit-learn's on many problems, and its invariants."""
 
 import warnings
 
@@ -20,7 +20,7 @@ SKLEARN = {"full": "full", "diagonal": "diag", "spherical": "spherical"}
 
 
 def problem(seed, components, dim, rows):
-    """Rows of a random mixture, float32 values, and where EM starts: f64 arrays."""
+    """Rows of a random mixture and a start of EM: f64 arrays of float32 values."""
     rng = np.random.default_rng([seed, components, dim])
     means = rng.normal(scale=2.0, size=(components, dim))
     shears = rng.normal(scale=0.6, size=(components, dim, dim)) + np.eye(dim)
@@ -109,7 +109,7 @@ def agreed(settings, problems, dtype="float64"):
 
 
 def test_ends_where_scikit_learn_ends_though_the_likelihood_falls():
-    """Large regularisation takes EM away from a start at the optimum, downhill."""
+    """Large regularisation moves EM from a start at the optimum to a lower likelihood."""
     original = load_original("two-gaussians")
     scale = np.full((2, 2), 0.3)
     problems = [
@@ -126,7 +126,7 @@ def test_ends_where_scikit_learn_ends_though_the_likelihood_falls():
     [("full", SMALL), ("full", (2, 4, 100)), ("diagonal", (4, 3, 100)), ("spherical", SMALL)],
 )
 def test_likelihood_never_falls(covariance, shape):
-    """Without regularisation, which is not part of the likelihood: by no more than rounding."""
+    """Without regularisation, falls are by rounding only."""
     settings = em.Fitting(covariance, regularisation=0.0)
     with jax.enable_x64(True):
 
@@ -214,7 +214,7 @@ def test_rows_without_weight_change_nothing():
     found = fitted(jax.random.key(2), *padded(data[:60]))
     with_padding = fitted(jax.random.key(2), *padded(data[:60], 90))
     np.testing.assert_allclose(found.log_likelihood, with_padding.log_likelihood, rtol=1e-5)
-    # Starts that end alike are told apart by rounding, so components may change places.
+    # Rounding decides between starts with equal ends, so components may be permuted.
     means, others = (np.sort(fit.mixture.means, axis=0) for fit in (found, with_padding))
     np.testing.assert_allclose(means, others, atol=1e-4)
 
@@ -240,11 +240,11 @@ def test_plus_plus_starts_in_every_cluster():
             break
     else:
         pytest.fail("no start of 20 had a mean in each of three clusters")
-    assert np.all(np.abs(means) < 20)  # rows without weight, at 77, are no starts
+    assert np.all(np.abs(means) < 20)  # rows of weight 0, at 77, are never starts
 
 
 def test_second_start_is_drawn_by_squared_distance():
-    """Of places 0, 1 and 3 the second is drawn with chances ~ D^2: exact enumeration."""
+    """Starts at rows 0, 1 and 3, the second with probability ~ D^2: exact enumeration."""
     places = np.array([[0.0], [1.0], [3.0]])
     columns, weights = padded(places)
 

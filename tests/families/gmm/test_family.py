@@ -1,4 +1,4 @@
-"""The mixture family: its metrics at a known model, chains against a closed form, faults."""
+"""The mixture family: metrics of a known model, chains against a closed form, errors."""
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +73,7 @@ def test_one_component_follows_the_gaussian_closed_form():
     values = history["log_determinant"].values[:, :, 0].astype(float)
     error = values.std(0, ddof=1) / np.sqrt(chains)
     assert np.all(np.abs(values.mean(0) - expected) < 4 * error)
-    # One E step finds the answer, a second sees that nothing changes; generation 0 likewise.
+    # One iteration finds the answer, a second sees no change; likewise at generation 0.
     assert history["em_iterations"].max() <= 3
 
 
@@ -81,7 +81,7 @@ def test_degenerate_data_give_a_finite_model_or_a_flag():
     family = gmm(components=3)
     fit = jax.jit(family.fit)
     for rows in (np.full((30, 2), 2.5), np.zeros((30, 2)), np.repeat(np.eye(2), 15, axis=0)):
-        for teacher in (None, jnp.float32(0.0)):  # at generation 0, and from the model before
+        for teacher in (None, jnp.float32(0.0)):  # at generation 0, and from the previous model
             start = fit(jax.random.key(0), family.init(jax.random.key(0)), training(rows))[0]
             given = training(rows)._replace(teacher=teacher)
             model, info = fit(jax.random.key(0), start, given)
@@ -90,7 +90,7 @@ def test_degenerate_data_give_a_finite_model_or_a_flag():
 
 
 def test_rows_far_from_the_origin_are_fitted_as_those_near_it():
-    """At 10^7 float32 holds whole numbers alone: overlapping clusters of them."""
+    """Overlapping clusters near 10^7, where float32 represents only integers."""
     rng = np.random.default_rng(5)
     centres = np.array([[-6.0, 0.0], [6.0, 0.0]])
     rows = np.round(centres[np.arange(80) % 2] + rng.normal(scale=4.0, size=(80, 2)))
@@ -161,7 +161,7 @@ def test_bad_arguments_are_named(arguments, message):
 
 
 def test_bins_of_summaries_follow_the_units_of_the_original():
-    """x -> a x + b moves every edge as it moves the metric."""
+    """x -> a x + b transforms histogram edges like the metric."""
     base = load_original("two-gaussians").config
     a, b = 1e-3, np.array([50.0, -7.0])
     moved = {

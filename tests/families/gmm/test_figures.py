@@ -1,4 +1,4 @@
-"""Density panels hold what the history has, and say what it has not."""
+"""Density panels show the history, and say what it lacks."""
 
 import json
 import types

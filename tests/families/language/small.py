@@ -13,7 +13,7 @@ WORDS = "the a church tower was built by masons and their lord in stone of early
 
 
 def rows(count, seed=0):
-    """Sentences of few words, of which some are rare."""
+    """Sentences of a few words, some of them rare."""
     rng = np.random.default_rng(seed)
     shares = 1.0 / np.arange(1, len(WORDS) + 1)
     chosen = rng.choice(WORDS, (count, 12), p=shares / shares.sum())
@@ -21,7 +21,7 @@ def rows(count, seed=0):
 
 
 def make(directory, seed=0):
-    """Writes base/ (random weights) and text/ (three splits); gives back their paths."""
+    """Writes base/ (random weights) and text/ (three splits); returns their paths."""
     base, text = directory / "base", directory / "text"
     text.mkdir(parents=True)
     for number, (split, count) in enumerate({"train": 40, "validation": 8, "test": 12}.items()):
@@ -44,7 +44,7 @@ SETTINGS = {
 
 
 def language(base, text, **settings):
-    """The language family, small."""
+    """A small language family."""
     values = {**SETTINGS, "dataset": text, **settings}
     return families.language(base, **grouped(families.language, values))
 

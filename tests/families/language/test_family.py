@@ -1,4 +1,4 @@
-"""Chains of language models: what they train on, write and measure, and what they refuse."""
+"""Chains of language models: training text, generated text, metrics and errors."""
 
 import json
 
@@ -50,7 +50,7 @@ def run(family, regime=None, **settings):
 
 @pytest.fixture(scope="module")
 def shared(places):
-    """Three generations under replace, and the first of them alone, for its parameters."""
+    """Runs of three generations under replace, and of the first alone, for its parameters."""
     family, regime = language(places), regimes.replace(M)
     return run(family, regime), run(family, regime, generations=1)
 
@@ -107,7 +107,7 @@ def test_statistics_are_those_of_the_training_text(shared, places):
     whole, _ = shared
     history, vocabulary = whole.history, load(places[0]).config.vocabulary
     first = np.bincount(history["text"][0, 0].values.astype(int).ravel(), minlength=vocabulary)
-    first[load(places[0]).config.begin] = 0  # begins rows of real text, and is never written
+    first[load(places[0]).config.begin] = 0  # begins rows of real text, and is never generated
     for generation in range(3):
         at = history.isel(chain=0, generation=generation)
         tokens = at["text"].values.astype(int)
@@ -132,7 +132,7 @@ def test_chains_differ_by_their_order_and_are_paired_by_seed(shared, places):
     kept = run(language(places), regimes.preserve(M, 0.25))
     first = whole.history["test_perplexity"][:, 0]
     assert abs(first[0] / first[1] - 1) > 1e-3
-    # Equal but for how another program adds up (on a GPU: 1e-7).
+    # Equal except for another program's order of summation (on a GPU: 1e-7).
     np.testing.assert_allclose(kept.history["test_perplexity"][:, 0], first, rtol=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_a_share_of_original_blocks_is_kept(places, original):
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["fresh", "warm"])
 def test_where_a_generation_starts(places, start, original):
-    """With steps too small to be seen, it stays where it started."""
+    """With negligible steps, parameters stay at their start."""
     pretrained = load(places[0])
     network = opt.model(pretrained.config)
     before = finetune.evaluate(network, pretrained.params, original.test, 4)
@@ -158,7 +158,7 @@ def test_where_a_generation_starts(places, start, original):
     np.testing.assert_allclose(history["test_perplexity"], before.mean_of_blocks, rtol=1e-5)
     family = language(places, learning_rate=1e-2, start=start, batch=4, epochs=3)
     train_loss = run(family).history["train_loss"].mean("chain").values
-    # From the base a first pass over new text costs the same each time; warm models know it.
+    # From the base, the first epoch's loss is the same each time; warm models have learnt more.
     assert (train_loss[2] < 0.8 * train_loss[1]) == (start == "warm")
 
 
@@ -185,7 +185,7 @@ def test_a_model_that_diverges_is_flagged(places):
 
 @pytest.mark.slow
 def test_what_is_new_is_kept_of_a_text_that_grows(places, original):
-    """Of three generations of 12 blocks the last 12; and no shape changes on the way."""
+    """The last 12 of three generations of 12 blocks, with constant shapes."""
     history = run(language(places), regimes.accumulate(M)).history
     np.testing.assert_array_equal(history["text"][0, 0], original.train)
     replaced = run(language(places)).history

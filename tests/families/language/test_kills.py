@@ -1,4 +1,4 @@
-"""A chain of language models killed in any of its stages goes on to the same bits."""
+"""A chain of language models killed in any stage resumes to the same bits."""
 
 import random
 import time
@@ -13,7 +13,7 @@ from tests.runs import Nursery, assert_same_arrays
 pytest.importorskip("tokenizers")
 M = small.SETTINGS["blocks"]
 
-# Saves as often as it can, after every piece of every stage, and says in which it is.
+# Saves after every piece of every stage, and prints the stage.
 SCRIPT = f"""
 import sys
 import collapse_jax
@@ -42,13 +42,13 @@ LATER = ("sample", "assemble", "fit", "measure")
 
 
 def heard(output):
-    """What a run has said of itself so far."""
+    """Stages that a run has printed so far."""
     file = Path(f"{output}.where")
     return file.read_text().splitlines() if file.exists() else []
 
 
 def where(lines):
-    """What a run was about when it was last heard of."""
+    """The last stage that a run has printed."""
     if not lines:
         return "before any save"
     done, stage, what = lines[-1].split()
@@ -73,7 +73,7 @@ def test_killed_at_10_random_moments(tmp_path, capsys):
         moments += generator.sample(those, 2)
     landed, seconds = [], []
     for trial, wanted in enumerate(moments):
-        # After it has said so much, and a moment: other work may share the machine.
+        # Once it has printed this many stages, and a moment later: the machine may be shared.
         moment = generator.uniform(0.0, 0.05)
         run = (*places, tmp_path / f"run-{trial}", tmp_path / f"{trial}.npz")
         nursery.start(*run)

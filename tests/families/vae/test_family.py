@@ -1,4 +1,4 @@
-"""Training in pieces against a plain loop, what a fit sees, and chains of autoencoders."""
+"""Training in pieces against a plain loop, inputs of fits, and chains of autoencoders."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ SMALL = {
 }  # fmt: skip
 
 
-def pool_of(count, room, live=0, seed=0):
-    values = np.random.default_rng(seed).integers(0, 256, (room, 16), np.uint8)
+def pool_of(count, capacity, live=0, seed=0):
+    values = np.random.default_rng(seed).integers(0, 256, (capacity, 16), np.uint8)
     fixed = pools.Rows(jnp.asarray(values), count)
     return pools.LiveRows(fixed, jnp.arange(live) < live)
 
@@ -84,7 +84,7 @@ def test_orders_are_new_each_epoch_and_even():
     orders = np.asarray(draw(jax.random.split(jax.random.key(0), 7000)))[:, :7]
     counts = np.stack([np.bincount(orders[:, place], minlength=7) for place in range(7)])
     chi_squared = ((counts - 1000) ** 2 / 1000).sum(axis=1)
-    assert np.all(chi_squared < 22.5)  # 6 degrees of freedom: one in a thousand is beyond
+    assert np.all(chi_squared < 22.5)  # 6 degrees of freedom: exceeded with probability 0.001
 
 
 def test_a_minibatch_is_of_fixed_images_and_of_the_teachers():
@@ -100,7 +100,7 @@ def test_a_minibatch_is_of_fixed_images_and_of_the_teachers():
 
 
 def test_live_images_come_from_the_teacher_alone():
-    """A teacher that knows one image: what is learnt from it is that image."""
+    """A teacher that generates one image, which its student learns."""
     teacher = networks.zeros(NETWORK)
     bright = jnp.where(jnp.arange(16) % 3 == 0, 4.0, -4.0)
     teacher["logits"]["bias"] = bright
@@ -157,7 +157,7 @@ def test_the_latent_density_integrates_to_the_share_within_reach():
 
 @pytest.fixture(scope="module")
 def measured():
-    """A small autoencoder of digits, what it is measured with, and all metrics of it."""
+    """A small autoencoder of digits, its anchor, and all its metrics."""
     network = networks.perceptron(8, 8, 2)
     params = jax.tree.map(lambda x: 2.0 * x, network.init(jax.random.key(0)))
     how = measures.ImageMeasures(network, load_images("digits").test, 4, False, "bernoulli", 0.1)

@@ -1,4 +1,4 @@
-"""The autoencoders against PyTorch, from goldens (see goldens/make_vae.py) and at first hand."""
+"""The autoencoders against PyTorch, from goldens (see goldens/make_vae.py) and directly."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ GOLDENS = json.loads(Path(__file__).with_name("goldens").joinpath("vae.json").re
 
 
 def ours(name):
-    """What goldens/make_vae.py writes, computed by us."""
+    """Our results for the content of goldens/make_vae.py."""
     network, params = NETWORKS[name], weights(NETWORKS[name])
     images, noise = map(jnp.asarray, inputs())
 
@@ -125,7 +125,7 @@ def test_parameters_start_within_pytorchs_bounds():
         bound = fan**-0.5
         kernel = np.asarray(params[layer]["kernel"])
         assert 0.9 * bound < np.abs(kernel).max() <= bound
-        deviation = kernel.std() / (bound / 3**0.5)  # of a uniform law
+        deviation = kernel.std() / (bound / 3**0.5)  # of a uniform distribution
         assert abs(deviation - 1) < 4 * (0.2 / kernel.size) ** 0.5 + 1e-3
 
 
@@ -170,7 +170,10 @@ def test_generated_pixels_are_means_or_draws_of_them():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: networks.convolutional(side=10), "^model: conv wants a side .* got 10$"),
+        (
+            lambda: networks.convolutional(side=10),
+            "^model: expected images of a side .* got 10 pixels$",
+        ),
         (lambda: networks.perceptron(hidden=0), "^hidden: expected an integer >= 1, got 0$"),
         (lambda: networks.perceptron(latent=0), "^latent: expected an integer >= 1, got 0$"),
     ],

@@ -21,7 +21,7 @@ PLACES = {
 
 
 def weights(network):
-    """Normal weights of a size at which every layer matters, the same on every machine."""
+    """Normal weights of a scale at which every layer matters, the same on every machine."""
     rng = np.random.default_rng(7)
     shapes = networks.zeros(network)
     return {
@@ -41,7 +41,7 @@ def inputs():
 
 
 def in_torch_layout(name, layer, kernel):
-    """Kernels as PyTorch lays them out; its maps are flattened channel by channel."""
+    """Kernels in PyTorch's layout; its maps are flattened channel by channel."""
     if kernel.ndim == 4:
         # HWIO to OIHW; a transposed convolution's to IOHW.
         axes = (2, 3, 0, 1) if layer.startswith("up") else (3, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""Writes vae.json: what PyTorch computes for given weights, images and noise.
+"""Writes vae.json: PyTorch's results for given weights, images and noise.
 
 python -m tests.families.vae.goldens.make_vae, with the benchmark extra installed.
 """
@@ -14,7 +14,7 @@ from tests.families.vae.twins import LATENT, NETWORKS, inputs, load_into, weight
 
 def outputs(name):
     """Encoder, decoder, loss and the norms of its gradients, from PyTorch."""
-    import torch  # not at the top: doctests import this file, and PyTorch may not be there
+    import torch  # not at the top: doctests import this file, and PyTorch may not be installed
 
     module, loss = twin(name)
     load_into(module, name, weights(NETWORKS[name]))
