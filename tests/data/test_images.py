@@ -72,7 +72,7 @@ def test_digits_are_at_hand_with_every_class_on_both_sides():
         ("train-images-idx3-ubyte", idx(0x803, 6, 4, 3), ("square images", "4x3")),
         ("train-images-idx3-ubyte", idx(0x803, 0, 4, 4), ("expected entries", "got none")),
         ("t10k-labels-idx1-ubyte", idx(0x801, 3), ("2 images", "got 3")),
-        ("t10k-images-idx3-ubyte", idx(0x803, 2, 2, 2), ("one size", "16 and 4 pixels")),
+        ("t10k-images-idx3-ubyte", idx(0x803, 2, 2, 2), ("equal size", "16 and 4 pixels")),
     ],
 )
 def test_files_that_are_not_what_they_should_be(tmp_path, name, content, parts):
