@@ -21,7 +21,7 @@ def test_integers_come_back_as_plain_ones(value, plain):
     "value",
     [True, np.True_, 3.0, np.float64(3), "3", None, math.nan, np.array([3]), Fraction(3, 2), [3]],
 )
-def test_other_things_than_integers_are_refused(value):
+def test_other_things_than_integers_are_rejected(value):
     with pytest.raises(SettingError, match=r"^n: expected an integer, got "):
         integer("n", value)
 
@@ -39,12 +39,12 @@ def test_numbers_come_back_as_plain_floats(value, plain):
     "value", [True, np.False_, "1", None, 1j, math.nan, np.float32(np.nan), np.ones(1), 10**400]
 )
 @pytest.mark.parametrize("infinite", [False, True])
-def test_other_things_than_numbers_are_refused(value, infinite):
+def test_other_things_than_numbers_are_rejected(value, infinite):
     with pytest.raises(SettingError, match=r"^x: expected a "):
         number("x", value, infinite=infinite)
 
 
-def test_infinity_is_refused_unless_it_is_asked_for():
+def test_infinity_is_rejected_unless_it_is_asked_for():
     assert number("seconds", math.inf, at_least=0, infinite=True) == math.inf
     for value in (math.inf, -math.inf):
         with pytest.raises(SettingError, match=r"^seconds: expected a finite number, got -?inf$"):

@@ -47,7 +47,7 @@ def test_run_config_rejects(values, message):
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan])
-def test_run_config_refuses_seconds_that_are_none(seconds):
+def test_run_config_rejects_seconds_that_are_none(seconds):
     with pytest.raises(ValueError, match="^checkpoint_seconds: "):
         RunConfig(checkpoint_seconds=seconds)
 
@@ -82,7 +82,7 @@ def test_sizes_are_one_number_or_a_schedule(samples, sizes):
 
 
 @pytest.mark.parametrize("samples", ["", "many", "1e3", "100,", "10.5", "10 20", "1;2"])
-def test_sizes_that_are_no_integers_are_refused(samples):
+def test_sizes_that_are_no_integers_are_rejected(samples):
     message = f"samples: expected comma-separated integers, got {samples!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         _ = RegimeConfig(samples=samples).sizes
@@ -112,14 +112,14 @@ def test_every_regime_is_accepted(regime):
     assert RegimeConfig(regime=regime).regime == regime
 
 
-def test_an_unknown_regime_is_refused():
+def test_an_unknown_regime_is_rejected():
     names = ", ".join(config.REGIMES)
     with pytest.raises(ValueError, match=f"^regime: expected one of {names}, got 'forget'$"):
         RegimeConfig(regime="forget")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
-def test_a_fraction_that_is_no_share_is_refused(share):
+def test_a_fraction_that_is_no_share_is_rejected(share):
     with pytest.raises(ValueError, match=r"^real_fraction: expected a share in \[0, 1\], got"):
         RegimeConfig(regime="preserve", real_fraction=share)
 

@@ -153,24 +153,24 @@ def test_every_subset_is_equally_likely():
 
 @functools.partial(jax.jit, static_argnums=4)
 @functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
-def subsample_traced(key, values, population, count, capacity):
-    return ROWS.subsample(key, Rows(values, population), count, capacity)
+def subsample_traced(key, values, size, count, capacity):
+    return ROWS.subsample(key, Rows(values, size), count, capacity)
 
 
-@pytest.mark.parametrize("population", [3, 4, 7, 12])
-def test_subsamples_of_a_traced_population_are_distinct_and_live(population):
+@pytest.mark.parametrize("size", [3, 4, 7, 12])
+def test_subsamples_of_a_traced_size_are_distinct_and_live(size):
     trials, count, capacity = 4000, 3, 4
-    values = numbered(0, population, 12)
-    drawn = subsample_traced(many_keys(trials, population), values, population, count, capacity)
+    values = numbered(0, size, 12)
+    drawn = subsample_traced(many_keys(trials, size), values, size, count, capacity)
     assert drawn.values.shape == (trials, capacity, 3)
     assert (np.asarray(drawn.count) == count).all()
     chosen = np.asarray(drawn.values[:, :count, 0])
     assert (chosen >= 0).all()  # a dead row is NaN
     assert (np.diff(np.sort(chosen, axis=1), axis=1) > 0).all()
-    included = np.bincount(chosen.astype(int).ravel(), minlength=population)
-    share = count / population
+    included = np.bincount(chosen.astype(int).ravel(), minlength=size)
+    share = count / size
     bound = 4 * np.sqrt(trials * share * (1 - share))
-    assert included.size == population
+    assert included.size == size
     assert np.abs(included - trials * share).max() <= bound
 
 

@@ -309,7 +309,7 @@ def one_line(make):
     ids=lambda samples: repr(samples) if not callable(samples) else None,
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["replace", "accumulate", "mixture"])
-def test_refused_sample_sizes(name, samples):
+def test_rejected_sample_sizes(name, samples):
     assert one_line(lambda: MAKERS[name](samples)).startswith("samples: ")
 
 
@@ -330,14 +330,14 @@ def test_a_function_is_checked_at_every_generation():
         ("gamma", lambda value: regimes.mixture(M, 0.5, 0.5, value)),
     ],
 )
-def test_refused_shares(field, make, value):
+def test_rejected_shares(field, make, value):
     message = one_line(lambda: make(value))
     assert message.startswith(f"{field}: ")
     assert repr(value) in message
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.2, 0.2), (0.5, 0.5, 0.5), (0, 0, 0)])
-def test_refused_mixtures(shares):
+def test_rejected_mixtures(shares):
     message = one_line(lambda: regimes.mixture(M, *shares))
     assert "mixture: expected alpha + beta + gamma = 1, got " in message
     assert f"{sum(shares):g}" in message
@@ -363,7 +363,7 @@ def test_refused_mixtures(shares):
         ),
     ],
 )
-def test_more_than_there_is_to_draw_from_is_refused(regime, generation, text):
+def test_more_than_there_is_to_draw_from_is_rejected(regime, generation, text):
     with pytest.raises(ValueError, match=text) as caught:
         regime.sizes(generation)
     assert "\n" not in str(caught.value)

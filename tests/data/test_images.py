@@ -37,7 +37,7 @@ def write(directory, raw, suffix="", pack=bytes):
     return str(directory)
 
 
-def refusal(directory, kind=ValueError):
+def error_message(directory, kind=ValueError):
     with pytest.raises(kind) as caught:
         images.load_images(str(directory))
     message = str(caught.value)
@@ -72,12 +72,12 @@ def test_digits_are_at_hand_with_every_class_on_both_sides():
         ("train-images-idx3-ubyte", idx(0x803, 6, 4, 3), ("square images", "4x3")),
         ("train-images-idx3-ubyte", idx(0x803, 0, 4, 4), ("expected entries", "got none")),
         ("t10k-labels-idx1-ubyte", idx(0x801, 3), ("2 images", "got 3")),
-        ("t10k-images-idx3-ubyte", idx(0x803, 2, 2, 2), ("one size", "16 and 4 pixels")),
+        ("t10k-images-idx3-ubyte", idx(0x803, 2, 2, 2), ("equal size", "16 and 4 pixels")),
     ],
 )
 def test_files_that_are_not_what_they_should_be(tmp_path, name, content, parts):
     directory = write(tmp_path / "set", {**raw_set(), name: content})
-    message = refusal(directory)
+    message = error_message(directory)
     for part in parts:
         assert part in message
 
@@ -86,10 +86,10 @@ def test_a_truncated_archive_and_a_missing_file(tmp_path):
     directory = Path(write(tmp_path / "set", raw_set(), ".gz", gzip.compress))
     path = directory / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-9])
-    assert "complete .gz file" in refusal(directory)
+    assert "complete .gz file" in error_message(directory)
     path.unlink()
-    assert "train-images-idx3-ubyte" in refusal(directory, FileNotFoundError)
-    assert "no such directory" in refusal(tmp_path / "elsewhere", FileNotFoundError)
+    assert "train-images-idx3-ubyte" in error_message(directory, FileNotFoundError)
+    assert "no such directory" in error_message(tmp_path / "elsewhere", FileNotFoundError)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def published(monkeypatch):
     images.load_images.cache_clear()
 
 
-def test_mnist_that_was_changed_is_refused_with_both_checksums(tmp_path, published):
+def test_mnist_that_was_changed_is_rejected_with_both_checksums(tmp_path, published):
     changed = published["train-labels-idx1-ubyte"][:-1] + b"\7"
     write(tmp_path / "mnist", {**published, "train-labels-idx1-ubyte": changed})
     with pytest.raises(ValueError, match="MNIST's train-labels") as caught:

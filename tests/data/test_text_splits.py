@@ -54,10 +54,10 @@ def published(monkeypatch):
 def offline(monkeypatch):
     """Fails on any download."""
 
-    def refuse(*args, **kwargs):
+    def reject(*args, **kwargs):
         raise AssertionError(f"fetched {args}")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", reject)
 
 
 def write(path, raw):
@@ -98,7 +98,7 @@ def same_rows(text, expected=ROWS):
     }
 
 
-def refusal(name, *args, kind=ValueError):
+def error_message(name, *args, kind=ValueError):
     with pytest.raises(kind) as caught:
         text_splits.load_text(str(name), *args)
     message = str(caught.value)
@@ -171,7 +171,7 @@ def test_the_checksum_is_of_all_rows_and_of_where_the_splits_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_wikitext_2_that_was_changed_is_refused_with_both_checksums(
+def test_wikitext_2_that_was_changed_is_rejected_with_both_checksums(
     tmp_path, published, offline, name
 ):
     changed = {**ROWS, "validation": [*ROWS["validation"], " more \n"]}
@@ -184,7 +184,7 @@ def test_wikitext_2_that_was_changed_is_refused_with_both_checksums(
         ("plain", f"wikitext-2/wiki.valid.{kind}"),
         ("hub", f"{name}-v1/validation-00000-of-00001.parquet"),
     ]:
-        message = refusal(name, tmp_path / layout)
+        message = error_message(name, tmp_path / layout)
         for part in (str(tmp_path / layout / file), expected, found, "fetch it again"):
             assert part in message
 
@@ -231,10 +231,10 @@ def test_what_is_there_is_not_fetched(tmp_path, published, hub):
     assert [file for _, file, _, _ in hub] == ["wikitext-2-v1/train-00000-of-00001.parquet"]
 
 
-def test_what_the_hub_changed_is_refused(tmp_path, published, hub):
+def test_what_the_hub_changed_is_rejected(tmp_path, published, hub):
     path = tmp_path / "the hub" / "wikitext-2-v1" / "test-00000-of-00001.parquet"
     write_table(path, [*ROWS["test"], " more \n"])
-    message = refusal("wikitext-2", tmp_path / "empty")
+    message = error_message("wikitext-2", tmp_path / "empty")
     assert str(path) in message
     assert text_splits.SHA256["wiki.test.tokens"] in message
 
@@ -261,7 +261,7 @@ def test_offline_the_error_says_what_to_do(tmp_path, published, monkeypatch, dow
         download = functools.partial(download, cache_dir=tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     write_plain(tmp_path, "wikitext-2-raw", {"train": ROWS["train"]})
-    message = refusal("wikitext-2-raw", tmp_path, kind=FileNotFoundError)
+    message = error_message("wikitext-2-raw", tmp_path, kind=FileNotFoundError)
     for part in (
         f"the validation split of wikitext-2-raw at {tmp_path / 'wikitext-2' / 'wiki.valid.raw'}",
         "Salesforce/wikitext as wikitext-2-raw-v1/validation-00000-of-00001.parquet",
@@ -278,7 +278,7 @@ def test_offline_the_error_says_what_to_do(tmp_path, published, monkeypatch, dow
 
 def test_without_the_hubs_library_the_error_says_so_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    message = refusal("wikitext-2", tmp_path, kind=(FileNotFoundError, ValueError))
+    message = error_message("wikitext-2", tmp_path, kind=(FileNotFoundError, ValueError))
     assert "huggingface_hub" in message
 
 
@@ -350,7 +350,7 @@ def test_the_last_line_needs_no_end_and_a_byte_order_mark_is_no_word(tmp_path):
 def test_a_directory_that_lacks_a_split(tmp_path, split):
     directory = Path(write_directory(tmp_path))
     (directory / f"{split}.txt").unlink()
-    message = refusal(directory, kind=FileNotFoundError)
+    message = error_message(directory, kind=FileNotFoundError)
     for part in (split, str(directory / f"{split}.txt"), str(directory / f"{split}.parquet")):
         assert part in message
 
@@ -360,7 +360,7 @@ def test_a_directory_that_lacks_a_split(tmp_path, split):
 def test_a_split_without_words(tmp_path, split, raw):
     directory = Path(write_directory(tmp_path))
     write(directory / f"{split}.txt", raw)
-    assert f"{directory}: expected words in the {split} split" in refusal(directory)
+    assert f"{directory}: expected words in the {split} split" in error_message(directory)
 
 
 # --- one file ------------------------------------------------------------------------------------
@@ -385,13 +385,13 @@ def test_a_file_is_cut_by_tenths_of_its_rows(tmp_path, suffix, pack, count):
 
 def test_a_file_of_fewer_than_ten_rows_leaves_nothing_to_hold_out(tmp_path):
     path = write(tmp_path / "short.txt", b"a row\n" * 9)
-    assert f"{path}: expected words in the validation split" in refusal(path)
+    assert f"{path}: expected words in the validation split" in error_message(path)
 
 
 @pytest.mark.parametrize("name", ["wikitext-3", "no/such/file.txt"])
 def test_a_text_that_is_not_there(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    message = refusal(name, kind=FileNotFoundError)
+    message = error_message(name, kind=FileNotFoundError)
     assert repr(name) in message
     for known in ("wikitext-2", "wikitext-2-raw", "pydoc-topics"):
         assert known in message
@@ -407,22 +407,22 @@ def test_a_text_that_is_not_there(tmp_path, monkeypatch, name):
         ("caf\xe9 noir".encode("latin-1"), "byte 0xe9 at 3, which is not UTF-8"),
     ],
 )
-def test_binary_is_refused_with_the_offending_byte(tmp_path, monkeypatch, raw, problem):
+def test_binary_is_rejected_with_the_offending_byte(tmp_path, monkeypatch, raw, problem):
     path = write(tmp_path / "mine.txt", raw)
-    assert f"{path}, got {problem}" in refusal(path)
+    assert f"{path}, got {problem}" in error_message(path)
     directory = Path(write_directory(tmp_path / "mine"))
     path = write(directory / "test.txt", raw)
-    assert f"{path}, got {problem}" in refusal(directory)
+    assert f"{path}, got {problem}" in error_message(directory)
     # A file of WikiText-2 without a published checksum.
     monkeypatch.delitem(text_splits.SHA256, "wiki.train.raw", raising=False)
     path = write(tmp_path / "wikitext-2" / "wiki.train.raw", raw)
-    assert f"{path}, got {problem}" in refusal("wikitext-2-raw", tmp_path)
+    assert f"{path}, got {problem}" in error_message("wikitext-2-raw", tmp_path)
 
 
 @pytest.mark.parametrize(("suffix", "pack"), PACKINGS[1:])
-def test_a_truncated_archive_is_refused(tmp_path, suffix, pack):
+def test_a_truncated_archive_is_rejected(tmp_path, suffix, pack):
     path = write(tmp_path / f"mine.txt{suffix}", pack(b"a row\n" * 20)[:-4])
-    assert f"complete {suffix} file at {path}" in refusal(path)
+    assert f"complete {suffix} file at {path}" in error_message(path)
 
 
 def damaged(path):
@@ -446,19 +446,19 @@ def of_numbers(path):
 
 
 @pytest.mark.parametrize("damage", [damaged, overwritten, emptied, of_another_column, of_numbers])
-def test_a_table_that_is_not_one_of_texts_is_refused_in_one_line(tmp_path, damage):
+def test_a_table_that_is_not_one_of_texts_is_rejected_in_one_line(tmp_path, damage):
     for split, rows in ROWS.items():
         write_table(tmp_path / f"{split}.parquet", rows)
     damage(tmp_path / "test.parquet")
-    message = refusal(tmp_path)
+    message = error_message(tmp_path)
     assert f"parquet file with a column text at {tmp_path / 'test.parquet'}" in message
 
 
-def test_without_pyarrow_tables_are_refused_and_text_is_not(tmp_path, monkeypatch):
+def test_without_pyarrow_tables_are_rejected_and_text_is_not(tmp_path, monkeypatch):
     for split, rows in ROWS.items():
         write_table(tmp_path / "tables" / f"{split}.parquet", rows)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = refusal(tmp_path / "tables")
+    message = error_message(tmp_path / "tables")
     for part in ("pyarrow", str(tmp_path / "tables" / "train.parquet"), "install the extra lm"):
         assert part in message
     same_rows(text_splits.load_text(write_directory(tmp_path / "text")))

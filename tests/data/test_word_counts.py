@@ -149,13 +149,13 @@ def test_vocabulary_of_every_type_pools_nothing(letters):
 
 
 @pytest.mark.parametrize("vocabulary", [-1, 0, 6])
-def test_vocabulary_out_of_range_is_refused(letters, vocabulary):
+def test_vocabulary_out_of_range_is_rejected(letters, vocabulary):
     with pytest.raises(ValueError, match="vocabulary from 1 to 5") as caught:
         word_counts.load_corpus(letters, vocabulary=vocabulary)
     assert f"got {vocabulary};" in one_line(caught)
 
 
-def test_vocabulary_is_refused_where_the_pool_would_meet_a_word_of_its_name(tmp_path):
+def test_vocabulary_is_rejected_where_the_pool_would_meet_a_word_of_its_name(tmp_path):
     path = write(tmp_path / "tagged.txt", b"<other> <other> a b")
     with pytest.raises(ValueError, match="<other>") as caught:
         word_counts.load_corpus(path, vocabulary=1)
@@ -187,7 +187,7 @@ def test_missing_text_file_names_the_corpora_there_are(tmp_path, monkeypatch, na
     assert "wikitext-2, pydoc-topics" in message
 
 
-def test_changed_wikitext_2_is_refused_with_both_checksums(toy_wikitext):
+def test_changed_wikitext_2_is_rejected_with_both_checksums(toy_wikitext):
     changed = ROWS.encode().replace(b"the", b"The")
     path = write(toy_wikitext / "wikitext-2" / "wiki.train.tokens", changed)
     with pytest.raises(ValueError, match="SHA-256") as caught:
@@ -198,7 +198,7 @@ def test_changed_wikitext_2_is_refused_with_both_checksums(toy_wikitext):
 
 
 @pytest.mark.parametrize("raw", [b"", b" \n\t\n"])
-def test_empty_text_is_refused(tmp_path, raw):
+def test_empty_text_is_rejected(tmp_path, raw):
     path = write(tmp_path / "empty.txt", raw)
     with pytest.raises(ValueError, match="with words in it") as caught:
         word_counts.load_corpus(path)
@@ -213,7 +213,7 @@ def test_empty_text_is_refused(tmp_path, raw):
         ("caf\xe9 noir".encode("latin-1"), "byte 0xe9 at 3, which is not UTF-8"),
     ],
 )
-def test_binary_is_refused_with_the_offending_byte(tmp_path, raw, problem):
+def test_binary_is_rejected_with_the_offending_byte(tmp_path, raw, problem):
     path = write(tmp_path / "binary.txt", raw)
     with pytest.raises(ValueError, match=problem) as caught:
         word_counts.load_corpus(path)
@@ -221,7 +221,7 @@ def test_binary_is_refused_with_the_offending_byte(tmp_path, raw, problem):
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
-def test_damaged_archives_are_refused(toy_wikitext, suffix, compress):
+def test_damaged_archives_are_rejected(toy_wikitext, suffix, compress):
     whole = compress(ROWS.encode())
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0xFF

@@ -159,12 +159,12 @@ def test_equal_rows_are_a_kernel_or_flagged(dim):
         ({"tail": 1.0}, r"tail: expected a share in \(0, 1\), got 1"),
     ],
 )
-def test_bad_input_is_refused(values, message):
+def test_bad_input_is_rejected(values, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         families.kde(**{"centres": 5, **values})
 
 
-def test_more_draws_than_centres_are_refused():
+def test_more_draws_than_centres_are_rejected():
     family = families.kde(20)
     planning.check_pair(family, regimes.replace([10, 20]), 5)
     with pytest.raises(ValueError, match="^centres: expected at least 21, .* got 20"):

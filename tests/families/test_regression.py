@@ -121,12 +121,12 @@ def test_data_without_rank_are_flagged():
         ({"design": "old"}, "design: expected one of same, new, got 'old'"),
     ],
 )
-def test_bad_input_is_refused(values, message):
+def test_bad_input_is_rejected(values, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         families.regression(**{"dim": 3, **values})
 
 
-def test_regimes_and_sizes_that_cannot_be_served_are_refused():
+def test_regimes_and_sizes_that_cannot_be_served_are_rejected():
     new, same = families.regression(3), families.regression(3, design="same")
     for regime in (regimes.fresh(12, 0.1), regimes.preserve(12, 0.1, fixed=True)):
         planning.check_pair(new, regime, 3)

@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_fitted_is_flagged():
     assert result.history["nonfinite"].values.tolist() == [0, 0, 0]
 
 
-def test_more_components_than_samples_are_refused():
+def test_more_components_than_samples_are_rejected():
     with pytest.raises(ValueError, match="components: expected at most samples = 5, got 6"):
         planning.check_pair(gmm(components=6), regimes.replace(5), 3)
 

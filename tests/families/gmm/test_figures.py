@@ -59,7 +59,7 @@ def test_panels_in_the_plane(tmp_path: Path) -> None:
     assert figure.axes[1].get_xlabel() == "dimension 0 [data units]"
     assert figure.axes[1].get_ylabel() == "dimension 1 [data units]"
     assert legend(figure) == ["mean of a component of weight above 0.001"]
-    assert "its own peak" in figure.legends[0].get_title().get_text()
+    assert "each panel's peak" in figure.legends[0].get_title().get_text()
     save({"densities": figure}, tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_parts_that_meet_share_no_row_and_leave_none_out(count):
 
 
 @pytest.mark.parametrize("split", text_splits.SPLITS)
-def test_too_short_a_split_is_refused_by_name(tokenizer, split):
+def test_too_short_a_split_is_rejected_by_name(tokenizer, split):
     rows = tuple(small.rows(20))
     text = text_splits.Text("mine", rows, rows, rows, {}, "")._replace(**{split: rows[:1]})
     tokens = len(one_by_one(tokenizer, rows[:1]))
@@ -71,6 +71,6 @@ def test_too_short_a_split_is_refused_by_name(tokenizer, split):
     assert str(caught.value).endswith(f"got {tokens} tokens")
 
 
-def test_a_part_of_no_rows_is_refused(tokenizer):
+def test_a_part_of_no_rows_is_rejected(tokenizer):
     with pytest.raises(ValueError, match="in the train split, got 0 tokens"):
         blocks.cut_blocks(tokenizer, made_text(tuple(small.rows(20))), 4, 0.99)

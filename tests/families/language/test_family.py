@@ -139,10 +139,10 @@ def test_chains_differ_by_their_order_and_are_paired_by_seed(shared, places):
 @pytest.mark.slow
 def test_a_share_of_original_blocks_is_kept(places, original):
     history = run(language(places), regimes.preserve(M, 0.25)).history
-    there = {tuple(block) for block in original.train.tolist()}
+    originals = {tuple(block) for block in original.train.tolist()}
     for generation in (1, 2):
         texts = history["text"][0, generation].values.astype(int).tolist()
-        assert sum(tuple(block) in there for block in texts) == M // 4
+        assert sum(tuple(block) in originals for block in texts) == M // 4
 
 
 @pytest.mark.slow
@@ -232,12 +232,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "message"), REFUSED)
-def test_settings_outside_their_range_are_refused(places, settings, message):
+def test_settings_outside_their_range_are_rejected(places, settings, message):
     with pytest.raises(ValueError, match=message):
         language(places, **settings)
 
 
-def test_training_sets_that_cannot_be_are_refused(places):
+def test_training_sets_that_cannot_be_are_rejected(places):
     family = language(places)
     with pytest.raises(ValueError, match="batch: expected at most the 3 blocks"):
         planning.check_pair(family, regimes.replace(3), 2)
@@ -245,7 +245,7 @@ def test_training_sets_that_cannot_be_are_refused(places):
         planning.check_pair(family, regimes.replace(13), 2)
 
 
-def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
+def test_texts_and_models_that_do_not_fit_are_rejected(places, tmp_path):
     base, text = places
     with pytest.raises(FileNotFoundError, match="model: expected a directory or an id"):
         families.language(str(tmp_path / "none"), text)
@@ -269,7 +269,7 @@ def test_texts_and_models_that_do_not_fit_are_refused(places, tmp_path):
         small.language(str(tmp_path / "other" / "base"), text)
 
 
-def test_models_that_are_not_whole_are_refused(tmp_path):
+def test_models_that_are_not_whole_are_rejected(tmp_path):
     small.make(tmp_path)
     base = tmp_path / "base"
     words = json.loads((base / "vocab.json").read_text())
@@ -289,7 +289,7 @@ def test_models_that_are_not_whole_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_another_model_in_a_workdir_is_refused(places, tmp_path):
+def test_another_model_in_a_workdir_is_rejected(places, tmp_path):
     family, regime = language(places, prompt="", kept_blocks=0), regimes.replace(M)
     assert {"continuation", "text"}.isdisjoint(family.metrics)
     run(family, regime, generations=1, workdir=str(tmp_path / "run"))
@@ -340,6 +340,6 @@ def test_pretraining_learns_and_is_done_once(places, tmp_path):
         ({"heads": 3}, "heads: expected a divisor of hidden"),
     ],
 )
-def test_pretraining_refuses(places, tmp_path, changed, message):
+def test_pretraining_rejects(places, tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
         pretrained(tmp_path, load_text(places[1]), **changed)
