@@ -28,7 +28,7 @@ def start(arguments):
 def finish(arguments):
     """Runs to the end; (exit code, lines on standard error)."""
     process = start(arguments)
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=400)
     return process.returncode, errors.splitlines()
 
 
