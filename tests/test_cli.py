@@ -190,7 +190,7 @@ OTHER = {
         (["--centres=50"], ["centres: expected at least 100", "got 50"]),
     ],
     "regression": [
-        (["--samples=11"], ["samples:", "more than 11 samples", "got 11"]),
+        (["--samples=11"], ["samples: expected more than 11 per generation", "got 11"]),
         (["--regime=subsample"], ["regime: subsample", "cannot"]),
         (["--design=same", "--regime=fresh"], ["regime: fresh", "use design=new"]),
     ],
@@ -372,6 +372,6 @@ def test_presets_of_autoencoders_draw_their_figures(preset, tmp_path):
         "--test_images=60", f"--workdir={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "right on 9" in result.stdout  # the classifier's share of test images, in percent
+    assert "correct on 9" in result.stdout  # the classifier's share of test images, in percent
     for name in ("picture", "latent_density", "class_share"):
         assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5_000
