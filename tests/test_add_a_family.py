@@ -13,12 +13,7 @@ import collapse_jax
 from collapse_jax import regimes
 from collapse_jax.reports import figures, files
 from collapse_jax.results import closed_forms
-from tests.test_conformance import (
-    FAMILIES,
-    test_a_spoilt_chain_leaves_the_others_alone,
-    test_every_step_exports,
-    test_promises,
-)
+from tests import test_conformance
 
 GUIDE = Path(__file__).parents[1] / "docs" / "add_a_family.md"
 # No more chains than a batch, and few capacities: compiling dominates.
@@ -79,12 +74,14 @@ def test_steps_reach_the_same_fit(guide):
 
 @pytest.mark.multidevice
 @pytest.mark.parametrize("in_steps", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_conformance(guide, in_steps, monkeypatch):
-    monkeypatch.setitem(FAMILIES, "exponential", guide.exponential(in_steps=in_steps))
-    test_promises("exponential", "replace")
-    test_every_step_exports("exponential")
+def test_promises_hold(guide, in_steps, monkeypatch):
+    monkeypatch.setitem(
+        test_conformance.FAMILIES, "exponential", guide.exponential(in_steps=in_steps)
+    )
+    test_conformance.test_promises("exponential", "replace")
+    test_conformance.test_every_step_exports("exponential")
     if not in_steps:
-        test_a_spoilt_chain_leaves_the_others_alone("exponential")
+        test_conformance.test_a_spoilt_chain_leaves_the_others_alone("exponential")
 
 
 def test_bad_arguments_are_named(guide):

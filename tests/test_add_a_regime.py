@@ -11,8 +11,8 @@ import pytest
 import collapse_jax
 from collapse_jax import families
 from collapse_jax.reports import files
+from tests import test_conformance
 from tests.runs import assert_same_bits
-from tests.test_conformance import REGIMES, test_promises
 
 GUIDE = Path(__file__).parents[1] / "docs" / "add_a_regime.md"
 CHAINS, GENERATIONS, M = 20_000, 12, 10
@@ -100,9 +100,9 @@ def test_a_regime_needs_no_sample_size_to_be_reported(guide, tmp_path):
     "family", ["discrete", *(pytest.param(name, marks=pytest.mark.slow) for name in
                              ("gaussian rows", "kde", "regression", "gmm"))],
 )  # fmt: skip
-def test_conformance(guide, family, monkeypatch):
-    monkeypatch.setitem(REGIMES, "weighted", guide.weighted(12))
-    test_promises(family, "weighted")
+def test_promises_hold(guide, family, monkeypatch):
+    monkeypatch.setitem(test_conformance.REGIMES, "weighted", guide.weighted(12))
+    test_conformance.test_promises(family, "weighted")
 
 
 def test_bad_arguments_are_named(guide):
