@@ -214,7 +214,8 @@ class MeasureFunction(Protocol):
         Args:
           key: key of this chain, generation and purpose.
           params: the model's params.
-          training: its training set.
+          training: its training set; without the teacher, so that measures have the same inputs at
+            every generation and compile once.
           origin: the chain's data of generation 0.
 
         Returns:
